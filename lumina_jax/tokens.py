@@ -1,0 +1,287 @@
+"""The contract of the house: every medium is a grid, every grid a sequence.
+
+A `Grid` cuts latents `f32[*shape, C]` of any rank into patches and lays them
+out as one sequence of L tokens; `Tokens` carries such sequences, several
+samples to a row if they fit, and `Condition` says what each sample shall
+become. Positions, kinds and segments are data rather than static shapes, so
+that every resolution under one token budget runs in one compiled program.
+
+Works on numpy and jax arrays alike and imports neither JAX nor Flax, so that a
+data worker stays light.
+
+Shapes: B rows, L tokens a row, N samples a row, S text tokens a row,
+A position axes, P = prod(patch) * C values a patch, E text width.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import einops
+import numpy as np
+
+PATCH, NEXTLINE, NEXTFRAME = 0, 1, 2
+
+Array = Any  # np.ndarray | jax.Array: this module takes either.
+
+
+class Tokens(NamedTuple):
+  """Rows of tokens; one row holds one sample or several, then padding.
+
+  Attributes:
+    patches: `f32[B, L, P]`, values of a patch in the order (p..., C), the same
+      order in and out; zero for separators and padding.
+    ids: `i32[B, L, A]`, position on A axes.
+    kinds: `i32[B, L]`, PATCH, NEXTLINE or NEXTFRAME.
+    segments: `i32[B, L]`, the sample a token belongs to, from 1; 0 = padding.
+  """
+
+  patches: Array
+  ids: Array
+  kinds: Array
+  segments: Array
+
+
+class Condition(NamedTuple):
+  """What the N samples of each row are conditioned on.
+
+  Attributes:
+    time: `f32[B, N]`, from 0 (noise) to 1 (data).
+    label: `i32[B, N]` class of a sample.
+    text: `f32[B, S, E]` features, or `i32[B, S, K]` codes that a trained
+      encoder turns into features.
+    text_segments: `i32[B, S]`, the sample a text token belongs to; 0 = padding.
+    sample_ids: `i32[B, N]`, names a sample for its random numbers, so that
+      neither its place in the batch nor its neighbours change them.
+  """
+
+  time: Array | None = None
+  label: Array | None = None
+  text: Array | None = None
+  text_segments: Array | None = None
+  sample_ids: Array | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Grid:
+  """Latents of one size and their layout as a sequence of tokens.
+
+  Attributes:
+    shape: extent of each axis, e.g. (height, width) or (frames, height, width).
+    patch: extent of a patch on each axis; divides `shape`.
+    raster: True gives one running index as position, False one id per axis.
+    separators: True adds a nextline token after each row of patches and, from
+      three axes on, a nextframe token after each frame (Lumina-T2X section
+      2.2); both count in the running index.
+
+  Raises:
+    ValueError: if `patch` does not divide `shape`.
+  """
+
+  shape: tuple[int, ...]
+  patch: tuple[int, ...]
+  raster: bool
+  separators: bool
+
+  def __post_init__(self):
+    if len(self.shape) != len(self.patch):
+      raise ValueError(
+        f"a grid of shape {self.shape} needs a patch of as many axes, "
+        f"not {self.patch}"
+      )
+    for size, patch in zip(self.shape, self.patch, strict=True):
+      if size <= 0 or size % patch:
+        near = max(patch, round(size / patch) * patch)
+        raise ValueError(
+          f"size {size} of {self.shape} is not a positive multiple of the "
+          f"patch size {patch}; the nearest that is: {near}"
+        )
+
+  @property
+  def counts(self) -> tuple[int, ...]:
+    """Patches along each axis."""
+    return tuple(s // p for s, p in zip(self.shape, self.patch, strict=True))
+
+  @property
+  def num_tokens(self) -> int:
+    return len(self.kinds)
+
+  @property
+  def kinds(self) -> np.ndarray:
+    """`i32[L]`: PATCH, NEXTLINE or NEXTFRAME."""
+    return _layout(self.counts, self.separators)[0]
+
+  @property
+  def ids(self) -> np.ndarray:
+    """`i32[L, A]`: the running index (A = 1), or one id per axis."""
+    if self.raster:
+      return np.arange(self.num_tokens, dtype=np.int32)[:, None]
+    return _layout(self.counts, self.separators)[1]
+
+  def tokenize(self, x: Array) -> Array:
+    """`f32[..., *shape, C]` -> `f32[..., L, P]`, separators zero."""
+    if x.shape[-len(self.shape) - 1 : -1] != self.shape:
+      raise ValueError(f"expected [..., {self.shape}, C], got {x.shape}")
+    patches = einops.rearrange(x, self._pattern(), **self._sizes())
+    if not self.separators:
+      return patches
+    xp = x.__array_namespace__()
+    blank = xp.zeros_like(patches[..., :1, :])
+    cells = _layout(self.counts, self.separators)[2]
+    return xp.take(xp.concat([patches, blank], axis=-2), cells, axis=-2)
+
+  def detokenize(self, patches: Array) -> Array:
+    """`f32[..., L, P]` -> `f32[..., *shape, C]`, the inverse of `tokenize`."""
+    if patches.shape[-2] != self.num_tokens:
+      raise ValueError(
+        f"{self.shape} takes {self.num_tokens} tokens, got {patches.shape[-2]}"
+      )
+    if self.separators:
+      (places,) = np.nonzero(self.kinds == PATCH)
+      patches = patches.__array_namespace__().take(patches, places, axis=-2)
+    target, source = self._pattern().split(" -> ")
+    return einops.rearrange(patches, f"{source} -> {target}", **self._sizes())
+
+  def _pattern(self) -> str:
+    axes = range(len(self.shape))
+    grid = " ".join(f"(n{a} p{a})" for a in axes)
+    cells = " ".join(f"n{a}" for a in axes)
+    values = " ".join(f"p{a}" for a in axes)
+    return f"... {grid} c -> ... ({cells}) ({values} c)"
+
+  def _sizes(self) -> dict[str, int]:
+    counts = {f"n{a}": n for a, n in enumerate(self.counts)}
+    return counts | {f"p{a}": p for a, p in enumerate(self.patch)}
+
+
+@functools.lru_cache(maxsize=4096)
+def _layout(counts: tuple[int, ...], separators: bool):
+  """Returns kinds `i32[L]`, ids `i32[L, A]`, cells `i32[L]` (-1: none)."""
+  kinds = np.full(counts, PATCH, np.int32)
+  cells = np.arange(math.prod(counts), dtype=np.int32).reshape(counts)
+  if separators and len(counts) >= 2:
+    kinds = _append(kinds, NEXTLINE)
+    cells = _append(cells, -1)
+  ids = np.moveaxis(np.indices(kinds.shape, dtype=np.int32), 0, -1)
+  if separators and len(counts) >= 3:
+    frame = (*kinds.shape[:-2], -1)
+    kinds = _append(kinds.reshape(frame), NEXTFRAME)
+    cells = _append(cells.reshape(frame), -1)
+    ids = ids.reshape(*frame, len(counts))
+    # A nextframe token stands one row below the last of its frame.
+    after = ids[..., :1, :].copy()
+    after[..., -2] = counts[-2]
+    ids = np.concatenate([ids, after], axis=-2)
+  flat = kinds.reshape(-1), ids.reshape(-1, len(counts)), cells.reshape(-1)
+  for array in flat:
+    array.setflags(write=False)
+  return flat
+
+
+def _append(x: np.ndarray, value: int) -> np.ndarray:
+  widths = [(0, 0)] * (x.ndim - 1) + [(0, 1)]
+  return np.pad(x, widths, constant_values=value)
+
+
+def pack(
+  grids: Sequence[Grid],
+  patches: Sequence[np.ndarray],
+  length: int,
+  patch_dim: int,
+  axes: int,
+) -> Tokens:
+  """Lays samples side by side in one row of `length` tokens (numpy, no B).
+
+  Args:
+    grids: layout of each sample, in the order of its segment number.
+    patches: `f32[L_n, P]` of each sample, from `Grid.tokenize`.
+    length: tokens of the row; what the samples leave is padding.
+    patch_dim: P, so that a row without samples has a shape too.
+    axes: A, likewise.
+
+  Raises:
+    ValueError: if the samples do not fit.
+  """
+  used = sum(grid.num_tokens for grid in grids)
+  if used > length:
+    raise ValueError(f"{used} tokens do not fit into a row of {length}")
+  row = Tokens(
+    patches=np.zeros((length, patch_dim), np.float32),
+    ids=np.zeros((length, axes), np.int32),
+    kinds=np.full(length, PATCH, np.int32),
+    segments=np.zeros(length, np.int32),
+  )
+  start = 0
+  for number, (grid, values) in enumerate(
+    zip(grids, patches, strict=True), start=1
+  ):
+    place = slice(start, start + grid.num_tokens)
+    row.patches[place] = values
+    row.ids[place] = grid.ids
+    row.kinds[place] = grid.kinds
+    row.segments[place] = number
+    start = place.stop
+  return row
+
+
+def stack(rows: Sequence[NamedTuple]) -> Any:
+  """Stacks rows of `Tokens` (or `Condition`) into a batch, field by field."""
+  return type(rows[0])(
+    *(
+      None if field[0] is None else np.stack(field)
+      for field in zip(*rows, strict=True)
+    )
+  )
+
+
+def per_token(values: Array, segments: Array) -> Array:
+  """Each token's sample's value: `[B, N, ...]` -> `[B, L or 1, ...]`.
+
+  One sample a row is a broadcast, never a gather. `take_along_axis` keeps the
+  rows where they are, on however many devices; fancy indexing gathers them.
+  """
+  if values.shape[1] == 1:
+    return values
+  xp = values.__array_namespace__()
+  slots = xp.maximum(segments - 1, 0)
+  slots = slots.reshape(slots.shape + (1,) * (values.ndim - 2))
+  return xp.take_along_axis(values, slots, axis=1)
+
+
+def first_fit(
+  sizes: Sequence[Sequence[int]], budget: Sequence[int]
+) -> list[list[int]]:
+  """Packs items into rows, largest first, each into the first row it fits.
+
+  Args:
+    sizes: for each item what it takes of each budget, e.g. (tokens, words, 1).
+    budget: what one row offers of each, e.g. (tokens, words, samples).
+
+  Returns:
+    The item numbers of each row. Depends on nothing but the arguments.
+
+  Raises:
+    ValueError: if an item exceeds the budget by itself.
+  """
+  for item, size in enumerate(sizes):
+    if any(s > b for s, b in zip(size, budget, strict=True)):
+      raise ValueError(
+        f"item {item} takes {tuple(size)}, a row offers {tuple(budget)}"
+      )
+  rows: list[list[int]] = []
+  room: list[np.ndarray] = []
+  for item in sorted(range(len(sizes)), key=lambda i: (-sizes[i][0], i)):
+    size = np.asarray(sizes[item])
+    for number, left in enumerate(room):
+      if np.all(size <= left):
+        left -= size
+        rows[number].append(item)
+        break
+    else:
+      rows.append([item])
+      room.append(np.asarray(budget) - size)
+  return [sorted(row) for row in rows]
