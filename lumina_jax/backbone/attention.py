@@ -1,0 +1,93 @@
+"""Joint attention of tokens to tokens and, through a gate, to text.
+
+B rows, L tokens, S text tokens, D width, H heads, G kv heads, K head channels,
+E text width.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from lumina_jax.attention import attend
+from lumina_jax.backbone import rope
+from lumina_jax.backbone.config import ModelConfig
+from lumina_jax.backbone.layers import (
+  Einsum,
+  LayerNorm,
+  RMSNorm,
+  parameter,
+  xavier,
+  zeros,
+)
+
+HEADS = ("act_batch", "act_length", "act_heads", None)
+
+
+class Attention(nn.Module):
+  """Self-attention plus zero-initialised gated cross-attention.
+
+  out = W_o (softmax(q k^T / sqrt(K)) v
+             + tanh(g) softmax(q k_y^T / sqrt(K)) v_y)
+
+  with q, k normed over all heads jointly, then rotated; text keys k_y are
+  normed but not rotated and meet the rotated queries; one gate g per head
+  (Lumina-T2X, section 2.2; Flag-DiT equation for text).
+  """
+
+  cfg: ModelConfig
+
+  @nn.compact
+  def __call__(
+    self,
+    x_BLD: jax.Array,
+    angles: jax.Array,
+    segments: jax.Array,
+    text_BSE: jax.Array | None,
+    text_segments: jax.Array | None,
+  ) -> jax.Array:
+    cfg = self.cfg
+    q = self._norm("query_norm", self._project("query", x_BLD, cfg.heads))
+    k = self._norm("key_norm", self._project("key", x_BLD, cfg.kv_heads))
+    v = self._project("value", x_BLD, cfg.kv_heads)
+    q, k = rope.rotate(q, angles), rope.rotate(k, angles)
+    q, k, v = (nn.with_logical_constraint(a, HEADS) for a in (q, k, v))
+    out = attend(q, k, v, segments, segments)
+    if cfg.text_width:
+      out = out + self._to_text(q, segments, text_BSE, text_segments)
+    return Einsum(
+      "BLHK,HKD->BLD",
+      (cfg.heads, cfg.head_dim, cfg.width),
+      ("heads", "head_dim", "embed"),
+      xavier(inputs=2),
+      dtype=jnp.dtype(cfg.dtype),
+      name="out",
+    )(out)
+
+  def _to_text(self, q, segments, text_BSE, text_segments) -> jax.Array:
+    cfg = self.cfg
+    text = RMSNorm(cfg.norm_eps, "text", name="text_norm")(text_BSE)
+    k = self._norm(
+      "text_key_norm", self._project("text_key", text, cfg.kv_heads)
+    )
+    v = self._project("text_value", text, cfg.kv_heads)
+    gate = parameter(self, "text_gate", zeros, (cfg.heads,), ("heads",))
+    out = attend(q, k, v, segments, text_segments)
+    return out * jnp.tanh(gate)[:, None].astype(out.dtype)
+
+  def _project(self, name: str, x: jax.Array, heads: int) -> jax.Array:
+    text = name.startswith("text")
+    return Einsum(
+      "BSE,EGK->BSGK",
+      (x.shape[-1], heads, self.cfg.head_dim),
+      ("text" if text else "embed", "heads", "head_dim"),
+      xavier(),
+      dtype=jnp.dtype(self.cfg.dtype),
+      name=name,
+    )(x)
+
+  def _norm(self, name: str, x: jax.Array) -> jax.Array:
+    if not self.cfg.qk_norm:
+      return x
+    return LayerNorm(self.cfg.norm_eps, ("heads", "head_dim"), name=name)(x)
