@@ -1,0 +1,95 @@
+"""Rows to batches, read ahead by grain; batch i is a pure function of i."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Protocol
+
+import grain
+import numpy as np
+
+from data_pipelines.plan import RowPlan
+from lumina_jax import tokens
+from lumina_jax.tokens import Condition, Tokens
+
+
+class Source(Protocol):
+  """Random access: (epoch, record) -> layout, patches, text codes."""
+
+  sizes: list[tuple[int, ...]]
+
+  def sample(self, epoch: int, record: int): ...
+
+
+class Batches:
+  """Batch i = rows [i B, (i + 1) B) of the plan, this process's share of them.
+
+  Every batch has the same shapes, whatever its rows hold.
+  """
+
+  def __init__(
+    self,
+    source: Source,
+    budget: tuple[int, int, int],
+    rows: int,
+    seed: int,
+    process: int = 0,
+    processes: int = 1,
+  ):
+    """Plans batches.
+
+    Args:
+      source: of samples.
+      budget: tokens L, words S and samples N of a row.
+      rows: B of the global batch.
+      seed: of the row plan.
+      process: number of this process.
+      processes: how many share a batch; divides `rows`.
+    """
+    if rows % processes:
+      raise ValueError(
+        f"batch_rows = {rows} is not divisible by {processes} processes"
+      )
+    self._source, self._budget, self._rows = source, budget, rows
+    self._share = rows // processes
+    self._first = process * self._share
+    self._plan = RowPlan(source.sizes, budget, seed)
+
+  def batch(self, i: int) -> tuple[Tokens, Condition]:
+    """This process's rows of batch i."""
+    first = i * self._rows + self._first
+    rows = [self._row(k) for k in range(first, first + self._share)]
+    row_tokens, conditions = zip(*rows, strict=True)
+    return tokens.stack(row_tokens), tokens.stack(conditions)
+
+  def read(self, start: int, stop: int) -> Iterator[tuple[Tokens, Condition]]:
+    """Iterates over batches start, ..., stop - 1, a few of them ahead."""
+    dataset = grain.MapDataset.range(start, stop).map(self.batch)
+    # One thread is enough where rows are cheap; the step needs the cores.
+    options = grain.ReadOptions(num_threads=1, prefetch_buffer_size=4)
+    return iter(dataset.to_iter_dataset(options))
+
+  def _row(self, k: int) -> tuple[Tokens, Condition]:
+    length, words, samples = self._budget
+    epoch, records = self._plan.row(k)
+    drawn = [self._source.sample(epoch, record) for record in records]
+    width = drawn[0].text.shape[-1]
+    condition = Condition(
+      text=np.zeros((words, width), np.int32),
+      text_segments=np.zeros(words, np.int32),
+      sample_ids=np.arange(k * samples, (k + 1) * samples, dtype=np.int32),
+    )
+    start = 0
+    for number, sample in enumerate(drawn, start=1):
+      place = slice(start, start + len(sample.text))
+      condition.text[place] = sample.text
+      condition.text_segments[place] = number
+      start = place.stop
+    row = tokens.pack(
+      [sample.grid for sample in drawn],
+      [sample.patches for sample in drawn],
+      length,
+      drawn[0].patches.shape[-1],
+      drawn[0].grid.ids.shape[-1],
+    )
+    return row, condition

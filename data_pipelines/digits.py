@@ -1,0 +1,148 @@
+"""Canvases of real handwritten digits with captions, made on the fly.
+
+The digits are the 1,797 of scikit-learn (UCI Optical Recognition of Handwritten
+Digits, 8x8 pixels, 17 shades); every canvas is composed of digits drawn at
+random from the training split.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+from sklearn import datasets
+
+from data_pipelines import captions
+from data_pipelines.captions import SIDE
+from lumina_jax.tokens import Grid
+
+SHADES = 16
+
+
+@dataclasses.dataclass(frozen=True)
+class DigitsConfig:
+  """Which canvases an epoch holds.
+
+  Attributes:
+    canvases: (rows, columns) of digits, each equally frequent.
+    records_per_canvas: canvases of each size in an epoch.
+    caption_dropout: share of canvases whose caption is "".
+    held_out: share of the digits never trained on.
+    row_tokens: token budget L of a row.
+    row_words: text budget S of a row.
+    row_samples: canvases N of a row at the most.
+  """
+
+  canvases: tuple[tuple[int, int], ...]
+  records_per_canvas: int
+  caption_dropout: float
+  held_out: float
+  row_tokens: int
+  row_words: int
+  row_samples: int
+
+  def __post_init__(self):
+    canvases = tuple(tuple(canvas) for canvas in self.canvases)
+    object.__setattr__(self, "canvases", canvases)
+    if not 0 <= self.caption_dropout <= 1:
+      raise ValueError(f"caption_dropout {self.caption_dropout}: from 0 to 1")
+    if not 0 < self.held_out < 1:
+      raise ValueError(f"held_out {self.held_out}: between 0 and 1")
+
+  @property
+  def budget(self) -> tuple[int, int, int]:
+    return self.row_tokens, self.row_words, self.row_samples
+
+
+class Split(NamedTuple):
+  """Digits `f32[M, 8, 8]` in [-1, 1] and their labels `i32[M]`."""
+
+  images: np.ndarray
+  labels: np.ndarray
+
+
+@functools.cache
+def split(held_out: float) -> tuple[Split, Split]:
+  """The digits (to train on, held out), always cut in the same way."""
+  digits = datasets.load_digits()
+  images = (digits.images / (SHADES / 2) - 1).astype(np.float32)
+  labels = digits.target.astype(np.int32)
+  order = np.random.default_rng(0).permutation(len(images))
+  cut = round(len(order) * held_out)
+  kept, out = order[cut:], order[:cut]
+  return Split(images[kept], labels[kept]), Split(images[out], labels[out])
+
+
+class Sample(NamedTuple):
+  """One canvas: its layout, patches `f32[L, P]`, text codes `i32[S, K]`."""
+
+  grid: Grid
+  patches: np.ndarray
+  text: np.ndarray
+
+
+class DigitCanvases:
+  """Record r of an epoch -> a canvas, the same whenever it is asked for."""
+
+  def __init__(
+    self,
+    cfg: DigitsConfig,
+    digits: Split,
+    grid: Callable[[int, int], Grid],
+    tokenize: Callable[[str], np.ndarray],
+    seed: int,
+  ):
+    """Makes a source.
+
+    Args:
+      cfg: canvases and budgets.
+      digits: what to draw from.
+      grid: (height, width) in pixels -> layout, e.g. `ModelConfig.grid`.
+      tokenize: caption -> codes of the text encoder.
+      seed: of digits and captions.
+    """
+    self._cfg, self._digits, self._seed = cfg, digits, seed
+    self._grid, self._tokenize = grid, tokenize
+    self._of_label = [np.nonzero(digits.labels == d)[0] for d in range(10)]
+
+  @property
+  def sizes(self) -> list[tuple[int, int, int]]:
+    """(tokens, words, 1) that each record of an epoch takes at the most."""
+    per_canvas = [
+      (self._grid(rows * SIDE, columns * SIDE).num_tokens,
+       self._most_words(rows, columns), 1)
+      for rows, columns in self._cfg.canvases
+    ]  # fmt: skip
+    return [
+      size for size in per_canvas for _ in range(self._cfg.records_per_canvas)
+    ]
+
+  def sample(self, epoch: int, record: int) -> Sample:
+    """The canvas of a record; digits and caption are new in each epoch."""
+    rng = np.random.default_rng([self._seed, epoch, record])
+    canvas = self._cfg.canvases[record // self._cfg.records_per_canvas]
+    labels = rng.integers(10, size=canvas)
+    caption = captions.phrase(labels, rng)
+    if rng.random() < self._cfg.caption_dropout:
+      caption = ""
+    pixels = self.compose(labels, rng)
+    grid = self._grid(*pixels.shape[:2])
+    return Sample(grid, grid.tokenize(pixels), self._tokenize(caption))
+
+  def compose(self, labels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Labels `i32[rows, columns]` -> a canvas `f32[8 rows, 8 columns, 1]`."""
+    rows = [
+      np.hstack(
+        [self._digits.images[rng.choice(self._of_label[d])] for d in row]
+      )
+      for row in labels
+    ]
+    return np.vstack(rows)[..., None]
+
+  def _most_words(self, rows: int, columns: int) -> int:
+    phrases = captions.SINGLE if rows == columns == 1 else captions.SEVERAL
+    digits = " / ".join([" ".join("0" * columns)] * rows)
+    return max(len(self._tokenize(p.format(digits))) for p in phrases)
