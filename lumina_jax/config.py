@@ -1,0 +1,177 @@
+"""A run's configuration: ConfigDicts at the edge, frozen dataclasses inside.
+
+`RunConfig` names the sections, each the dataclass of the module that reads it.
+A config file may leave out what has a default there; the `config.json` of a run
+shows every number it depends on.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import json
+import typing
+from collections.abc import Mapping
+from typing import Any
+
+from etils import epath
+
+from data_pipelines.digits import DigitsConfig
+from lumina_jax.backbone import ModelConfig
+from lumina_jax.encoders.utf8 import Utf8Config
+from lumina_jax.flow.loss import TimeDistribution
+from lumina_jax.network import Network
+from lumina_jax.parallel.mesh import MeshConfig
+from lumina_jax.pipeline import SamplingConfig
+from lumina_jax.training.optimizer import OptimizerConfig
+
+FILE = "config.json"
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainingConfig:
+  """How long, and what is written when.
+
+  Attributes:
+    steps: updates of the whole run.
+    batch_rows: rows of the global batch.
+    log_every: steps between lines of metrics.
+    checkpoint_every: steps between checkpoints; the last step has one anyway.
+    keep_checkpoints: how many of the newest are kept.
+    sample_every: steps between pictures of samples; the last step has one.
+    sample_prompts: prompts of that picture.
+    samples_per_prompt: pictures of each.
+  """
+
+  steps: int
+  batch_rows: int
+  log_every: int
+  checkpoint_every: int
+  keep_checkpoints: int
+  sample_every: int
+  sample_prompts: tuple[str, ...]
+  samples_per_prompt: int
+
+  def __post_init__(self):
+    object.__setattr__(self, "sample_prompts", tuple(self.sample_prompts))
+    for field in dataclasses.fields(self):
+      value = getattr(self, field.name)
+      if isinstance(value, int) and value < 1:
+        raise ValueError(f"training.{field.name} = {value}: must be positive")
+
+
+@dataclasses.dataclass(frozen=True)
+class RunConfig:
+  """Everything a run depends on."""
+
+  seed: int
+  model: ModelConfig
+  text_encoder: Utf8Config
+  data: DigitsConfig
+  time: TimeDistribution
+  optimizer: OptimizerConfig
+  training: TrainingConfig
+  mesh: MeshConfig
+  sampling: SamplingConfig
+
+  @property
+  def network(self) -> Network:
+    return Network(self.model, self.text_encoder)
+
+
+def parse(values: Mapping[str, Any], cls: type = RunConfig, at: str = "config"):
+  """Builds frozen dataclasses from a ConfigDict or plain dict.
+
+  Raises:
+    ValueError: naming a key that is unknown (and the nearest known one) or
+      missing, or a section that is none.
+  """
+  if not isinstance(values, Mapping) and not hasattr(values, "items"):
+    raise ValueError(f"{at} must be a section of keys, not {values!r}")
+  fields = {field.name: field for field in dataclasses.fields(cls)}
+  for key in values:
+    if key not in fields:
+      near = difflib.get_close_matches(key, fields, n=1)
+      hint = f"; did you mean {near[0]!r}?" if near else ""
+      raise ValueError(f"unknown key {at}.{key}{hint}")
+  types = typing.get_type_hints(cls)
+  arguments = {}
+  for name, field in fields.items():
+    if name not in values:
+      if field.default is dataclasses.MISSING:
+        raise ValueError(f"missing key {at}.{name}")
+      continue
+    value, kind = values[name], types[name]
+    if dataclasses.is_dataclass(kind):
+      arguments[name] = parse(value, kind, f"{at}.{name}")
+    else:
+      arguments[name] = _typed(value, kind, f"{at}.{name}")
+  try:
+    return cls(**arguments)
+  except (TypeError, ValueError) as error:
+    raise ValueError(f"{at}: {error}") from error
+
+
+def _typed(value: Any, kind: Any, at: str) -> Any:
+  """Checks a plain value; whole numbers pass as floats, lists as tuples."""
+  origin = typing.get_origin(kind) or kind
+  takes = {float: (int, float), tuple: (tuple, list)}.get(origin, origin)
+  if isinstance(value, bool) != (origin is bool) or not isinstance(
+    value, takes
+  ):
+    raise ValueError(f"{at} = {value!r} must be of type {origin.__name__}")
+  return origin(value)
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+  """A dataclass as plain JSON values."""
+  return json.loads(json.dumps(dataclasses.asdict(config)))
+
+
+def save(config: RunConfig, workdir: epath.PathLike) -> None:
+  """Writes `config.json`, whole or not at all."""
+  path = epath.Path(workdir) / FILE
+  new = path.with_name(f"{FILE}.tmp")
+  new.write_text(json.dumps(to_dict(config), indent=2) + "\n")
+  new.replace(path)
+
+
+def load(workdir: epath.PathLike) -> RunConfig:
+  """Reads the config of a workdir.
+
+  Raises:
+    FileNotFoundError: if the folder is no workdir.
+  """
+  path = epath.Path(workdir) / FILE
+  if not path.exists():
+    raise FileNotFoundError(
+      f"{workdir} has no {FILE}, so no run was started there; train first "
+      "(python -m lumina_jax.train --config=configs/digits.py "
+      f"--workdir={workdir}) or name another folder"
+    )
+  try:
+    values = json.loads(path.read_text())
+  except json.JSONDecodeError as error:
+    raise ValueError(f"{path} cannot be read: {error}") from error
+  return parse(values, at=str(path))
+
+
+def differences(old: RunConfig, new: RunConfig) -> list[str]:
+  """Lines "key: old -> new" for every value that differs."""
+  a, b = _flat(to_dict(old)), _flat(to_dict(new))
+  missing = "(none)"
+  return [
+    f"{key}: {a.get(key, missing)!r} -> {b.get(key, missing)!r}"
+    for key in sorted(a.keys() | b.keys())
+    if a.get(key, missing) != b.get(key, missing)
+  ]
+
+
+def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+  flat = {}
+  for key, value in values.items():
+    if isinstance(value, dict):
+      flat |= _flat(value, f"{prefix}{key}.")
+    else:
+      flat[prefix + key] = value
+  return flat

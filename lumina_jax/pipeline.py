@@ -1,0 +1,380 @@
+"""LuminaPipeline: prompts in, pictures out.
+
+pipe = LuminaPipeline.from_workdir("runs/digits")
+out = pipe(["3 1 4", "a handwritten seven"], seed=0, guidance_scale=2.0)
+out.images[0].save("pi.png")
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import logging
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from lumina_jax import sampler, tokens
+from lumina_jax.flow import ode, schedule
+from lumina_jax.network import Network, Params
+from lumina_jax.tokens import Condition, Grid
+
+
+@dataclasses.dataclass(frozen=True)
+class SamplingConfig:
+  """How to sample unless the caller says otherwise.
+
+  Attributes:
+    solver: a name of `ode.SOLVERS`.
+    num_inference_steps: integration steps; midpoint and heun evaluate the
+      network twice a step, rk4 four times, and guidance doubles each.
+    guidance_scale: 1 = none.
+    shift: of the time grid; above 1 spends more steps near noise.
+    size_rule: "digits" reads rows and columns off the prompt; "fixed" takes
+      height and width below.
+    height: in pixels, for "fixed".
+    width: in pixels, for "fixed".
+    ladder: budgets (tokens, words, samples) of a row, smallest first. A call
+      runs on the first rung that its largest picture fits; one program each.
+    rows: batch sizes to choose from, smallest first; one program each.
+  """
+
+  solver: str
+  num_inference_steps: int
+  guidance_scale: float
+  shift: float
+  size_rule: str
+  height: int
+  width: int
+  ladder: tuple[tuple[int, int, int], ...]
+  rows: tuple[int, ...]
+
+  def __post_init__(self):
+    ladder = tuple(tuple(rung) for rung in self.ladder)
+    object.__setattr__(self, "ladder", ladder)
+    object.__setattr__(self, "rows", tuple(self.rows))
+    solver_named(self.solver)
+    if self.size_rule not in ("digits", "fixed"):
+      raise ValueError(f"size_rule {self.size_rule!r}: use 'digits' or 'fixed'")
+    if not ladder or list(ladder) != sorted(ladder):
+      raise ValueError(f"ladder {ladder}: budgets, smallest first")
+
+
+@dataclasses.dataclass(frozen=True)
+class Output:
+  """Attributes: images, one for each prompt times num_images_per_prompt."""
+
+  images: list[Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Picture:
+  """One picture to make: its layout, text codes and random numbers."""
+
+  grid: Grid
+  text: np.ndarray
+  negative: np.ndarray
+  seed: int
+  number: int
+  guidance_scale: float
+
+
+class LuminaPipeline:
+  """A network with its parameters, ready to sample."""
+
+  def __init__(
+    self, network: Network, params: Params, sampling: SamplingConfig
+  ):
+    self.network, self.params, self.sampling = network, params, sampling
+
+  @classmethod
+  def from_workdir(cls, workdir: str) -> LuminaPipeline:
+    """Loads the averaged parameters of a run's newest readable checkpoint.
+
+    Raises:
+      FileNotFoundError: if the folder is no workdir or has no checkpoint.
+    """
+    from lumina_jax import workdir as workdirs
+
+    return workdirs.load_pipeline(workdir)
+
+  @classmethod
+  def from_pretrained(cls, folder: str | None = None) -> LuminaPipeline:
+    """Loads an exported folder; without one, the digits that ship with us.
+
+    Raises:
+      FileNotFoundError: if the folder lacks a file.
+    """
+    from lumina_jax import export
+
+    return export.load(folder)
+
+  def save_pretrained(self, folder: str) -> None:
+    """Exports weights (safetensors, bfloat16) and configuration."""
+    from lumina_jax import export
+
+    export.save(self, folder)
+
+  def __call__(
+    self,
+    prompt: str | Sequence[str],
+    *,
+    negative_prompt: str | Sequence[str] = "",
+    height: int | Sequence[int] | None = None,
+    width: int | Sequence[int] | None = None,
+    num_inference_steps: int | None = None,
+    guidance_scale: float | Sequence[float] | None = None,
+    num_images_per_prompt: int = 1,
+    seed: int | Sequence[int] = 0,
+    solver: str | None = None,
+    shift: float | None = None,
+    output_type: str = "pil",
+    progress: Callable[[int, int], None] | None = None,
+  ) -> Output:
+    """Makes pictures of prompts.
+
+    The same seed, prompt and number within num_images_per_prompt give the same
+    picture, whatever else is in the call; give `seed` one value per prompt to
+    vary equal prompts.
+
+    Args:
+      prompt: one or several; "" is unconditional.
+      negative_prompt: what guidance steers away from, one or one per prompt.
+      height: in pixels, one or one per prompt; None follows the size rule.
+      width: likewise.
+      num_inference_steps: integration steps.
+      guidance_scale: one or one per prompt; 1 is plain sampling, and if all
+        are 1 it costs half.
+      num_images_per_prompt: pictures of each prompt.
+      seed: one or one per prompt.
+      solver: "euler", "midpoint", "heun" or "rk4".
+      shift: of the time grid.
+      output_type: "pil", or "np" for uint8[H, W, C].
+      progress: called with (pictures done, pictures in all) after each batch.
+
+    Returns:
+      `Output` with images in the order of the prompts.
+
+    Raises:
+      ValueError: for a size that the patch does not divide or that no rung
+        holds, lists of unlike lengths, unknown names, no prompt at all.
+    """
+    defaults = self.sampling
+    if output_type not in ("pil", "np"):
+      raise ValueError(f"output_type {output_type!r}: use 'pil' or 'np'")
+    steps = _or(num_inference_steps, defaults.num_inference_steps)
+    if steps < 1 or num_images_per_prompt < 1:
+      raise ValueError(
+        f"num_inference_steps = {steps} and num_images_per_prompt = "
+        f"{num_images_per_prompt} must be positive"
+      )
+    factor = _or(shift, defaults.shift)
+    if not factor > 0:
+      raise ValueError(f"shift = {factor} must be positive")
+    tableau = solver_named(_or(solver, defaults.solver))
+    pictures = self._pictures(
+      [prompt] if isinstance(prompt, str) else list(prompt),
+      negative_prompt,
+      height,
+      width,
+      _or(guidance_scale, defaults.guidance_scale),
+      num_images_per_prompt,
+      seed,
+    )
+    times = schedule.shift(schedule.uniform(steps), factor)
+    images: dict[int, np.ndarray] = {}
+    for numbers, batch in self._batches(pictures, times):
+      patches = sampler.sample(
+        self.params, batch, network=self.network, solver=tableau
+      )
+      self._cut(np.asarray(patches), numbers, pictures, images)
+      if progress:
+        progress(len(images), len(pictures))
+    ordered = [_to_uint8(images[i]) for i in range(len(pictures))]
+    if output_type == "pil":
+      ordered = [_to_pil(image) for image in ordered]
+    return Output(ordered)
+
+  def _pictures(
+    self, prompts, negative, height, width, scale, per_prompt, seed
+  ) -> list[_Picture]:
+    if not prompts:
+      raise ValueError('no prompt; use "" for an unconditional picture')
+    count = len(prompts)
+    pictures = []
+    for text, minus, high, wide, strength, number in zip(
+      prompts,
+      _one_each(negative, count, "negative_prompt"),
+      _one_each(height, count, "height"),
+      _one_each(width, count, "width"),
+      _one_each(scale, count, "guidance_scale"),
+      _one_each(seed, count, "seed"),
+      strict=True,
+    ):
+      grid = self._grid(text, high, wide)
+      codes = self.network.tokenize(text), self.network.tokenize(minus)
+      pictures += [
+        _Picture(grid, *codes, number, i, strength) for i in range(per_prompt)
+      ]
+    return pictures
+
+  def _grid(self, prompt: str, height: int | None, width: int | None) -> Grid:
+    rule = self.sampling
+    by_rule = rule.height, rule.width
+    if rule.size_rule == "digits":
+      from data_pipelines import captions
+
+      by_rule = captions.size(prompt)
+    height, width = _or(height, by_rule[0]), _or(width, by_rule[1])
+    try:
+      grid = self.network.model.grid(height, width)
+    except ValueError as error:
+      raise ValueError(f"height={height}, width={width}: {error}") from error
+    most = rule.ladder[-1][0]
+    if grid.num_tokens > most:
+      raise ValueError(
+        f"height={height}, width={width} makes {grid.num_tokens} tokens; the "
+        f"largest rung of the ladder holds {most}. Ask for a smaller picture, "
+        "or add a rung to config.sampling.ladder"
+      )
+    return grid
+
+  def _batches(self, pictures: list[_Picture], times):
+    """Packs pictures into rows and rows into batches of few fixed shapes."""
+    sizes = [
+      (p.grid.num_tokens, max(len(p.text), len(p.negative)), 1)
+      for p in pictures
+    ]
+    largest = np.max(sizes, axis=0)
+    rung = next(
+      (r for r in self.sampling.ladder if np.all(largest <= r)),
+      self.sampling.ladder[-1],
+    )
+    rows = tokens.first_fit(sizes, rung)
+    guided = any(p.guidance_scale != 1 for p in pictures)
+    start = 0
+    while start < len(rows):
+      left = len(rows) - start
+      fitting = [n for n in self.sampling.rows if n >= left]
+      take = fitting[0] if fitting else self.sampling.rows[-1]
+      chosen = rows[start : start + take]
+      chosen += [[]] * (take - len(chosen))
+      request = self._request(chosen, pictures, rung, guided)
+      yield chosen, request._replace(times=times)
+      start += take
+
+  def _request(self, rows, pictures, rung, guided: bool) -> sampler.Request:
+    length, words, samples = rung
+    model = self.network.model
+    layouts, conditions, negatives, seeds, scales = [], [], [], [], []
+    for row in rows:
+      chosen = [pictures[i] for i in row]
+      layouts.append(
+        tokens.pack(
+          [p.grid for p in chosen],
+          [np.zeros((p.grid.num_tokens, model.patch_dim)) for p in chosen],
+          length,
+          model.patch_dim,
+          model.position_axes,
+        )
+      )
+      numbers = _padded([p.number for p in chosen], samples, np.int32)
+      width = self.network.text_encoder.code_width
+      conditions.append(
+        _text([p.text for p in chosen], words, width)._replace(
+          sample_ids=numbers
+        )
+      )
+      negatives.append(
+        _text([p.negative for p in chosen], words, width)._replace(
+          sample_ids=numbers
+        )
+      )
+      seeds.append(_padded([p.seed for p in chosen], samples, np.uint32))
+      scales.append(
+        _padded([p.guidance_scale for p in chosen], samples, np.float32)
+      )
+    return sampler.Request(
+      tokens=tokens.stack(layouts),
+      condition=tokens.stack(conditions),
+      negative=tokens.stack(negatives) if guided else None,
+      seeds=np.stack(seeds),
+      guidance_scale=np.stack(scales),
+      times=None,
+    )
+
+  def _cut(self, patches, rows, pictures, images) -> None:
+    """Takes each picture's patches out of its row and undoes its layout."""
+    for row, values in zip(rows, patches, strict=True):
+      start = 0
+      for i in row:
+        grid = pictures[i].grid
+        stop = start + grid.num_tokens
+        images[i] = grid.detokenize(values[start:stop])
+        start = stop
+
+
+def solver_named(name: str) -> ode.Tableau:
+  """The solver of that name.
+
+  Raises:
+    ValueError: if there is none; near names are suggested.
+  """
+  if name not in ode.SOLVERS:
+    near = difflib.get_close_matches(name, ode.SOLVERS, n=1)
+    hint = f"; did you mean {near[0]!r}?" if near else ""
+    raise ValueError(
+      f"unknown solver {name!r}{hint} There are: {', '.join(ode.SOLVERS)}"
+    )
+  return ode.SOLVERS[name]
+
+
+def _or(value, default):
+  return default if value is None else value
+
+
+def _one_each(value, count: int, name: str) -> list[Any]:
+  """Repeats a single value, or checks that there is one per prompt."""
+  if value is None or isinstance(value, (str, int, float, np.generic)):
+    return [value] * count
+  values = list(value)
+  if len(values) != count:
+    raise ValueError(
+      f"{name} has {len(values)} values for {count} prompts; give one, or one "
+      "for each"
+    )
+  return values
+
+
+def _padded(values: list[Any], length: int, dtype: Any) -> np.ndarray:
+  out = np.zeros(length, dtype)
+  out[: len(values)] = values
+  return out
+
+
+def _text(codes: list[np.ndarray], words: int, width: int) -> Condition:
+  """Text codes of a row's samples side by side, with their segments."""
+  text = np.zeros((words, width), np.int32)
+  segments = np.zeros(words, np.int32)
+  start = 0
+  for number, sample in enumerate(codes, start=1):
+    text[start : start + len(sample)] = sample
+    segments[start : start + len(sample)] = number
+    start += len(sample)
+  return Condition(text=text, text_segments=segments)
+
+
+def _to_uint8(image: np.ndarray) -> np.ndarray:
+  """Pixels `f32[H, W, C]` in [-1, 1] -> `u8[H, W, C]`."""
+  if not np.all(np.isfinite(image)):
+    logging.warning(
+      "a picture holds values that are not finite; shown as black"
+    )
+    image = np.nan_to_num(image, nan=-1.0, posinf=1.0, neginf=-1.0)
+  return np.round((np.clip(image, -1, 1) + 1) * 127.5).astype(np.uint8)
+
+
+def _to_pil(image: np.ndarray) -> Image.Image:
+  return Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image)

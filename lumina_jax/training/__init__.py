@@ -1,0 +1,1 @@
+"""A training state and its life."""

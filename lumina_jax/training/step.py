@@ -1,0 +1,152 @@
+"""One training step: times, noise, velocity, loss, update. One program."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import linen as nn
+from jax.sharding import Mesh, NamedSharding
+
+from lumina_jax.flow import loss as losses
+from lumina_jax.flow import path
+from lumina_jax.flow.loss import TimeDistribution
+from lumina_jax.flow.noise import sample_keys, token_noise
+from lumina_jax.network import Network, Params
+from lumina_jax.parallel import mesh as meshes
+from lumina_jax.tokens import PATCH, Condition, Tokens, per_token
+from lumina_jax.training.optimizer import average
+from lumina_jax.training.state import TrainState, state_shardings
+
+Batch = tuple[Tokens, Condition]
+Step = Callable[[TrainState, Batch], tuple[TrainState, dict[str, jax.Array]]]
+
+
+def flow_loss(
+  network: Network,
+  params: Params,
+  batch: Batch,
+  times: TimeDistribution,
+  key: jax.Array,
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+  """Flow-matching losses of a batch.
+
+  Args:
+    network: predicts the velocity.
+    params: its parameters.
+    batch: tokens of data, and their condition with text codes.
+    times: distribution of t.
+    key: with a sample's id it fixes that sample's time and noise.
+
+  Returns:
+    `f32[B, N]` losses, `bool[B, N]` whether there is a sample, and the
+    `f32[B, N]` times.
+  """
+  tokens, condition = batch
+  keys = sample_keys(key, condition.sample_ids)
+  keys_time, keys_noise = (
+    jax.vmap(jax.vmap(lambda k, i=i: jax.random.fold_in(k, i)))(keys)
+    for i in range(2)
+  )
+  t = times.sample(keys_time)
+  x1 = tokens.patches
+  real = (tokens.kinds == PATCH) & (tokens.segments != 0)
+  noise = token_noise(keys_noise, tokens.segments, x1.shape[-1])
+  x0 = jnp.where(real[..., None], noise, 0)
+  x_t = path.interpolate(x0, x1, per_token(t[..., None], tokens.segments))
+  condition = network.encode(params, condition._replace(time=t))
+  predicted = network.velocity(params, tokens._replace(patches=x_t), condition)
+  error = predicted - path.velocity(x0, x1)
+  loss, exists = losses.per_sample(error, real, tokens.segments, t.shape[1])
+  return loss, exists, t
+
+
+def make_train_step(
+  network: Network,
+  tx: optax.GradientTransformation,
+  times: TimeDistribution,
+  ema_decay: float,
+  seed: int,
+) -> Step:
+  """The step as a pure function: (state, batch) -> (state, metrics).
+
+  Every random number is folded from (seed, step, sample id, token index), so
+  that a resumed run needs no generator state.
+  """
+
+  def train_step(state: TrainState, batch: Batch):
+    key = jax.random.fold_in(jax.random.key(seed), state.step)
+
+    def mean_loss(params):
+      loss, exists, _ = flow_loss(network, params, batch, times, key)
+      return loss.sum() / jnp.maximum(exists.sum(), 1), exists.sum()
+
+    (loss, samples), grads = jax.value_and_grad(mean_loss, has_aux=True)(
+      state.params
+    )
+    updates, opt_state = tx.update(grads, state.opt_state, state.params)
+    params = optax.apply_updates(state.params, updates)
+    ema = average(state.ema, params, state.step, ema_decay)
+    metrics = {
+      "loss": loss,
+      "grad_norm": optax.global_norm(grads),
+      "samples": samples,
+      "useful_tokens": jnp.mean(batch[0].segments != 0),
+    }
+    return TrainState(state.step + 1, params, ema, opt_state), metrics
+
+  return train_step
+
+
+def compile_step(
+  step: Step,
+  network: Network,
+  tx: optax.GradientTransformation,
+  mesh: Mesh,
+  batch: Batch,
+) -> Any:
+  """Jits the step for a mesh: states donated, arrays where the rules put them.
+
+  Args:
+    step: from `make_train_step`.
+    network: whose state it updates.
+    tx: its optimizer.
+    mesh: of devices.
+    batch: an example, for its structure.
+  """
+  _, placed = state_shardings(network, tx, mesh)
+
+  def under_rules(state, batch):
+    with nn.logical_axis_rules(meshes.RULES):
+      return step(state, batch)
+
+  return jax.jit(
+    under_rules,
+    in_shardings=(placed, batch_shardings(batch, mesh)),
+    out_shardings=(placed, meshes.replicated(mesh)),
+    donate_argnums=0,
+  )
+
+
+def batch_shardings(batch: Batch, mesh: Mesh) -> Batch:
+  """Rows over (data, fsdp), the length of tokens over context too."""
+  tokens, condition = batch
+  return (
+    jax.tree.map(lambda _: NamedSharding(mesh, meshes.ROWS_LENGTH), tokens),
+    jax.tree.map(lambda _: NamedSharding(mesh, meshes.ROWS), condition),
+  )
+
+
+def place_batch(batch: Batch, mesh: Mesh) -> Batch:
+  """Host rows of every process -> one global batch on the devices."""
+  return jax.tree.map(
+    lambda sharding, rows: jax.make_array_from_process_local_data(
+      sharding, np.asarray(rows)
+    ),
+    batch_shardings(batch, mesh),
+    batch,
+  )
