@@ -1,0 +1,110 @@
+"""Text to canvases of handwritten digits, on a CPU in minutes.
+
+python -m lumina_jax.train --config=configs/digits.py --workdir=runs/digits
+"""
+
+from ml_collections import ConfigDict
+
+
+def get_config(variant: str = "next") -> ConfigDict:
+  """Variants: "flag" (1-D positions, nextline tokens), "next" (2-D)."""
+  if variant not in ("flag", "next"):
+    raise ValueError(f"unknown variant {variant!r}: use 'flag' or 'next'")
+  config = ConfigDict()
+  config.seed = 0
+  config.model = model(variant)
+  config.text_encoder = ConfigDict(
+    dict(
+      width=128, depth=1, heads=4, byte_width=32, word_bytes=16, max_words=24
+    )
+  )
+  config.data = ConfigDict(
+    dict(
+      canvases=((1, 1), (1, 2), (2, 1), (1, 3), (3, 1), (2, 2)),
+      records_per_canvas=512,
+      caption_dropout=0.1,
+      held_out=0.2,
+      origins=(0, 0),
+      row_tokens=40,
+      row_words=20,
+      row_samples=10,
+    )
+  )
+  config.time = ConfigDict(dict(name="logit_normal", mean=0.0, std=1.0))
+  config.optimizer = ConfigDict(
+    dict(
+      learning_rate=2e-3,
+      warmup_steps=50,
+      decay="cosine",
+      b1=0.9,
+      b2=0.99,
+      eps=1e-8,
+      weight_decay=0.0,
+      clip=1.0,
+      ema_decay=0.99,
+    )
+  )
+  config.training = ConfigDict(
+    dict(
+      steps=2400,
+      batch_rows=20,
+      log_every=10,
+      checkpoint_every=600,
+      keep_checkpoints=2,
+      sample_every=600,
+      sample_prompts=(
+        "7",
+        "a handwritten seven",
+        "3 1 4",
+        "three one four",
+        "3 1 / 4 1",
+        "2 / 7 / 1",
+      ),
+      samples_per_prompt=4,
+    )
+  )
+  config.mesh = ConfigDict(dict(data=-1, fsdp=1, context=1, tensor=1))
+  config.sampling = ConfigDict(
+    dict(
+      solver="midpoint",
+      num_inference_steps=20,
+      guidance_scale=2.0,
+      shift=1.0,
+      size_rule="digits",
+      height=8,
+      width=8,
+      ladder=((40, 40, 10), (80, 40, 10), (160, 40, 10)),
+      rows=(1, 4, 16),
+    )
+  )
+  return config
+
+
+def model(variant: str) -> ConfigDict:
+  """Four blocks of width 128; what tells Flag-DiT from Next-DiT comes last."""
+  model = ConfigDict(
+    dict(
+      patch=(4, 4),
+      channels=1,
+      width=128,
+      depth=4,
+      heads=4,
+      kv_heads=4,
+      cond_width=128,
+      text_width=128,
+      ffn_multiple=32,
+      qk_norm=True,
+      dtype="float32",
+      remat=True,
+    )
+  )
+  if variant == "next":
+    model.update(
+      raster=False,
+      separators=False,
+      sandwich=True,
+      shift=False,
+      tanh_gate=True,
+      final_shift=False,
+    )
+  return model

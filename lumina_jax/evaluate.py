@@ -1,0 +1,302 @@
+"""Judges a run on the digits: python -m lumina_jax.evaluate --workdir=...
+
+Prints and writes to `<workdir>/evaluation.json`:
+  - prompt accuracy: a support vector classifier, fitted on the real training
+    digits, reads every cell of generated canvases;
+  - memorisation: how far generated digits are from the nearest training digit,
+    beside the same for real digits never trained on;
+  - the held-out flow loss by time.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from absl import flags
+from etils import epath
+from rich.console import Console
+from rich.table import Table
+from sklearn import svm
+
+from data_pipelines import captions
+from data_pipelines.batches import Batches
+from data_pipelines.captions import SIDE
+from data_pipelines.digits import DigitCanvases, Split, split
+from lumina_jax import config as configs
+from lumina_jax import entry_point
+from lumina_jax.config import RunConfig
+from lumina_jax.flow.loss import TimeDistribution
+from lumina_jax.pipeline import LuminaPipeline
+from lumina_jax.reporting import report
+from lumina_jax.reporting.progress import Progress
+from lumina_jax.training.step import flow_loss
+
+FILE = "evaluation.json"
+GUIDANCE = (1.0, 1.5, 2.0)
+EXTRAPOLATED = ((1, 4), (1, 5), (4, 1), (3, 3))
+TIME_BINS = 10
+LOSS_BATCHES = 16
+# A generated digit this near to a training digit, relative to how near training
+# digits are to each other, counts as a copy.
+NEAR_QUANTILE = 0.05
+
+Spelling = Callable[[np.ndarray], str]
+
+
+def _figures(labels: np.ndarray) -> str:
+  return " / ".join(" ".join(str(d) for d in row) for row in labels)
+
+
+def _words(labels: np.ndarray) -> str:
+  return " / ".join(" ".join(captions.WORDS[d] for d in row) for row in labels)
+
+
+SPELLINGS: dict[str, Spelling] = {
+  "figures": _figures,  # "3 1 4"
+  "words": _words,  # "three one four"
+}
+SINGLE_SPELLINGS: dict[str, Spelling] = SPELLINGS | {
+  "phrase": lambda labels: f"a handwritten {_words(labels)}",
+  "capital": lambda labels: _words(labels).capitalize(),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Group:
+  """Canvases of one size whose prompts are spelled in one way."""
+
+  rows: int
+  columns: int
+  spelling: str
+  labels: np.ndarray  # i32[M, rows, columns]
+
+  @property
+  def prompts(self) -> list[str]:
+    return [SINGLE_SPELLINGS[self.spelling](labels) for labels in self.labels]
+
+
+def groups(
+  canvases: Sequence[tuple[int, int]], cells: int, seed: int
+) -> Iterator[Group]:
+  """Random labels, at least `cells` digits for each canvas and spelling."""
+  rng = np.random.default_rng(seed)
+  for rows, columns in canvases:
+    single = rows == columns == 1
+    for spelling in SINGLE_SPELLINGS if single else SPELLINGS:
+      count = -(-cells // (rows * columns))
+      labels = np.resize(np.arange(10), count * rows * columns)
+      labels = rng.permutation(labels).reshape(count, rows, columns)
+      yield Group(rows, columns, spelling, labels)
+
+
+class Reader:
+  """Reads digits off pixels as a support vector classifier does."""
+
+  def __init__(self, digits: Split):
+    self._classifier = svm.SVC(gamma=0.05)
+    self._classifier.fit(_flat(digits.images), digits.labels)
+
+  def accuracy(self, digits: np.ndarray, labels: np.ndarray) -> float:
+    """Share of digits `f32[M, 8, 8]` read as `i32[M]`."""
+    return float(np.mean(self._classifier.predict(_flat(digits)) == labels))
+
+
+class Neighbours:
+  """Distances to the nearest training digit, and what counts as a copy."""
+
+  def __init__(self, digits: Split):
+    self._known = _flat(digits.images)
+    among = self._distances(self._known)
+    np.fill_diagonal(among, np.inf)
+    self._near = float(np.quantile(among.min(axis=1), NEAR_QUANTILE))
+
+  def judge(self, digits: np.ndarray) -> dict[str, float]:
+    """Mean L2 distance of `f32[M, 8, 8]` to the nearest; share of copies."""
+    nearest = self._distances(_flat(digits)).min(axis=1)
+    return {
+      "distance": float(nearest.mean()),
+      "near_duplicates": float(np.mean(nearest < self._near)),
+    }
+
+  def _distances(self, x: np.ndarray) -> np.ndarray:
+    square = (x**2).sum(1)[:, None] + (self._known**2).sum(1)
+    return np.sqrt(np.maximum(square - 2 * x @ self._known.T, 0))
+
+
+def _flat(images: np.ndarray) -> np.ndarray:
+  return images.reshape(len(images), -1).astype(np.float32)
+
+
+def cut(canvases: Sequence[np.ndarray], rows: int, columns: int) -> np.ndarray:
+  """Canvases `u8[8 rows, 8 columns, 1]` -> digits `f32[M, 8, 8]` in [-1, 1]."""
+  x = np.stack(canvases).astype(np.float32)[..., 0] / 127.5 - 1
+  x = x.reshape(len(x), rows, SIDE, columns, SIDE).transpose(0, 1, 3, 2, 4)
+  return x.reshape(-1, SIDE, SIDE)
+
+
+def prompt_accuracy(
+  pipe: LuminaPipeline,
+  reader: Reader,
+  neighbours: Neighbours,
+  chosen: Sequence[Group],
+  guidance: Sequence[float],
+) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+  """Accuracy by canvas, spelling, guidance; memorisation of singles."""
+  table, memory = [], {}
+  total = len(chosen) * len(guidance)
+  with Progress("evaluating", total, unit="groups") as progress:
+    for scale in guidance:
+      singles = []
+      for group in chosen:
+        canvases = pipe(
+          group.prompts,
+          guidance_scale=scale,
+          seed=list(range(len(group.labels))),
+          height=SIDE * group.rows,
+          width=SIDE * group.columns,
+          output_type="np",
+        ).images
+        digits = cut(canvases, group.rows, group.columns)
+        if group.rows == group.columns == 1:
+          singles.append(digits)
+        table.append(
+          {
+            "canvas": f"{group.rows}x{group.columns}",
+            "spelling": group.spelling,
+            "guidance": scale,
+            "cells": len(digits),
+            "accuracy": reader.accuracy(digits, group.labels.reshape(-1)),
+          }
+        )
+        progress.show(len(table))
+      if singles:
+        memory[str(scale)] = neighbours.judge(np.concatenate(singles))
+  return table, memory
+
+
+def loss_by_time(
+  config: RunConfig, pipe: LuminaPipeline, digits: Split
+) -> list[float]:
+  """Flow loss on canvases of digits never trained on, by time bin."""
+  network = pipe.network
+  source = DigitCanvases(
+    config.data, digits, config.model.grid, network.tokenize, seed=1
+  )
+  batches = Batches(
+    source, config.data.budget, config.training.batch_rows, seed=1
+  )
+  times = TimeDistribution("uniform")
+  losses = jax.jit(
+    lambda params, batch, key: flow_loss(network, params, batch, times, key)
+  )
+  total, count = np.zeros(TIME_BINS), np.zeros(TIME_BINS)
+  for i in range(LOSS_BATCHES):
+    loss, exists, t = (
+      np.asarray(x)
+      for x in losses(pipe.params, batches.batch(i), jax.random.key(i))
+    )
+    bins = np.minimum((t * TIME_BINS).astype(int), TIME_BINS - 1)[exists]
+    np.add.at(total, bins, loss[exists])
+    np.add.at(count, bins, 1)
+  return [float(x) for x in total / np.maximum(count, 1)]
+
+
+def evaluate(
+  config: RunConfig,
+  pipe: LuminaPipeline,
+  cells: int,
+  guidance: Sequence[float] = GUIDANCE,
+) -> dict[str, Any]:
+  """All figures of a network as plain values."""
+  known, held_out = split(config.data.held_out)
+  neighbours = Neighbours(known)
+  trained = list(config.data.canvases)
+  canvases = trained + [c for c in EXTRAPOLATED if c not in trained]
+  reader = Reader(known)
+  table, memory = prompt_accuracy(
+    pipe, reader, neighbours, list(groups(canvases, cells, seed=0)), guidance
+  )
+  names = {f"{rows}x{columns}" for rows, columns in trained}
+  for row in table:
+    row["trained"] = row["canvas"] in names
+  return {
+    "reader_accuracy_held_out": reader.accuracy(
+      held_out.images, held_out.labels
+    ),
+    "accuracy": table,
+    "memorisation": memory,
+    "held_out_digits": neighbours.judge(held_out.images),
+    "held_out_loss_by_time": loss_by_time(config, pipe, held_out),
+  }
+
+
+def show(result: dict[str, Any]) -> None:
+  """Prints the figures as tables."""
+  console = Console()
+  guidance = sorted({row["guidance"] for row in result["accuracy"]})
+  by_cell = {
+    (row["canvas"], row["spelling"], row["guidance"]): row
+    for row in result["accuracy"]
+  }
+  table = Table(
+    "canvas", "spelling", "cells", title="prompt accuracy per digit"
+  )
+  for scale in guidance:
+    table.add_column(f"guidance {scale:g}", justify="right")
+  for canvas, spelling in dict.fromkeys(key[:2] for key in by_cell):
+    rows = [by_cell[canvas, spelling, scale] for scale in guidance]
+    name = canvas if rows[0]["trained"] else f"{canvas} (never trained)"
+    accuracies = [f"{row['accuracy']:.3f}" for row in rows]
+    table.add_row(name, spelling, str(rows[0]["cells"]), *accuracies)
+  console.print(table)
+  table = Table(
+    "digits", "distance", "near-duplicates", title="nearest training digit"
+  )
+  judged = {"real, held out": result["held_out_digits"]} | {
+    f"generated, guidance {scale}": values
+    for scale, values in result["memorisation"].items()
+  }
+  for name, values in judged.items():
+    table.add_row(
+      name, f"{values['distance']:.3f}", f"{values['near_duplicates']:.3f}"
+    )
+  console.print(table)
+  bins = "  ".join(f"{x:.3f}" for x in result["held_out_loss_by_time"])
+  print(f"held-out flow loss by time, 0 to 1 in {TIME_BINS} bins:\n  {bins}")
+  print(
+    "the classifier reads held-out real digits with accuracy "
+    f"{result['reader_accuracy_held_out']:.3f}"
+  )
+
+
+def main(_) -> None:
+  args = flags.FLAGS
+  config = configs.load(args.workdir)
+  pipe = LuminaPipeline.from_workdir(args.workdir)
+  result = evaluate(config, pipe, args.cells)
+  path = epath.Path(args.workdir) / FILE
+  new = path.with_name(f"{FILE}.tmp")
+  new.write_text(json.dumps(result, indent=2) + "\n")
+  new.replace(path)
+  show(result)
+  report.write(epath.Path(args.workdir))
+  print(f"\nwritten: {path} and report.html beside it")
+
+
+def run() -> None:
+  """Defines the flags and runs the command."""
+  flags.DEFINE_string("workdir", None, "Folder of the run to judge.")
+  flags.DEFINE_integer(
+    "cells", 500, "Digits per canvas size and spelling.", lower_bound=1
+  )
+  flags.mark_flags_as_required(["workdir"])
+  entry_point.run(main)
+
+
+if __name__ == "__main__":
+  run()

@@ -1,0 +1,83 @@
+"""The record of a run: what it was made of and ran on."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import pathlib
+import platform
+import subprocess
+import sys
+from importlib import metadata
+from typing import Any
+
+import jax
+from etils import epath
+
+FILE = "record.json"
+PACKAGES = (
+  "jax",
+  "jaxlib",
+  "flax",
+  "optax",
+  "orbax-checkpoint",
+  "grain",
+  "numpy",
+  "scikit-learn",
+)
+
+
+def write(workdir: epath.PathLike, seed: int, step: int) -> None:
+  """Adds the present start to the workdir's record: one entry a start."""
+  path = epath.Path(workdir) / FILE
+  starts = json.loads(path.read_text()) if path.exists() else []
+  starts.append(_now(seed, step))
+  new = path.with_name(f"{FILE}.tmp")
+  new.write_text(json.dumps(starts, indent=2) + "\n")
+  new.replace(path)
+
+
+def read(workdir: epath.PathLike) -> list[dict[str, Any]]:
+  path = epath.Path(workdir) / FILE
+  return json.loads(path.read_text()) if path.exists() else []
+
+
+def _now(seed: int, step: int) -> dict[str, Any]:
+  return {
+    "started": datetime.datetime.now(datetime.UTC).isoformat(
+      timespec="seconds"
+    ),
+    "from_step": step,
+    "command": " ".join(sys.argv),
+    "seed": seed,
+    "git_commit": _git_commit(),
+    "python": platform.python_version(),
+    "machine": platform.platform(),
+    "devices": [str(device) for device in jax.devices()],
+    "device_kind": jax.devices()[0].device_kind,
+    "processes": jax.process_count(),
+    "packages": {name: _version(name) for name in PACKAGES},
+  }
+
+
+def _version(package: str) -> str:
+  try:
+    return metadata.version(package)
+  except metadata.PackageNotFoundError:
+    return "not installed"
+
+
+def _git_commit() -> str:
+  """Commit of the code that runs, with "+" if files were changed since."""
+  folder = pathlib.Path(__file__).parent
+
+  def git(*words):
+    return subprocess.run(
+      ["git", *words], cwd=folder, capture_output=True, text=True, check=True
+    ).stdout.strip()
+
+  try:
+    changed = "+" if git("status", "--porcelain", "-uno") else ""
+    return git("rev-parse", "HEAD") + changed
+  except (OSError, subprocess.CalledProcessError):
+    return "unknown (not a git checkout)"

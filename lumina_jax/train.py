@@ -1,0 +1,177 @@
+"""Trains a network: python -m lumina_jax.train --config=... --workdir=...
+
+Start the same command again to go on where the last checkpoint stands.
+"""
+
+from __future__ import annotations
+
+import contextlib
+
+import jax
+from absl import flags
+from etils import epath
+from ml_collections import config_flags
+
+from data_pipelines.batches import Batches
+from data_pipelines.digits import DigitCanvases, split
+from lumina_jax import config as configs
+from lumina_jax import entry_point
+from lumina_jax import workdir as workdirs
+from lumina_jax.config import RunConfig
+from lumina_jax.network import Network
+from lumina_jax.parallel.mesh import make_mesh
+from lumina_jax.pipeline import LuminaPipeline
+from lumina_jax.reporting import picture, record, report
+from lumina_jax.reporting.progress import Progress
+from lumina_jax.training import step as steps
+from lumina_jax.training.checkpoint import Checkpoints
+from lumina_jax.training.metrics import Metrics, Window
+from lumina_jax.training.optimizer import make_optimizer
+from lumina_jax.training.state import TrainState, abstract_state, create_state
+
+SAMPLES = "samples"
+
+
+def train(config: RunConfig, folder: epath.Path) -> TrainState:
+  """Trains from the newest checkpoint in `folder`, or from scratch."""
+  network, plan = config.network, config.training
+  mesh = make_mesh(config.mesh)
+  optimizer = make_optimizer(config.optimizer, plan.steps)
+  batches = make_batches(config)
+
+  with (
+    jax.set_mesh(mesh),
+    contextlib.closing(Checkpoints(folder, plan.keep_checkpoints)) as saved,
+  ):
+    state = saved.restore(abstract_state(network, optimizer, mesh))
+    if state is None:
+      state = create_state(network, optimizer, mesh, config.seed)
+    start = int(state.step)
+    announce(config, state, mesh, folder)
+    record.write(folder, config.seed, start)
+
+    decay = config.optimizer.ema_decay
+    train_step = steps.compile_step(
+      steps.make_train_step(
+        network, optimizer, config.time, decay, config.seed
+      ),
+      network,
+      optimizer,
+      mesh,
+      batches.batch(0),
+    )
+    with (
+      contextlib.closing(Metrics(folder, start)) as metrics,
+      Progress("training", plan.steps, start) as progress,
+    ):
+      window = Window(metrics, plan.log_every)
+      for number, batch in enumerate(
+        batches.read(start, plan.steps), start + 1
+      ):
+        state, values = train_step(state, steps.place_batch(batch, mesh))
+        window.add(number, values)
+        last = number == plan.steps
+        if last or number % plan.checkpoint_every == 0:
+          window.finish()  # Nothing that is not finite reaches the disk.
+          saved.save(state)
+        if not last and number % plan.sample_every == 0:
+          with progress.paused():
+            draw_samples(config, network, state, folder)
+        progress.show(*window.shown)
+
+    draw_samples(config, network, state, folder)
+    report.write(folder)
+  return state
+
+
+def make_batches(config: RunConfig) -> Batches:
+  """The batches of a run, each a pure function of its number."""
+  digits, _ = split(config.data.held_out)
+  source = DigitCanvases(
+    config.data, digits, config.model.grid, config.network.tokenize, config.seed
+  )
+  return Batches(
+    source,
+    config.data.budget,
+    config.training.batch_rows,
+    config.seed,
+    jax.process_index(),
+    jax.process_count(),
+  )
+
+
+def draw_samples(
+  config: RunConfig,
+  network: Network,
+  state: TrainState,
+  folder: epath.Path,
+) -> None:
+  """Writes a picture of the configured prompts, from the averaged weights."""
+  plan = config.training
+  pipe = LuminaPipeline(network, state.ema, config.sampling)
+  images = pipe(
+    plan.sample_prompts, num_images_per_prompt=plan.samples_per_prompt
+  ).images
+  captions = [
+    p for p in plan.sample_prompts for _ in range(plan.samples_per_prompt)
+  ]
+  (folder / SAMPLES).mkdir(exist_ok=True)
+  picture.save(
+    picture.contact_sheet(images, captions),
+    folder / SAMPLES / f"step_{int(state.step):06d}.png",
+  )
+
+
+def announce(
+  config: RunConfig, state: TrainState, mesh: jax.sharding.Mesh, folder
+) -> None:
+  """Says what is about to run, where, and where it writes."""
+  count = sum(x.size for x in jax.tree.leaves(state.params))
+  degrees = ", ".join(f"{k} {v}" for k, v in mesh.shape.items() if v > 1)
+  print(
+    f"{count / 1e6:.2f} M parameters on {mesh.size} x "
+    f"{mesh.devices.flat[0].device_kind} ({degrees or 'one device'})"
+  )
+  start = int(state.step)
+  where = f"resumed at step {start}" if start else "from scratch"
+  print(f"{config.training.steps} steps, {where}, into {folder}", flush=True)
+
+
+def farewell(folder: epath.Path, steps: int) -> None:
+  """Says where everything lies and what to type next."""
+  print(f"""
+Done. In {folder}:
+  {SAMPLES}/step_{steps:06d}.png   samples at the end
+  report.html                 loss, samples by step; open it in a browser
+  metrics.jsonl, tensorboard/ the numbers
+  checkpoints/                weights and optimizer
+Next:
+  python -m lumina_jax.sample --workdir={folder} --prompt="3 1 4"
+  python -m lumina_jax.evaluate --workdir={folder}""")
+
+
+def main(_) -> None:
+  args = flags.FLAGS
+  config = configs.parse(args.config)
+  folder = workdirs.claim(config, args.workdir, args.allow_config_change)
+  train(config, folder)
+  farewell(folder, config.training.steps)
+
+
+def run() -> None:
+  """Defines the flags and runs the command."""
+  config_flags.DEFINE_config_file(
+    "config",
+    None,
+    "Config file, e.g. configs/digits.py or configs/digits.py:flag",
+  )
+  flags.DEFINE_string("workdir", None, "Folder of the run.")
+  flags.DEFINE_bool(
+    "allow_config_change", False, "Go on in a workdir whose config differs."
+  )
+  flags.mark_flags_as_required(["config", "workdir"])
+  entry_point.run(main)
+
+
+if __name__ == "__main__":
+  run()
