@@ -22,24 +22,34 @@ WORDS = (
   "nine",
 )
 
+LONGEST = max(range(10), key=lambda digit: len(WORDS[digit]))
+
 # {} stands for the digits in one of the spellings below.
 SINGLE = (
   "{}",
   "{}",
+  "{}",
+  "a {}",
   "digit {}",
   "the digit {}",
   "the number {}",
-  "a {}",
-  "a handwritten {}",
   "handwritten {}",
+  "a handwritten {}",
+  "a picture of {}",
+  "please draw the digit {}",
+  "a {} please",
 )
 SEVERAL = (
   "{}",
   "{}",
   "{}",
+  "{}",
+  "digits {}",
   "the digits {}",
   "the numbers {}",
   "handwritten {}",
+  "a picture of {}",
+  "please draw {}",
 )
 
 _DIGIT = re.compile(rf"\d|\b(?:{'|'.join(WORDS)})\b", re.IGNORECASE)
@@ -48,8 +58,8 @@ _DIGIT = re.compile(rf"\d|\b(?:{'|'.join(WORDS)})\b", re.IGNORECASE)
 def phrase(digits: Sequence[Sequence[int]], rng: np.random.Generator) -> str:
   """Describes rows of digits: "3 1 / 4 1", "314", "a handwritten seven", ...
 
-  Spellings (figures, words, words with a capital, capitals) come equally often
-  whatever the phrase, since each needs its share of the captions.
+  The five spellings ("3 1", "31", "three one", "Three one", "THREE ONE") come
+  equally often whatever the phrase, since each needs its share of the captions.
   """
   spelling = rng.integers(5)
   if spelling < 2:

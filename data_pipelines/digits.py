@@ -31,6 +31,10 @@ class DigitsConfig:
     records_per_canvas: canvases of each size in an epoch.
     caption_dropout: share of canvases whose caption is "".
     held_out: share of the digits never trained on.
+    origins: with positions on two axes a canvas begins this many rows and
+      columns of digits from the origin at the most, drawn at random, and its
+      words as many lines and columns. So places are trained that lie beyond
+      the largest canvas, and larger ones can be asked for.
     row_tokens: token budget L of a row.
     row_words: text budget S of a row.
     row_samples: canvases N of a row at the most.
@@ -40,6 +44,7 @@ class DigitsConfig:
   records_per_canvas: int
   caption_dropout: float
   held_out: float
+  origins: tuple[int, int]
   row_tokens: int
   row_words: int
   row_samples: int
@@ -47,10 +52,13 @@ class DigitsConfig:
   def __post_init__(self):
     canvases = tuple(tuple(canvas) for canvas in self.canvases)
     object.__setattr__(self, "canvases", canvases)
+    object.__setattr__(self, "origins", tuple(self.origins))
     if not 0 <= self.caption_dropout <= 1:
       raise ValueError(f"caption_dropout {self.caption_dropout}: from 0 to 1")
     if not 0 < self.held_out < 1:
       raise ValueError(f"held_out {self.held_out}: between 0 and 1")
+    if len(self.origins) != 2 or min(self.origins) < 0:
+      raise ValueError(f"origins {self.origins}: (rows, columns), from 0")
 
   @property
   def budget(self) -> tuple[int, int, int]:
@@ -110,27 +118,37 @@ class DigitCanvases:
 
   @property
   def sizes(self) -> list[tuple[int, int, int]]:
-    """(tokens, words, 1) that each record of an epoch takes at the most."""
-    per_canvas = [
-      (self._grid(rows * SIDE, columns * SIDE).num_tokens,
-       self._most_words(rows, columns), 1)
-      for rows, columns in self._cfg.canvases
-    ]  # fmt: skip
-    return [
-      size for size in per_canvas for _ in range(self._cfg.records_per_canvas)
-    ]
+    """(tokens, words, 1) that each record takes at the most, in any epoch."""
+    sizes = []
+    for record in range(len(self._cfg.canvases) * self._cfg.records_per_canvas):
+      rows, columns = self._canvas(record)
+      grid = self._grid(rows * SIDE, columns * SIDE)
+      longest = np.full((rows, columns), captions.LONGEST)
+      caption = self._caption(record, longest)
+      sizes.append((grid.num_tokens, len(self._tokenize(caption)), 1))
+    return sizes
 
   def sample(self, epoch: int, record: int) -> Sample:
-    """The canvas of a record; digits and caption are new in each epoch."""
+    """The canvas of a record; its digits are new in each epoch."""
     rng = np.random.default_rng([self._seed, epoch, record])
-    canvas = self._cfg.canvases[record // self._cfg.records_per_canvas]
-    labels = rng.integers(10, size=canvas)
-    caption = captions.phrase(labels, rng)
-    if rng.random() < self._cfg.caption_dropout:
-      caption = ""
+    labels = rng.integers(10, size=self._canvas(record))
+    dropped = rng.random() < self._cfg.caption_dropout
+    caption = "" if dropped else self._caption(record, labels)
     pixels = self.compose(labels, rng)
-    grid = self._grid(*pixels.shape[:2])
-    return Sample(grid, grid.tokenize(pixels), self._tokenize(caption))
+    grid, text = self._grid(*pixels.shape[:2]), self._tokenize(caption)
+    if not grid.raster:
+      origin = rng.integers(np.asarray(self._cfg.origins) + 1)
+      text = text + np.pad(origin, (0, text.shape[1] - 2)).astype(np.int32)
+      cells = origin * SIDE // np.asarray(grid.patch)
+      grid = dataclasses.replace(grid, origin=tuple(cells.tolist()))
+    return Sample(grid, grid.tokenize(pixels), text)
+
+  def _canvas(self, record: int) -> tuple[int, int]:
+    return self._cfg.canvases[record // self._cfg.records_per_canvas]
+
+  def _caption(self, record: int, labels: np.ndarray) -> str:
+    """A record keeps its phrasing, so that its number of words is known."""
+    return captions.phrase(labels, np.random.default_rng([self._seed, record]))
 
   def compose(self, labels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Labels `i32[rows, columns]` -> a canvas `f32[8 rows, 8 columns, 1]`."""
@@ -141,8 +159,3 @@ class DigitCanvases:
       for row in labels
     ]
     return np.vstack(rows)[..., None]
-
-  def _most_words(self, rows: int, columns: int) -> int:
-    phrases = captions.SINGLE if rows == columns == 1 else captions.SEVERAL
-    digits = " / ".join([" ".join("0" * columns)] * rows)
-    return max(len(self._tokenize(p.format(digits))) for p in phrases)

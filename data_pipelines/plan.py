@@ -61,6 +61,8 @@ class RowPlan:
       classes[tuple(size)].append(record)
     self._classes = [np.asarray(members) for members in classes.values()]
     self.rows_per_epoch = len(self._rows)
+    # Rows are asked for in order, those of two epochs around a change.
+    self._epoch = functools.lru_cache(maxsize=2)(self._shuffle)
 
   def row(self, k: int) -> tuple[int, list[int]]:
     """Returns the epoch and the records of row k, counted over all epochs."""
@@ -68,8 +70,7 @@ class RowPlan:
     order, dealt = self._epoch(epoch)
     return epoch, [int(dealt[i]) for i in self._rows[order[place]]]
 
-  @functools.lru_cache(maxsize=2)  # noqa: B019 (a plan lives as long as its run)
-  def _epoch(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
+  def _shuffle(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
     rng = np.random.default_rng([self._seed, 1, epoch])
     dealt = np.empty(sum(map(len, self._classes)), np.int64)
     for members in self._classes:

@@ -44,10 +44,11 @@ class Network:
     backbone, text_encoder = jax.random.split(key)
     tokens, condition = self._smallest()
     codes = jnp.zeros((1, 1, self.text_encoder.code_width), jnp.int32)
+    segments = jnp.ones((1, 1), jnp.int32)
     return {
       "backbone": DiT(self.model).init(backbone, tokens, condition)["params"],
       "text_encoder": utf8.Utf8Encoder(self.text_encoder).init(
-        text_encoder, codes
+        text_encoder, codes, segments
       )["params"],
     }
 
@@ -62,7 +63,11 @@ class Network:
   def encode(self, params: Params, condition: Condition) -> Condition:
     """Replaces text codes `i32[B, S, K]` by features `f32[B, S, E]`."""
     encoder = utf8.Utf8Encoder(self.text_encoder)
-    features = encoder.apply({"params": params["text_encoder"]}, condition.text)
+    features = encoder.apply(
+      {"params": params["text_encoder"]},
+      condition.text,
+      condition.text_segments,
+    )
     return condition._replace(text=features)
 
   def velocity(

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from lumina_jax.attention.dense import dense
-from lumina_jax.attention.mask import mask
+from lumina_jax.attention.mask import has_key, mask
 
 
 def attend(
@@ -28,6 +28,5 @@ def attend(
   Returns:
     `[B, L, H, K]`; zeros, without gradient, where a query has no key.
   """
-  allowed = mask(q_segments, kv_segments)
-  out = dense(q, k, v, allowed)
-  return jnp.where(allowed.any(axis=-1)[:, :, None, None], out, 0)
+  out = dense(q, k, v, mask(q_segments, kv_segments))
+  return jnp.where(has_key(q_segments, kv_segments)[..., None, None], out, 0)

@@ -73,13 +73,17 @@ class ModelConfig:
 
   def __post_init__(self):
     object.__setattr__(self, "patch", tuple(self.patch))
-    for value, name, divisor, of in (
-      (self.width, "width", self.heads, "heads"),
-      (self.heads, "heads", self.kv_heads, "kv_heads"),
-      (self.head_dim, "width / heads", 2, "2 (RoPE rotates pairs)"),
-    ):
+    for name in ("width", "depth", "heads", "kv_heads", "cond_width"):
+      if getattr(self, name) < 1:
+        raise ValueError(f"{name} = {getattr(self, name)} must be positive")
+    for name, of in (("width", "heads"), ("heads", "kv_heads")):
+      value, divisor = getattr(self, name), getattr(self, of)
       if value % divisor:
         raise ValueError(f"{name} = {value} is not divisible by {of}={divisor}")
+    if self.head_dim % 2:
+      raise ValueError(
+        f"width / heads = {self.head_dim} must be even: RoPE rotates pairs"
+      )
     if self.dtype not in ("float32", "bfloat16"):
       raise ValueError(f"dtype {self.dtype!r}: use 'float32' or 'bfloat16'")
     if not self.text_width and not self.num_labels:

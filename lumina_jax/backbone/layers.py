@@ -176,11 +176,14 @@ class TimeEmbedder(nn.Module):
       bias=True,
       name="first",
     )(x)
+    # The original's 0.02 at its width of 1024. Narrower networks would hardly
+    # hear the time at first; they spread wider.
+    spread = nn.initializers.normal(0.02 * math.sqrt(1024 / self.width))
     return Einsum(
       "BNC,CE->BNE",
       (self.width, self.width),
       ("cond_in", "cond"),
-      normal,
+      spread,
       bias=True,
       name="second",
     )(nn.silu(x))

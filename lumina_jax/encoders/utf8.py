@@ -1,7 +1,7 @@
 """The embedded text encoder: words as UTF-8 bytes, no download, trained along.
 
 A prompt becomes one feature per word: the bytes of the word, read at their
-places within it, and the word's place, a line and a column. Letters stand
+places within it, and the word's place, counted from both ends. Letters stand
 together, digits and signs alone (as in LLaMA's tokenizer), so that "314" and
 "3 1 4" are the same three words. Its tables are parameters that train with the
 backbone and are saved with it.
@@ -21,6 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
+from lumina_jax.attention import attend
 from lumina_jax.backbone.layers import (
   Einsum,
   RMSNorm,
@@ -32,6 +33,7 @@ from lumina_jax.backbone.layers import (
 # A run of letters, or one digit, or one sign; lines end at a slash or newline.
 WORD = re.compile(r"[^\W\d_]+|\n|\S")
 LINE_ENDS = ("/", "\n")
+PLACES = 4
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,63 +45,81 @@ class Utf8Config:
     byte_width: width of a byte's embedding.
     word_bytes: W; a longer word goes on as another word.
     max_words: words of a prompt; what follows is cut off, with a warning.
+    depth: layers in which the words of a prompt look at each other.
+    heads: attention heads of these layers.
   """
 
   width: int
+  depth: int
+  heads: int
   byte_width: int = 32
   word_bytes: int = 16
   max_words: int = 32
 
+  def __post_init__(self):
+    if self.word_bytes < 1 or self.max_words < 1:
+      raise ValueError(
+        f"word_bytes = {self.word_bytes} and max_words = {self.max_words} must "
+        "be positive"
+      )
+    if self.heads < 1 or self.width % self.heads:
+      raise ValueError(
+        f"width = {self.width} is not divisible by heads = {self.heads}"
+      )
+
   @property
   def code_width(self) -> int:
     """K: integers that spell one word."""
-    return 2 + self.word_bytes
+    return PLACES + self.word_bytes
 
 
 def tokenize(cfg: Utf8Config, prompt: str) -> np.ndarray:
   """Spells a prompt: `i32[words, K]`, at least one word.
 
-  Each row holds line, column, then the word's bytes plus 1, 0 where there is
-  none. The empty prompt is one word without bytes.
+  Each row holds four places (line, column, columns left in the line, lines
+  left), then the word's bytes plus 1, 0 where there is none. What ends a line
+  stands outside it, -1 columns left. The empty prompt is a word without bytes.
   """
-  codes, line, column = [], 0, 0
+  lines: list[list[bytes]] = [[]]
   for word in WORD.findall(prompt):
     data = word.encode("utf-8")
-    for start in range(0, len(data), cfg.word_bytes):
-      piece = data[start : start + cfg.word_bytes]
-      spelled = [byte + 1 for byte in piece]
-      blank = [0] * (cfg.word_bytes - len(piece))
-      codes.append([line, column, *spelled, *blank])
-      column += 1
+    starts = range(0, len(data), cfg.word_bytes)
+    lines[-1] += [data[start : start + cfg.word_bytes] for start in starts]
     if word in LINE_ENDS:
-      line, column = line + 1, 0
-  if len(codes) > cfg.max_words:
+      lines.append([])
+  words = []
+  for line, pieces in enumerate(lines):
+    last = len(pieces) - 1 - (line < len(lines) - 1)
+    words += [
+      (line, column, last - column, len(lines) - 1 - line, piece)
+      for column, piece in enumerate(pieces)
+    ]
+  if len(words) > cfg.max_words:
     logging.warning(
       "prompt cut off after %d of %d words: %r",
       cfg.max_words,
-      len(codes),
+      len(words),
       prompt,
     )
-    codes = codes[: cfg.max_words]
-  codes = codes or [[0] * cfg.code_width]
-  return np.asarray(codes, np.int32)
+  codes = np.zeros((max(len(words), 1), cfg.code_width), np.int32)
+  for code, (*place, piece) in zip(codes, words, strict=False):
+    code[:PLACES] = place
+    code[PLACES : PLACES + len(piece)] = np.frombuffer(piece, np.uint8) + 1
+  return codes[: cfg.max_words]
 
 
 class Utf8Encoder(nn.Module):
-  """Codes `i32[B, S, K]` -> features `f32[B, S, E]`."""
+  """Codes `i32[B, S, K]` of segments `i32[B, S]` -> features `f32[B, S, E]`."""
 
   cfg: Utf8Config
 
   @nn.compact
-  def __call__(self, codes: jax.Array) -> jax.Array:
+  def __call__(self, codes: jax.Array, segments: jax.Array) -> jax.Array:
     cfg = self.cfg
-    place, spelling = codes[..., :2], codes[..., 2:]
+    place, spelling = codes[..., :PLACES], codes[..., PLACES:]
+    bytes_ = nn.initializers.normal(1.0)
     table = parameter(
-      self,
-      "bytes",
-      nn.initializers.normal(1.0),
-      (257, cfg.byte_width),
-      (None,) * 2,
+      self, "bytes", bytes_, (257, cfg.byte_width), (None, None)
     )
     # The empty place of a word shall add nothing.
     letters = jnp.where(spelling[..., None] > 0, table[spelling], 0)
@@ -110,28 +130,59 @@ class Utf8Encoder(nn.Module):
       xavier(inputs=2),
       name="spelling",
     )(letters)
-    where = fourier(place, cfg.width // 4)
+    waves = fourier(place, cfg.width // 4)
     x = word + Einsum(
       "BSU,UE->BSE",
-      (where.shape[-1], cfg.width),
+      (waves.shape[-1], cfg.width),
       (None, "text"),
       normal,
       bias=True,
       name="place",
-    )(where)
+    )(waves)
+    for i in range(cfg.depth):
+      x = x + WordAttention(cfg, name=f"attention_{i}")(x, segments)
+      x = x + WordMlp(cfg.width, name=f"mlp_{i}")(x)
+    return x
+
+
+class WordAttention(nn.Module):
+  """Words of one prompt look at each other; needed to count them."""
+
+  cfg: Utf8Config
+
+  @nn.compact
+  def __call__(self, x: jax.Array, segments: jax.Array) -> jax.Array:
+    width, heads = self.cfg.width, self.cfg.heads
     h = RMSNorm(1e-5, "text", name="norm")(x)
-    hidden = 2 * cfg.width
-    h = Einsum(
-      "BSE,EF->BSF",
-      (cfg.width, hidden),
-      ("text", "mlp"),
-      xavier(),
-      bias=True,
-      name="up",
+
+    def project(name):
+      shape, axes = (width, heads, width // heads), ("text", "heads", None)
+      return Einsum("BSE,EHK->BSHK", shape, axes, xavier(), name=name)(h)
+
+    out = attend(
+      project("query"), project("key"), project("value"), segments, segments
+    )
+    shape, axes = (heads, width // heads, width), ("heads", None, "text")
+    return Einsum("BSHK,HKE->BSE", shape, axes, xavier(inputs=2), name="out")(
+      out
+    )
+
+
+class WordMlp(nn.Module):
+  """Two layers on each word, so that features are more than sums of letters."""
+
+  width: int
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> jax.Array:
+    shape, axes = (self.width, 2 * self.width), ("text", "mlp")
+    h = RMSNorm(1e-5, "text", name="norm")(x)
+    h = nn.gelu(
+      Einsum("BSE,EF->BSF", shape, axes, xavier(), bias=True, name="up")(h)
+    )
+    return Einsum(
+      "BSF,FE->BSE", shape[::-1], axes[::-1], xavier(), name="down"
     )(h)
-    return x + Einsum(
-      "BSF,FE->BSE", (hidden, cfg.width), ("mlp", "text"), xavier(), name="down"
-    )(nn.gelu(h))
 
 
 def fourier(place: jax.Array, bands: int) -> jax.Array:

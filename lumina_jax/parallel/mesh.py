@@ -16,7 +16,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 AXES = ("data", "fsdp", "context", "tensor")
 
-# Logical axis -> mesh axes. Names without a rule are replicated.
+# Logical axis -> mesh axes; None = replicated. Every name has a rule.
 RULES = (
   ("embed", ("fsdp", "context")),
   ("text", ("fsdp", "context")),
@@ -115,8 +115,17 @@ def shardings(boxed: Any, mesh: Mesh) -> Any:
 
 
 def mesh_axes(logical: str | None) -> tuple[str, ...]:
-  """Mesh axes of one logical axis."""
-  return _tuple(dict(RULES)[logical]) if logical is not None else ()
+  """Mesh axes of one logical axis.
+
+  Raises:
+    ValueError: if no rule names it.
+  """
+  if logical is None:
+    return ()
+  rules = dict(RULES)
+  if logical not in rules:
+    raise ValueError(f"logical axis {logical!r} has no rule in mesh.RULES")
+  return _tuple(rules[logical])
 
 
 def _tuple(axes: str | tuple[str, ...] | None) -> tuple[str, ...]:
