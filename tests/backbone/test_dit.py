@@ -1,0 +1,219 @@
+"""Properties of the backbone that hold for any parameters."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import linen as nn
+
+from lumina_jax.backbone import DiT, ModelConfig
+from lumina_jax.tokens import Condition, pack, stack
+
+FLAG = ModelConfig(
+  patch=(2, 2),
+  channels=1,
+  width=32,
+  depth=3,
+  heads=4,
+  kv_heads=2,
+  cond_width=32,
+  text_width=16,
+  ffn_multiple=32,
+  dtype="float32",
+)
+NEXT = dataclasses.replace(
+  FLAG,
+  raster=False,
+  separators=False,
+  sandwich=True,
+  shift=False,
+  tanh_gate=True,
+  final_shift=False,
+)
+VIDEO = dataclasses.replace(FLAG, patch=(1, 2, 2))
+SIZES = ((4, 8), (8, 4), (4, 4))
+WORDS = (2, 3, 1)
+
+
+def sample(cfg, size, words, seed):
+  """One random sample: layout, patches, text, time."""
+  rng = np.random.default_rng(seed)
+  size = size if len(cfg.patch) == 2 else (2, *size)
+  grid = cfg.grid(*size)
+  x = rng.normal(size=(*size, cfg.channels)).astype(np.float32)
+  text = rng.normal(size=(words, cfg.text_width)).astype(np.float32)
+  return grid, grid.tokenize(x), text, np.float32(rng.random())
+
+
+def rows(cfg, groups, length, words, slots):
+  """Rows of samples as (tokens, condition)."""
+  tokens, texts, segments, times = [], [], [], []
+  for group in groups:
+    grids, patches, features, time = zip(*group, strict=True)
+    tokens.append(
+      pack(grids, patches, length, cfg.patch_dim, cfg.position_axes)
+    )
+    text = np.zeros((words, cfg.text_width), np.float32)
+    segment = np.zeros(words, np.int32)
+    used = 0
+    for number, feature in enumerate(features, start=1):
+      text[used : used + len(feature)] = feature
+      segment[used : used + len(feature)] = number
+      used += len(feature)
+    texts.append(text)
+    segments.append(segment)
+    times.append(np.pad(np.asarray(time), (0, slots - len(time))))
+  condition = Condition(
+    time=np.stack(times), text=np.stack(texts), text_segments=np.stack(segments)
+  )
+  return stack(tokens), condition
+
+
+def random_params(cfg, seed=0):
+  """Parameters none of which is zero, so that nothing is hidden by a gate."""
+  batch = rows(cfg, [[sample(cfg, SIZES[0], 2, 0)]], 40, 4, 1)
+  boxed = jax.eval_shape(DiT(cfg).init, jax.random.key(0), *batch)
+  leaves, tree = jax.tree.flatten(nn.unbox(boxed))
+  keys = jax.random.split(jax.random.key(seed), len(leaves))
+  return tree.unflatten(
+    0.2 * jax.random.normal(key, leaf.shape)
+    for key, leaf in zip(keys, leaves, strict=True)
+  )
+
+
+def alone(cfg, params, one):
+  """Velocity patches of one sample in a row without padding."""
+  grid, _, text, _ = one
+  batch = rows(cfg, [[one]], grid.num_tokens, len(text), 1)
+  return np.asarray(DiT(cfg).apply(params, *batch))[0]
+
+
+@pytest.mark.parametrize("cfg", [FLAG, NEXT, VIDEO], ids=["flag", "next", "3d"])
+def test_velocity_is_exactly_zero_at_init(cfg):
+  batch = rows(cfg, [[sample(cfg, SIZES[0], 2, 0)]], 40, 4, 1)
+  params = nn.unbox(DiT(cfg).init(jax.random.key(0), *batch))
+  assert not np.any(DiT(cfg).apply(params, *batch))
+
+
+@pytest.mark.parametrize("cfg", [FLAG, NEXT, VIDEO], ids=["flag", "next", "3d"])
+def test_packing_and_padding_change_nothing(cfg):
+  params = random_params(cfg)
+  samples = [
+    sample(cfg, size, words, i)
+    for i, (size, words) in enumerate(zip(SIZES, WORDS, strict=True))
+  ]
+  groups = [[samples[0]], [samples[1], samples[2]]]
+  batch = rows(cfg, groups, 64, 9, slots=4)
+  packed = np.asarray(DiT(cfg).apply(params, *batch))
+  for row, group in zip(packed, groups, strict=True):
+    start = 0
+    for one in group:
+      stop = start + one[0].num_tokens
+      want = alone(cfg, params, one)
+      assert np.abs(want).max() > 0.1
+      np.testing.assert_allclose(row[start:stop], want, atol=2e-5)
+      start = stop
+    assert not np.any(row[start:])
+
+
+def test_order_of_samples_in_a_row_changes_nothing():
+  params = random_params(NEXT)
+  a, b = (sample(NEXT, SIZES[i], WORDS[i], i) for i in range(2))
+  one, other = (
+    np.asarray(DiT(NEXT).apply(params, *rows(NEXT, [pair], 20, 6, 2)))[0]
+    for pair in ([a, b], [b, a])
+  )
+  cut = a[0].num_tokens
+  np.testing.assert_allclose(one[:cut], other[-4 - cut : -4], atol=2e-5)
+
+
+@pytest.mark.parametrize("change", [{"unroll": 3}, {"remat": False}])
+def test_scan_and_remat_change_neither_value_nor_gradient(change):
+  params = random_params(FLAG)
+  batch = rows(FLAG, [[sample(FLAG, SIZES[0], 2, 0)]], 24, 4, 1)
+
+  def loss(params, cfg):
+    return jnp.sum(DiT(cfg).apply(params, *batch) ** 2)
+
+  run = jax.jit(jax.value_and_grad(loss), static_argnums=1)
+  plain = run(params, FLAG)
+  other = run(params, dataclasses.replace(FLAG, **change))
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5),
+    plain,
+    other,
+  )
+
+
+def test_bfloat16_stays_near_float32():
+  params = random_params(NEXT)
+  batch = rows(NEXT, [[sample(NEXT, SIZES[0], 2, 0)]], 12, 4, 1)
+  exact = DiT(NEXT).apply(params, *batch)
+  rough = DiT(dataclasses.replace(NEXT, dtype="bfloat16")).apply(params, *batch)
+  assert rough.dtype == jnp.float32
+  error = np.linalg.norm(rough - exact) / np.linalg.norm(exact)
+  assert 0 < error < 3e-2
+
+
+def test_text_time_and_position_each_matter():
+  params = random_params(FLAG)
+  one = sample(FLAG, SIZES[0], 2, 0)
+  plain = alone(FLAG, params, one)
+  other_text = (*one[:2], one[2] + 1, one[3])
+  other_time = (*one[:3], np.float32(1 - one[3]))
+  for changed in (other_text, other_time):
+    assert np.abs(alone(FLAG, params, changed) - plain).max() > 1e-3
+  tokens, condition = rows(FLAG, [[one]], one[0].num_tokens, 2, 1)
+  moved = tokens._replace(ids=tokens.ids[:, ::-1])
+  velocity = DiT(FLAG).apply(params, moved, condition)
+  assert np.abs(np.asarray(velocity)[0] - plain).max() > 1e-3
+
+
+@pytest.mark.parametrize(
+  ("change", "message"),
+  [
+    (dict(heads=5), "width = 32 is not divisible by heads=5"),
+    (dict(kv_heads=3), "heads = 4 is not divisible by kv_heads=3"),
+    (dict(dtype="float16"), "float16"),
+    (dict(text_width=0), "nothing to condition on"),
+  ],
+)
+def test_impossible_config_is_refused(change, message):
+  with pytest.raises(ValueError, match=message):
+    dataclasses.replace(FLAG, **change)
+
+
+def published(**kwargs):
+  return ModelConfig(
+    patch=(2, 2), channels=4, kv_heads=32, heads=32, cond_width=1024, **kwargs
+  )
+
+
+@pytest.mark.parametrize(
+  ("cfg", "count"),
+  [
+    (published(width=3072, depth=32, text_width=4096), 5_046_643_744),
+    (
+      dataclasses.replace(
+        published(width=2304, depth=24, text_width=2048),
+        kv_heads=8,
+        raster=False,
+        separators=False,
+        sandwich=True,
+        shift=False,
+        tanh_gate=True,
+        final_shift=False,
+      ),
+      1_627_386_400,
+    ),
+  ],
+  ids=["Flag-DiT 5B", "Next-DiT 2B GQA"],
+)
+def test_parameter_counts_are_the_published_ones(cfg, count):
+  """The original's head also emits a sigma, 16 outputs that it never uses."""
+  batch = rows(cfg, [[sample(cfg, SIZES[0], 2, 0)]], 24, 4, 1)
+  params = jax.eval_shape(DiT(cfg).init, jax.random.key(0), *batch)
+  ours = sum(leaf.size for leaf in jax.tree.leaves(nn.unbox(params)))
+  assert ours == count - 16 * (cfg.width + 1)

@@ -1,0 +1,124 @@
+"""The row plan: a pure function that deals every record once an epoch."""
+
+import functools
+
+import numpy as np
+import pytest
+
+from configs import digits as config_file
+from data_pipelines.digits import DigitCanvases, DigitsConfig, split
+from data_pipelines.plan import WINDOW, RowPlan
+from lumina_jax.backbone import ModelConfig
+from lumina_jax.encoders import utf8
+
+BUDGET = (16, 6, 3)
+
+
+def some_sizes(count=WINDOW + 40):
+  rng = np.random.default_rng(0)
+  return [(int(a), int(b), 1) for a, b in rng.integers(1, 6, (count, 2))]
+
+
+@functools.cache
+def plan(seed=0):
+  return RowPlan(some_sizes(), BUDGET, seed)
+
+
+@functools.cache
+def configured(variant):
+  """Sizes, budget and plan of configs/digits.py."""
+  config = config_file.get_config(variant)
+  data = DigitsConfig(**config.data)
+  encoder = utf8.Utf8Config(**config.text_encoder)
+  source = DigitCanvases(
+    data,
+    split(data.held_out)[0],
+    ModelConfig(**config.model).grid,
+    functools.partial(utf8.tokenize, encoder),
+    config.seed,
+  )
+  sizes = source.sizes
+  return sizes, data.budget, RowPlan(sizes, data.budget, config.seed)
+
+
+def epoch_rows(plan, epoch):
+  start = epoch * plan.rows_per_epoch
+  return [plan.row(k) for k in range(start, start + plan.rows_per_epoch)]
+
+
+def test_rows_do_not_depend_on_the_order_of_asking():
+  other = RowPlan(some_sizes(), BUDGET, seed=0)
+  rows = np.random.default_rng(1).permutation(3 * other.rows_per_epoch)[:200]
+  asked = {int(k): other.row(int(k)) for k in rows}
+  assert all(plan().row(k) == asked[k] for k in sorted(asked))
+
+
+def test_another_seed_makes_another_plan():
+  assert epoch_rows(plan(), 0) != epoch_rows(plan(seed=1), 0)
+
+
+@pytest.mark.parametrize("epoch", [0, 1, 7])
+def test_an_epoch_holds_every_record_once(epoch):
+  rows = epoch_rows(plan(), epoch)
+  assert {number for number, _ in rows} == {epoch}
+  dealt = [record for _, records in rows for record in records]
+  assert sorted(dealt) == list(range(len(some_sizes())))
+
+
+def test_epochs_differ():
+  first, second = ([r for _, r in epoch_rows(plan(), e)] for e in (0, 1))
+  assert first != second
+  assert sorted(map(sorted, first)) != sorted(map(sorted, second))
+
+
+def test_rows_are_shuffled_anew_in_each_epoch():
+  sizes = some_sizes()
+  layouts = [
+    [sorted(sizes[r] for r in records) for _, records in epoch_rows(plan(), e)]
+    for e in (0, 1)
+  ]
+  assert layouts[0] != layouts[1]
+  assert sorted(layouts[0]) == sorted(layouts[1])
+
+
+def test_the_seed_decides_every_shuffle():
+  def moves(seed):
+    """Where the rows of epoch 0, a record each, stand in epoch 1."""
+    alone = RowPlan([(n,) for n in range(11, 21)], (20,), seed)
+    first, second = ([r for _, r in epoch_rows(alone, e)] for e in (0, 1))
+    return [second.index(records) for records in first]
+
+  assert moves(0) == moves(0)
+  assert moves(0) != moves(1)
+
+
+@pytest.mark.parametrize("epoch", [0, 3])
+def test_no_row_exceeds_the_budget(epoch):
+  sizes = np.asarray(some_sizes())
+  for _, records in epoch_rows(plan(), epoch):
+    assert records
+    assert np.all(sizes[records].sum(axis=0) <= BUDGET)
+
+
+@pytest.mark.parametrize("variant", ["flag", "next"])
+def test_configured_rows_hold_at_least_95_percent_tokens(variant):
+  sizes, budget, digits = configured(variant)
+  used = sum(tokens for tokens, _, _ in sizes)
+  assert used >= 0.95 * budget[0] * digits.rows_per_epoch
+
+
+@pytest.mark.parametrize("variant", ["flag", "next"])
+def test_configured_rows_keep_the_budget(variant):
+  sizes, budget, digits = configured(variant)
+  for _, records in epoch_rows(digits, 1):
+    assert np.all(np.sum([sizes[r] for r in records], axis=0) <= budget)
+
+
+def test_a_record_over_budget_is_refused():
+  with pytest.raises(ValueError, match=r"takes \(17, 1, 1\)"):
+    RowPlan([(1, 1, 1), (17, 1, 1)], BUDGET, seed=0)
+
+
+def test_a_plan_without_records_is_refused():
+  with pytest.raises(ValueError, match="no records"):
+    RowPlan([], BUDGET, seed=0)

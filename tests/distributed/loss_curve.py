@@ -1,0 +1,64 @@
+"""Prints, as JSON, the losses of a small run on the mesh given as arguments."""
+
+import json
+import sys
+
+from conftest import small_config
+
+from lumina_jax.parallel.mesh import make_mesh
+from lumina_jax.train import make_batches
+from lumina_jax.training import step as steps
+from lumina_jax.training.optimizer import make_optimizer
+from lumina_jax.training.state import create_state
+
+STEPS = 4
+
+
+def main(degrees: list[str]) -> None:
+  import jax
+
+  mesh = dict(d.split("=") for d in degrees)
+  config = small_config(
+    "next", **{f"mesh__{axis}": int(degree) for axis, degree in mesh.items()}
+  )
+  devices = make_mesh(config.mesh)
+  tx = make_optimizer(config.optimizer, STEPS)
+  batches = make_batches(config)
+  with jax.set_mesh(devices):
+    state = create_state(config.network, tx, devices, config.seed)
+    train_step = steps.compile_step(
+      steps.make_train_step(config.network, tx, config.time, 0.9, config.seed),
+      config.network,
+      tx,
+      devices,
+      batches.batch(0),
+    )
+    losses = []
+    for i in range(STEPS):
+      batch = steps.place_batch(batches.batch(i), devices)
+      state, metrics = train_step(state, batch)
+      losses.append(float(metrics["loss"]))
+  kernel = state.params["backbone"]["blocks"]["attention"]["query"]["kernel"]
+  moments = jax.tree.leaves(
+    state.opt_state, is_leaf=lambda x: getattr(x, "shape", None) == kernel.shape
+  )
+  ema = state.ema["backbone"]["blocks"]["attention"]["query"]["kernel"]
+  print(
+    json.dumps(
+      {
+        "losses": losses,
+        "shards": len({str(s.index) for s in kernel.addressable_shards}),
+        "alike": ema.sharding == kernel.sharding
+        and all(
+          m.sharding == kernel.sharding
+          for m in moments
+          if m.shape == kernel.shape
+        ),
+        "programs": train_step._cache_size(),
+      }
+    )
+  )
+
+
+if __name__ == "__main__":
+  main(sys.argv[1:])

@@ -1,0 +1,195 @@
+"""Each thing a user can get wrong: a clear message, no traceback, exit 1."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from conftest import ROOT, small_config, small_flags
+from etils import epath
+
+from lumina_jax import config as configs
+from lumina_jax import train as training
+from lumina_jax import workdir as workdirs
+from lumina_jax.pipeline import LuminaPipeline
+from lumina_jax.training.checkpoint import Checkpoints
+
+
+def fail(module: str, *words) -> str:
+  """Runs a command that must fail; returns its message."""
+  done = subprocess.run(
+    [sys.executable, "-m", f"lumina_jax.{module}", *map(str, words)],
+    cwd=ROOT,
+    capture_output=True,
+    text=True,
+    check=False,
+  )
+  assert done.returncode in (1, 2), done.stderr
+  assert "Traceback" not in done.stderr, done.stderr
+  return done.stderr
+
+
+@pytest.fixture(scope="module")
+def workdir(tmp_path_factory):
+  """A run of six steps with checkpoints at 2, 4 and 6."""
+  folder = epath.Path(tmp_path_factory.mktemp("run"))
+  config = small_config()
+  workdirs.claim(config, folder, allow_change=False)
+  training.train(config, folder)
+  return folder
+
+
+@pytest.fixture
+def copy(workdir, tmp_path):
+  """A copy of that run, to break."""
+  import shutil
+
+  shutil.copytree(workdir, tmp_path / "copy")
+  return epath.Path(tmp_path / "copy")
+
+
+def test_mistyped_config_override(tmp_path):
+  message = fail(
+    "train",
+    "--config=configs/digits.py",
+    f"--workdir={tmp_path}",
+    "--config.training.setps=3",
+  )
+  assert "setps" in message
+
+
+def test_unknown_variant_and_missing_config(tmp_path):
+  message = fail(
+    "train", "--config=configs/digits.py:nxet", f"--workdir={tmp_path}"
+  )
+  assert "unknown variant 'nxet'" in message and "'next'" in message
+  message = fail(
+    "train", "--config=configs/nothing.py", f"--workdir={tmp_path}"
+  )
+  assert "configs/nothing.py" in message
+
+
+def test_workdir_that_is_none_or_has_no_checkpoint(tmp_path):
+  message = fail("sample", f"--workdir={tmp_path}", "--prompt=7")
+  assert "no config.json" in message and "train" in message
+  configs.save(small_config(), tmp_path)
+  message = fail("sample", f"--workdir={tmp_path}", "--prompt=7")
+  assert "no complete checkpoint" in message
+
+
+def test_workdir_of_another_config_is_refused_unless_told(workdir, copy):
+  flags = small_flags(optimizer__learning_rate=0.5, training__steps=8)
+  words = ["--config=configs/digits.py", f"--workdir={copy}", *flags]
+  message = fail("train", *words)
+  assert "optimizer.learning_rate: 0.002 -> 0.5" in message
+  assert "training.steps: 6 -> 8" in message
+  assert "--allow_config_change" in message
+  assert configs.load(copy) == configs.load(workdir)
+  done = subprocess.run(
+    [
+      sys.executable,
+      "-m",
+      "lumina_jax.train",
+      *words,
+      "--allow_config_change",
+    ],
+    cwd=ROOT,
+    capture_output=True,
+    text=True,
+    check=False,
+  )
+  assert done.returncode == 0, done.stderr
+  assert "resumed at step 6" in done.stdout
+
+
+@pytest.mark.parametrize("harm", ["truncate", "remove", "empty"])
+def test_broken_checkpoint_falls_back_to_the_one_before(copy, harm, caplog):
+  newest = copy / "checkpoints" / "6"
+  data = max(
+    (p for p in newest.glob("**/d/*") if p.is_file()),
+    key=lambda p: p.stat().length,
+  )
+  if harm == "truncate":
+    data.write_bytes(data.read_bytes()[: data.stat().length // 2])
+  elif harm == "remove":
+    data.unlink()
+  else:
+    for path in newest.glob("**/*"):
+      if path.is_file():
+        path.write_bytes(b"")
+  state = training.train(configs.load(copy), copy)
+  assert int(state.step) == 6
+  assert "checkpoint 6 cannot be read" in caplog.text
+  assert (copy / "checkpoints" / "6.corrupt").exists()
+  # The place is free again: training saved a whole checkpoint there.
+  assert Checkpoints(copy, 3).latest_step() == 6
+  assert LuminaPipeline.from_workdir(copy).params
+
+
+def test_no_readable_checkpoint_is_an_error_that_loses_nothing(copy):
+  for step in (2, 4, 6):
+    for path in (copy / "checkpoints" / str(step)).glob("**/*"):
+      if path.is_file():
+        path.write_bytes(b"")
+  with pytest.raises(OSError, match=r"6\.corrupt, 4\.corrupt, 2\.corrupt"):
+    LuminaPipeline.from_workdir(copy)
+  assert (copy / "checkpoints" / "4.corrupt").exists()
+
+
+def test_half_written_checkpoint_does_not_count(copy):
+  newest = copy / "checkpoints" / "6"
+  newest.rename(copy / "checkpoints" / "6.orbax-checkpoint-tmp-1")
+  assert Checkpoints(copy, 3).latest_step() == 4
+
+
+def test_checkpoint_of_another_network_is_not_taken_for_broken(copy):
+  other = small_config(model__depth=3)
+  configs.save(other, copy)
+  with pytest.raises(ValueError, match="of another network"):
+    LuminaPipeline.from_workdir(copy)
+  assert (copy / "checkpoints" / "6").exists()
+
+
+def test_sizes_and_prompts(workdir, tmp_path):
+  words = [f"--workdir={workdir}", f"--output={tmp_path}"]
+  message = fail("sample", *words, "--prompt=7", "--height=10")
+  assert "height=10" in message and "patch size" in message
+  message = fail("sample", *words, "--prompt=7", "--width=8000")
+  assert "largest rung" in message
+  assert "no prompt" in fail("sample", *words)
+
+
+def test_output_that_cannot_be_written(workdir, tmp_path):
+  (tmp_path / "file").write_text("")
+  output = tmp_path / "file" / "pictures"
+  message = fail(
+    "sample", f"--workdir={workdir}", "--prompt=7", f"--output={output}"
+  )
+  assert f"cannot write to {output}" in message
+
+
+def test_loss_that_is_not_finite_stops_before_it_is_saved(tmp_path):
+  config = small_config(optimizer__learning_rate=1e30, optimizer__clip=1e30)
+  with pytest.raises(FloatingPointError, match="learning_rate"):
+    training.train(config, epath.Path(tmp_path))
+  latest = Checkpoints(tmp_path, 3).latest_step()
+  if latest is not None:
+    configs.save(config, tmp_path)
+    params = LuminaPipeline.from_workdir(tmp_path).params
+    assert np.isfinite(params["backbone"]["final"]["kernel"]).all()
+
+
+def test_unknown_command_and_missing_prompt():
+  assert "did you mean 'infer'" in fail("cli", "infre", "7")
+  assert "usage: lumina infer" in fail("cli", "infer")
+
+
+def test_idle_accelerator_is_announced(monkeypatch, capsys):
+  from lumina_jax import entry_point
+
+  monkeypatch.setattr(
+    entry_point.glob, "glob", lambda p: ["x"] if "nvidia" in p else []
+  )
+  entry_point.warn_of_idle_accelerator()
+  printed = capsys.readouterr().err
+  assert "NVIDIA GPU" in printed and ".[cuda]" in printed
