@@ -14,9 +14,7 @@ def get_config(variant: str = "next") -> ConfigDict:
   config.seed = 0
   config.model = model(variant)
   config.text_encoder = ConfigDict(
-    dict(
-      width=128, depth=1, heads=4, byte_width=32, word_bytes=16, max_words=24
-    )
+    dict(width=128, byte_width=32, word_bytes=16, max_words=24)
   )
   config.data = ConfigDict(
     dict(
@@ -24,7 +22,6 @@ def get_config(variant: str = "next") -> ConfigDict:
       records_per_canvas=512,
       caption_dropout=0.1,
       held_out=0.2,
-      origins=(0, 0),
       row_tokens=40,
       row_words=20,
       row_samples=10,

@@ -39,17 +39,13 @@ SINGLE = (
   "please draw the digit {}",
   "a {} please",
 )
+# Mostly bare: words before the digits move them away from the columns in which
+# they stand on the canvas, which is what larger canvases are drawn by.
 SEVERAL = (
-  "{}",
-  "{}",
-  "{}",
-  "{}",
-  "digits {}",
+  *["{}"] * 9,
   "the digits {}",
-  "the numbers {}",
   "handwritten {}",
   "a picture of {}",
-  "please draw {}",
 )
 
 _DIGIT = re.compile(rf"\d|\b(?:{'|'.join(WORDS)})\b", re.IGNORECASE)

@@ -6,9 +6,10 @@ import glob
 import logging
 import sys
 from collections.abc import Callable
+from typing import NoReturn
 
 import jax
-from absl import app
+from absl import app, flags
 from absl import logging as absl_logging
 
 # Faults of input; anything else is a fault of ours and keeps its traceback.
@@ -28,10 +29,7 @@ def run(main: Callable[[list[str]], None]) -> None:
     try:
       main(argv)
     except EXPECTED as error:
-      if absl_logging.level_debug():
-        raise
-      print(f"\nerror: {error}", file=sys.stderr)
-      sys.exit(1)
+      fail(error)
     except KeyboardInterrupt:
       print(
         "\ninterrupted; the same command goes on at the newest checkpoint",
@@ -39,7 +37,24 @@ def run(main: Callable[[list[str]], None]) -> None:
       )
       sys.exit(130)
 
-  app.run(guarded)
+  app.run(guarded, flags_parser=parse)
+
+
+def parse(argv: list[str]) -> list[str]:
+  """Parses flags; config_flags raises KeyErrors and more on a mistyped one."""
+  try:
+    return flags.FLAGS(argv)
+  except (*EXPECTED, flags.Error, AttributeError, KeyError) as error:
+    fail(error)
+
+
+def fail(error: Exception) -> NoReturn:
+  """Says what is wrong and ends the program."""
+  text = str(error.args[0]) if len(error.args) == 1 else str(error)
+  if "Traceback" in text:  # config_flags quotes one; its last line says it.
+    text = text.strip().splitlines()[-1]
+  print(f"\nerror: {text}", file=sys.stderr)
+  sys.exit(1)
 
 
 def warn_of_idle_accelerator() -> None:

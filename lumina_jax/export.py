@@ -8,11 +8,11 @@ from __future__ import annotations
 import json
 import pathlib
 
-import jax
 import jax.numpy as jnp
+import numpy as np
 from etils import epath
 from flax import traverse_util
-from safetensors import SafetensorError
+from safetensors import SafetensorError, deserialize
 from safetensors import flax as safetensors
 
 from lumina_jax import config as configs
@@ -28,6 +28,7 @@ SECTIONS = {
   "text_encoder": Utf8Config,
   "sampling": SamplingConfig,
 }
+DTYPES = {"BF16": jnp.bfloat16, "F32": np.float32}
 SHIPPED = pathlib.Path(__file__).parent / "assets" / "digits"
 
 
@@ -67,16 +68,25 @@ def load(folder: epath.PathLike | None = None) -> LuminaPipeline:
   }
   network = Network(parsed["model"], parsed["text_encoder"])
   try:
-    flat = safetensors.load((folder / WEIGHTS).read_bytes())
+    flat = {
+      name: np.frombuffer(entry["data"], DTYPES[entry["dtype"]])
+      .reshape(entry["shape"])
+      .astype(np.float32)
+      for name, entry in deserialize((folder / WEIGHTS).read_bytes())
+    }
   except SafetensorError as error:
     raise ValueError(f"{folder / WEIGHTS} cannot be read: {error}") from error
+  except KeyError as error:
+    raise ValueError(
+      f"{folder / WEIGHTS} holds numbers of type {error}; there may be "
+      f"{' and '.join(DTYPES)}"
+    ) from error
   _check(flat, network, folder / WEIGHTS)
-  flat = {name: x.astype(jnp.float32) for name, x in flat.items()}
   params = traverse_util.unflatten_dict(flat, sep=".")
   return LuminaPipeline(network, params, parsed["sampling"])
 
 
-def _check(flat: dict[str, jax.Array], network: Network, path) -> None:
+def _check(flat: dict[str, np.ndarray], network: Network, path) -> None:
   expected = {
     name: x.shape
     for name, x in traverse_util.flatten_dict(network.shapes(), sep=".").items()

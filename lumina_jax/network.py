@@ -44,11 +44,10 @@ class Network:
     backbone, text_encoder = jax.random.split(key)
     tokens, condition = self._smallest()
     codes = jnp.zeros((1, 1, self.text_encoder.code_width), jnp.int32)
-    segments = jnp.ones((1, 1), jnp.int32)
     return {
       "backbone": DiT(self.model).init(backbone, tokens, condition)["params"],
       "text_encoder": utf8.Utf8Encoder(self.text_encoder).init(
-        text_encoder, codes, segments
+        text_encoder, codes
       )["params"],
     }
 
@@ -66,7 +65,6 @@ class Network:
     features = encoder.apply(
       {"params": params["text_encoder"]},
       condition.text,
-      condition.text_segments,
     )
     return condition._replace(text=features)
 

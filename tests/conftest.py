@@ -4,14 +4,15 @@ import os
 import pathlib
 import tempfile
 
-# Before JAX is imported; child processes inherit both. The cache saves a test
-# that starts the same program in several processes from compiling it anew.
+# Before JAX is imported; workers and child processes inherit these. The cache
+# saves a program that several processes run from being compiled by each.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-_cache = tempfile.TemporaryDirectory(prefix="jax_cache_")
-os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", _cache.name)
-os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+  cache = tempfile.TemporaryDirectory(prefix="jax_cache_")  # Ends with us.
+  os.environ["JAX_COMPILATION_CACHE_DIR"] = cache.name
 
-import pytest  # noqa: E402
+import pytest
 
 ROOT = pathlib.Path(__file__).parent.parent
 

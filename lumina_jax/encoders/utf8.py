@@ -1,7 +1,7 @@
 """The embedded text encoder: words as UTF-8 bytes, no download, trained along.
 
 A prompt becomes one feature per word: the bytes of the word, read at their
-places within it, and the word's place, counted from both ends. Letters stand
+places within it, and the word's place, a line and a column. Letters stand
 together, digits and signs alone (as in LLaMA's tokenizer), so that "314" and
 "3 1 4" are the same three words. Its tables are parameters that train with the
 backbone and are saved with it.
@@ -21,11 +21,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from lumina_jax.attention import attend
 from lumina_jax.backbone.layers import (
   Einsum,
-  RMSNorm,
-  normal,
   parameter,
   xavier,
 )
@@ -33,7 +30,7 @@ from lumina_jax.backbone.layers import (
 # A run of letters, or one digit, or one sign; lines end at a slash or newline.
 WORD = re.compile(r"[^\W\d_]+|\n|\S")
 LINE_ENDS = ("/", "\n")
-PLACES = 4
+PLACES = 2  # line and column
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,13 +42,9 @@ class Utf8Config:
     byte_width: width of a byte's embedding.
     word_bytes: W; a longer word goes on as another word.
     max_words: words of a prompt; what follows is cut off, with a warning.
-    depth: layers in which the words of a prompt look at each other.
-    heads: attention heads of these layers.
   """
 
   width: int
-  depth: int
-  heads: int
   byte_width: int = 32
   word_bytes: int = 16
   max_words: int = 32
@@ -61,10 +54,6 @@ class Utf8Config:
       raise ValueError(
         f"word_bytes = {self.word_bytes} and max_words = {self.max_words} must "
         "be positive"
-      )
-    if self.heads < 1 or self.width % self.heads:
-      raise ValueError(
-        f"width = {self.width} is not divisible by heads = {self.heads}"
       )
 
   @property
@@ -76,9 +65,8 @@ class Utf8Config:
 def tokenize(cfg: Utf8Config, prompt: str) -> np.ndarray:
   """Spells a prompt: `i32[words, K]`, at least one word.
 
-  Each row holds four places (line, column, columns left in the line, lines
-  left), then the word's bytes plus 1, 0 where there is none. What ends a line
-  stands outside it, -1 columns left. The empty prompt is a word without bytes.
+  Each row holds line and column, then the word's bytes plus 1, 0 where there is
+  none. The empty prompt is a word without bytes.
   """
   lines: list[list[bytes]] = [[]]
   for word in WORD.findall(prompt):
@@ -87,13 +75,11 @@ def tokenize(cfg: Utf8Config, prompt: str) -> np.ndarray:
     lines[-1] += [data[start : start + cfg.word_bytes] for start in starts]
     if word in LINE_ENDS:
       lines.append([])
-  words = []
-  for line, pieces in enumerate(lines):
-    last = len(pieces) - 1 - (line < len(lines) - 1)
-    words += [
-      (line, column, last - column, len(lines) - 1 - line, piece)
-      for column, piece in enumerate(pieces)
-    ]
+  words = [
+    (line, column, piece)
+    for line, pieces in enumerate(lines)
+    for column, piece in enumerate(pieces)
+  ]
   if len(words) > cfg.max_words:
     logging.warning(
       "prompt cut off after %d of %d words: %r",
@@ -109,12 +95,16 @@ def tokenize(cfg: Utf8Config, prompt: str) -> np.ndarray:
 
 
 class Utf8Encoder(nn.Module):
-  """Codes `i32[B, S, K]` of segments `i32[B, S]` -> features `f32[B, S, E]`."""
+  """Codes `i32[B, S, K]` -> features `f32[B, S, E]`.
+
+  The sum of what is spelled and of where it stands, both linear: the backbone
+  norms it and makes its keys and values of it.
+  """
 
   cfg: Utf8Config
 
   @nn.compact
-  def __call__(self, codes: jax.Array, segments: jax.Array) -> jax.Array:
+  def __call__(self, codes: jax.Array) -> jax.Array:
     cfg = self.cfg
     place, spelling = codes[..., :PLACES], codes[..., PLACES:]
     bytes_ = nn.initializers.normal(1.0)
@@ -131,67 +121,25 @@ class Utf8Encoder(nn.Module):
       name="spelling",
     )(letters)
     waves = fourier(place, cfg.width // 4)
-    x = word + Einsum(
+    return word + Einsum(
       "BSU,UE->BSE",
       (waves.shape[-1], cfg.width),
       (None, "text"),
-      normal,
+      xavier(),
       bias=True,
       name="place",
     )(waves)
-    for i in range(cfg.depth):
-      x = x + WordAttention(cfg, name=f"attention_{i}")(x, segments)
-      x = x + WordMlp(cfg.width, name=f"mlp_{i}")(x)
-    return x
-
-
-class WordAttention(nn.Module):
-  """Words of one prompt look at each other; needed to count them."""
-
-  cfg: Utf8Config
-
-  @nn.compact
-  def __call__(self, x: jax.Array, segments: jax.Array) -> jax.Array:
-    width, heads = self.cfg.width, self.cfg.heads
-    h = RMSNorm(1e-5, "text", name="norm")(x)
-
-    def project(name):
-      shape, axes = (width, heads, width // heads), ("text", "heads", None)
-      return Einsum("BSE,EHK->BSHK", shape, axes, xavier(), name=name)(h)
-
-    out = attend(
-      project("query"), project("key"), project("value"), segments, segments
-    )
-    shape, axes = (heads, width // heads, width), ("heads", None, "text")
-    return Einsum("BSHK,HKE->BSE", shape, axes, xavier(inputs=2), name="out")(
-      out
-    )
-
-
-class WordMlp(nn.Module):
-  """Two layers on each word, so that features are more than sums of letters."""
-
-  width: int
-
-  @nn.compact
-  def __call__(self, x: jax.Array) -> jax.Array:
-    shape, axes = (self.width, 2 * self.width), ("text", "mlp")
-    h = RMSNorm(1e-5, "text", name="norm")(x)
-    h = nn.gelu(
-      Einsum("BSE,EF->BSF", shape, axes, xavier(), bias=True, name="up")(h)
-    )
-    return Einsum(
-      "BSF,FE->BSE", shape[::-1], axes[::-1], xavier(), name="down"
-    )(h)
 
 
 def fourier(place: jax.Array, bands: int) -> jax.Array:
   """Sines and cosines of places: `i32[..., A]` -> `f32[..., 2 A bands]`.
 
-  Wavelengths run from 2 pi to 64 pi, so that neighbours differ clearly and a
-  prompt of dozens of words does not wrap around.
+  Rates fall from 4 to 1/16, so that neighbours differ clearly and a prompt of
+  dozens of words does not wrap around. They embrace those at which a digit's
+  position turns in the backbone's RoPE, so that the place of a word can be
+  matched with a place on the canvas.
   """
-  rates = jnp.exp(-math.log(32.0) * jnp.arange(bands) / max(bands - 1, 1))
+  rates = 4 * jnp.exp(-math.log(64) * jnp.arange(bands) / max(bands - 1, 1))
   angle = place.astype(jnp.float32)[..., None] * rates
   waves = jnp.concatenate([jnp.cos(angle), jnp.sin(angle)], axis=-1)
   return waves.reshape(*place.shape[:-1], -1)

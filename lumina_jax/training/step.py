@@ -93,7 +93,7 @@ def make_train_step(
     ema = average(state.ema, params, state.step, ema_decay)
     metrics = {
       "loss": loss,
-      "grad_norm": optax.global_norm(grads),
+      "grad_norm": optax.tree.norm(grads),
       "samples": samples,
       "useful_tokens": jnp.mean(batch[0].segments != 0),
     }

@@ -3,27 +3,38 @@
 import json
 import os
 import pathlib
+import shutil
 import subprocess
 import sys
 
 import numpy as np
 import pytest
+from conftest import ROOT, small_flags
+
+from lumina_jax.training import metrics
 
 HERE = pathlib.Path(__file__).parent
 
 
-def run(devices: int, *mesh: str) -> dict:
+def start(devices: int, *words) -> str:
+  """Runs python on that many fake devices; returns what it printed."""
   flags = f"--xla_force_host_platform_device_count={devices}"
-  path = os.pathsep.join([str(HERE.parent), str(HERE.parent.parent)])
+  path = os.pathsep.join([str(HERE.parent), str(ROOT)])
   done = subprocess.run(
-    [sys.executable, HERE / "loss_curve.py", *mesh],
+    [sys.executable, *map(str, words)],
+    cwd=ROOT,
     env=os.environ | {"XLA_FLAGS": flags, "PYTHONPATH": path},
     capture_output=True,
     text=True,
     check=False,
   )
   assert done.returncode == 0, done.stderr
-  return json.loads(done.stdout.splitlines()[-1])
+  return done.stdout
+
+
+def run(devices: int, *mesh: str) -> dict:
+  printed = start(devices, HERE / "loss_curve.py", *mesh)
+  return json.loads(printed.splitlines()[-1])
 
 
 @pytest.fixture(scope="module")
@@ -34,11 +45,12 @@ def one_device():
 @pytest.mark.parametrize(
   ("mesh", "shards"),
   [
-    (("data=4", "fsdp=2"), 2),
-    (("data=2", "fsdp=1", "context=4"), 4),
-    (("data=2", "fsdp=2", "tensor=2"), 4),
+    pytest.param(("data=4", "fsdp=2"), 2, id="data fsdp"),
+    pytest.param(("data=2", "context=4"), 4, id="data context"),
+    pytest.param(
+      ("data=2", "fsdp=2", "tensor=2"), 4, id="all", marks=pytest.mark.slow
+    ),
   ],
-  ids=" ".join,
 )
 def test_eight_devices_give_the_same_loss_curve(one_device, mesh, shards):
   sharded = run(8, *mesh)
@@ -46,3 +58,25 @@ def test_eight_devices_give_the_same_loss_curve(one_device, mesh, shards):
   np.testing.assert_allclose(sharded["losses"], one_device["losses"], rtol=1e-4)
   assert sharded["shards"] == shards and sharded["alike"]
   assert sharded["programs"] == 1
+
+
+@pytest.mark.slow
+def test_a_run_of_eight_devices_goes_on_with_one(tmp_path):
+  """Trained and sampled on eight; resumed two steps earlier on one."""
+  flags = small_flags(mesh__fsdp=2, mesh__context=2)
+  words = ["-m", "lumina_jax.train", "--config=configs/digits.py", *flags]
+  eight, one = tmp_path / "eight", tmp_path / "one"
+  printed = start(8, *words, f"--workdir={eight}")
+  assert "on 8 x cpu (data 2, fsdp 2, context 2)" in printed
+  assert (eight / "samples" / "step_000006.png").exists()
+  shutil.copytree(eight, one)
+  shutil.rmtree(one / "checkpoints" / "6")
+  shutil.rmtree(one / "samples")
+  words += ["--config.mesh.fsdp=1", "--config.mesh.context=1"]
+  printed = start(1, *words, "--allow_config_change", f"--workdir={one}")
+  assert "resumed at step 4" in printed
+  losses = [[row["loss"] for row in metrics.read(w)] for w in (eight, one)]
+  assert len(losses[1]) == 6
+  np.testing.assert_allclose(*losses, rtol=1e-4)
+  start(1, "-m", "lumina_jax.sample", f"--workdir={one}", "--prompt=7",
+        f"--output={tmp_path / 'pictures'}")  # fmt: skip

@@ -9,11 +9,15 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
-from lumina_jax.encoders.utf8 import Utf8Config, Utf8Encoder, fourier, tokenize
-
-CFG = Utf8Config(
-  width=16, depth=1, heads=2, byte_width=8, word_bytes=6, max_words=64
+from lumina_jax.encoders.utf8 import (
+  PLACES,
+  Utf8Config,
+  Utf8Encoder,
+  fourier,
+  tokenize,
 )
+
+CFG = Utf8Config(width=16, byte_width=8, word_bytes=6, max_words=64)
 PROMPTS = (
   "3 1 / 4 1",
   "a handwritten seven",
@@ -27,7 +31,8 @@ PROMPTS = (
 def words(prompt, cfg=CFG):
   """Bytes of each word, read back from its codes."""
   return [
-    bytes(code - 1 for code in row[2:] if code) for row in tokenize(cfg, prompt)
+    bytes(code - 1 for code in row[PLACES:] if code)
+    for row in tokenize(cfg, prompt)
   ]
 
 
@@ -68,8 +73,8 @@ def test_codes_are_int32_within_the_table(prompt):
   codes = tokenize(CFG, prompt)
   assert codes.dtype == np.int32
   assert codes.shape[1] == CFG.code_width
-  assert codes[:, 2:].min() >= 0
-  assert codes[:, 2:].max() <= 256
+  assert codes[:, PLACES:].min() >= 0
+  assert codes[:, PLACES:].max() <= 256
 
 
 def test_a_long_word_goes_on_as_another_word():
@@ -96,26 +101,12 @@ encode = jax.jit(Utf8Encoder(CFG).apply)
 @functools.cache
 def parameters():
   init = jax.jit(Utf8Encoder(CFG).init)
-  return nn.unbox(init(jax.random.key(0), *row(["7"])))
-
-
-def row(prompts, length=16):
-  """Codes and segments of prompts side by side, then padding."""
-  codes = np.zeros((1, length, CFG.code_width), np.int32)
-  segments = np.zeros((1, length), np.int32)
-  start = 0
-  for number, prompt in enumerate(prompts, start=1):
-    spelled = tokenize(CFG, prompt)
-    codes[0, start : start + len(spelled)] = spelled
-    segments[0, start : start + len(spelled)] = number
-    start += len(spelled)
-  return codes, segments
+  return nn.unbox(init(jax.random.key(0), tokenize(CFG, "7")[None]))
 
 
 def features(prompt, variables=None):
-  codes, segments = row([prompt])
-  found = encode(variables or parameters(), codes, segments)
-  return np.asarray(found)[segments == 1]
+  codes = tokenize(CFG, prompt)[None]
+  return np.asarray(encode(variables or parameters(), codes)[0])
 
 
 def smallest_distance(x):
@@ -124,8 +115,8 @@ def smallest_distance(x):
 
 
 def test_features_have_one_row_per_word():
-  found = jax.eval_shape(encode, parameters(), *row(["3 1 / 4 1"], 7))
-  assert found.shape == (1, 7, CFG.width)
+  found = features("3 1 / 4 1")
+  assert found.shape == (5, CFG.width)
   assert found.dtype == np.float32
 
 
@@ -139,26 +130,6 @@ def test_other_places_have_other_features():
   x = features("7 7 7 / 7 7 / 7")
   sevens = x[[0, 1, 2, 4, 5, 7]]
   assert smallest_distance(sevens) > 1e-3
-
-
-def test_the_words_of_a_prompt_look_at_each_other():
-  two, three = features("7 7"), features("7 7 7")
-  assert np.abs(two - three[:2]).max() > 0.01
-
-
-@pytest.mark.parametrize("number", [1, 2, 3])
-def test_packing_leaves_features_unchanged(number):
-  prompts = ["3 1 / 4", "", "a handwritten seven"]
-  codes, segments = row(prompts)
-  packed = encode(parameters(), codes, segments)[segments == number]
-  np.testing.assert_allclose(packed, features(prompts[number - 1]), atol=1e-5)
-
-
-def test_padding_leaves_features_unchanged():
-  codes, segments = row(["a seven"])
-  garbage = np.where(segments[..., None] == 0, 99, codes)
-  found = encode(parameters(), garbage, segments)[segments == 1]
-  np.testing.assert_array_equal(found, features("a seven"))
 
 
 def test_places_without_a_byte_add_nothing():

@@ -1,14 +1,18 @@
 """Each thing a user can get wrong: a clear message, no traceback, exit 1."""
 
+import pathlib
+import shutil
 import subprocess
 import sys
 
+import jax
 import numpy as np
 import pytest
 from conftest import ROOT, small_config, small_flags
 from etils import epath
 
 from lumina_jax import config as configs
+from lumina_jax import entry_point
 from lumina_jax import train as training
 from lumina_jax import workdir as workdirs
 from lumina_jax.pipeline import LuminaPipeline
@@ -29,6 +33,10 @@ def fail(module: str, *words) -> str:
   return done.stderr
 
 
+def files(folder) -> list[pathlib.Path]:
+  return [p for p in pathlib.Path(folder).rglob("*") if p.is_file()]
+
+
 @pytest.fixture(scope="module")
 def workdir(tmp_path_factory):
   """A run of six steps with checkpoints at 2, 4 and 6."""
@@ -42,8 +50,6 @@ def workdir(tmp_path_factory):
 @pytest.fixture
 def copy(workdir, tmp_path):
   """A copy of that run, to break."""
-  import shutil
-
   shutil.copytree(workdir, tmp_path / "copy")
   return epath.Path(tmp_path / "copy")
 
@@ -106,17 +112,16 @@ def test_workdir_of_another_config_is_refused_unless_told(workdir, copy):
 def test_broken_checkpoint_falls_back_to_the_one_before(copy, harm, caplog):
   newest = copy / "checkpoints" / "6"
   data = max(
-    (p for p in newest.glob("**/d/*") if p.is_file()),
-    key=lambda p: p.stat().length,
+    (p for p in files(newest) if p.parent.name == "d"),
+    key=lambda p: p.stat().st_size,
   )
   if harm == "truncate":
-    data.write_bytes(data.read_bytes()[: data.stat().length // 2])
+    data.write_bytes(data.read_bytes()[: data.stat().st_size // 2])
   elif harm == "remove":
     data.unlink()
   else:
-    for path in newest.glob("**/*"):
-      if path.is_file():
-        path.write_bytes(b"")
+    for path in files(newest):
+      path.write_bytes(b"")
   state = training.train(configs.load(copy), copy)
   assert int(state.step) == 6
   assert "checkpoint 6 cannot be read" in caplog.text
@@ -128,9 +133,8 @@ def test_broken_checkpoint_falls_back_to_the_one_before(copy, harm, caplog):
 
 def test_no_readable_checkpoint_is_an_error_that_loses_nothing(copy):
   for step in (2, 4, 6):
-    for path in (copy / "checkpoints" / str(step)).glob("**/*"):
-      if path.is_file():
-        path.write_bytes(b"")
+    for path in files(copy / "checkpoints" / str(step)):
+      path.write_bytes(b"")
   with pytest.raises(OSError, match=r"6\.corrupt, 4\.corrupt, 2\.corrupt"):
     LuminaPipeline.from_workdir(copy)
   assert (copy / "checkpoints" / "4.corrupt").exists()
@@ -185,11 +189,16 @@ def test_unknown_command_and_missing_prompt():
 
 
 def test_idle_accelerator_is_announced(monkeypatch, capsys):
-  from lumina_jax import entry_point
-
+  platforms = jax.config.jax_platforms
   monkeypatch.setattr(
     entry_point.glob, "glob", lambda p: ["x"] if "nvidia" in p else []
   )
   entry_point.warn_of_idle_accelerator()
+  assert not capsys.readouterr().err  # JAX_PLATFORMS=cpu asks for it.
+  jax.config.update("jax_platforms", None)
+  try:
+    entry_point.warn_of_idle_accelerator()
+  finally:
+    jax.config.update("jax_platforms", platforms)
   printed = capsys.readouterr().err
   assert "NVIDIA GPU" in printed and ".[cuda]" in printed
