@@ -22,6 +22,7 @@ def get_config(variant: str = "next") -> ConfigDict:
       records_per_canvas=512,
       caption_dropout=0.1,
       held_out=0.2,
+      origins=(2, 2),
       row_tokens=40,
       row_words=20,
       row_samples=10,
@@ -43,12 +44,12 @@ def get_config(variant: str = "next") -> ConfigDict:
   )
   config.training = ConfigDict(
     dict(
-      steps=2400,
+      steps=2800,
       batch_rows=20,
       log_every=10,
-      checkpoint_every=600,
+      checkpoint_every=700,
       keep_checkpoints=2,
-      sample_every=600,
+      sample_every=700,
       sample_prompts=(
         "7",
         "a handwritten seven",

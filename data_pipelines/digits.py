@@ -31,6 +31,10 @@ class DigitsConfig:
     records_per_canvas: canvases of each size in an epoch.
     caption_dropout: share of canvases whose caption is "".
     held_out: share of the digits never trained on.
+    origins: where positions have two axes, a canvas begins up to this many rows
+      and columns of digits from the origin, drawn at random, and its words as
+      many lines and columns. So places beyond the largest canvas are trained,
+      and larger canvases can be asked for.
     row_tokens: token budget L of a row.
     row_words: text budget S of a row.
     row_samples: canvases N of a row at the most.
@@ -40,6 +44,7 @@ class DigitsConfig:
   records_per_canvas: int
   caption_dropout: float
   held_out: float
+  origins: tuple[int, int]
   row_tokens: int
   row_words: int
   row_samples: int
@@ -47,10 +52,13 @@ class DigitsConfig:
   def __post_init__(self):
     canvases = tuple(tuple(canvas) for canvas in self.canvases)
     object.__setattr__(self, "canvases", canvases)
+    object.__setattr__(self, "origins", tuple(self.origins))
     if not 0 <= self.caption_dropout <= 1:
       raise ValueError(f"caption_dropout {self.caption_dropout}: from 0 to 1")
     if not 0 < self.held_out < 1:
       raise ValueError(f"held_out {self.held_out}: between 0 and 1")
+    if len(self.origins) != 2 or min(self.origins) < 0:
+      raise ValueError(f"origins {self.origins}: (rows, columns), from 0")
 
   @property
   def budget(self) -> tuple[int, int, int]:
@@ -127,8 +135,13 @@ class DigitCanvases:
     dropped = rng.random() < self._cfg.caption_dropout
     caption = "" if dropped else self._caption(record, labels)
     pixels = self.compose(labels, rng)
-    grid = self._grid(*pixels.shape[:2])
-    return Sample(grid, grid.tokenize(pixels), self._tokenize(caption))
+    grid, text = self._grid(*pixels.shape[:2]), self._tokenize(caption)
+    if not grid.raster:
+      origin = rng.integers(np.asarray(self._cfg.origins) + 1)
+      text = text + np.pad(origin, (0, text.shape[1] - 2)).astype(np.int32)
+      cells = origin * SIDE // np.asarray(grid.patch)
+      grid = dataclasses.replace(grid, origin=tuple(cells.tolist()))
+    return Sample(grid, grid.tokenize(pixels), text)
 
   def _canvas(self, record: int) -> tuple[int, int]:
     return self._cfg.canvases[record // self._cfg.records_per_canvas]

@@ -77,6 +77,7 @@ class Grid:
     separators: True adds a nextline token after each row of patches and, from
       three axes on, a nextframe token after each frame (Lumina-T2X section
       2.2); both count in the running index.
+    origin: position of the first patch, a number per position axis; () = 0.
 
   Raises:
     ValueError: if `patch` does not divide `shape`.
@@ -86,12 +87,17 @@ class Grid:
   patch: tuple[int, ...]
   raster: bool
   separators: bool
+  origin: tuple[int, ...] = ()
 
   def __post_init__(self):
     if len(self.shape) != len(self.patch):
       raise ValueError(
         f"a grid of shape {self.shape} needs a patch of as many axes, "
         f"not {self.patch}"
+      )
+    if len(self.origin) not in (0, 1 if self.raster else len(self.shape)):
+      raise ValueError(
+        f"origin {self.origin} needs one number for each position axis"
       )
     for size, patch in zip(self.shape, self.patch, strict=True):
       if size <= 0 or size % patch:
@@ -119,8 +125,10 @@ class Grid:
   def ids(self) -> np.ndarray:
     """`i32[L, A]`: the running index (A = 1), or one id per axis."""
     if self.raster:
-      return np.arange(self.num_tokens, dtype=np.int32)[:, None]
-    return _layout(self.counts, self.separators)[1]
+      ids = np.arange(self.num_tokens, dtype=np.int32)[:, None]
+    else:
+      ids = _layout(self.counts, self.separators)[1]
+    return ids + np.asarray(self.origin, np.int32) if self.origin else ids
 
   def tokenize(self, x: Array) -> Array:
     """`f32[..., *shape, C]` -> `f32[..., L, P]`, separators zero."""

@@ -1,5 +1,6 @@
 """The contract: layouts and their inverses, packing, stacking, first fit."""
 
+import dataclasses
 import itertools
 import math
 import re
@@ -140,6 +141,15 @@ def test_separators_stand_after_the_last_patch():
   frames = grid.ids[grid.kinds == NEXTFRAME]
   assert lines.tolist() == [[0, 0, 3], [0, 1, 3], [1, 0, 3], [1, 1, 3]]
   assert frames.tolist() == [[0, 2, 0], [1, 2, 0]]
+
+
+@pytest.mark.parametrize("separators", [False, True])
+def test_the_origin_moves_every_position(separators):
+  at_zero = Grid((4, 6), (2, 2), raster=False, separators=separators)
+  moved = dataclasses.replace(at_zero, origin=(3, 5))
+  np.testing.assert_array_equal(moved.ids, at_zero.ids + np.array([3, 5]))
+  x = latents((4, 6))
+  np.testing.assert_array_equal(moved.tokenize(x), at_zero.tokenize(x))
 
 
 @pytest.mark.parametrize("patch", [3, 4])

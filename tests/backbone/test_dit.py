@@ -1,6 +1,7 @@
 """Properties of the backbone that hold for any parameters."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -83,18 +84,28 @@ def random_params(cfg, seed=0):
   )
 
 
+@functools.partial(jax.jit, static_argnums=0)
+def velocity(cfg, params, tokens, condition):
+  return DiT(cfg).apply(params, tokens, condition)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def initial(cfg, tokens, condition):
+  return nn.unbox(DiT(cfg).init(jax.random.key(0), tokens, condition))
+
+
 def alone(cfg, params, one):
   """Velocity patches of one sample in a row without padding."""
   grid, _, text, _ = one
   batch = rows(cfg, [[one]], grid.num_tokens, len(text), 1)
-  return np.asarray(DiT(cfg).apply(params, *batch))[0]
+  return np.asarray(velocity(cfg, params, *batch))[0]
 
 
 @pytest.mark.parametrize("cfg", [FLAG, NEXT, VIDEO], ids=["flag", "next", "3d"])
 def test_velocity_is_exactly_zero_at_init(cfg):
   batch = rows(cfg, [[sample(cfg, SIZES[0], 2, 0)]], 40, 4, 1)
-  params = nn.unbox(DiT(cfg).init(jax.random.key(0), *batch))
-  assert not np.any(DiT(cfg).apply(params, *batch))
+  params = initial(cfg, *batch)
+  assert not np.any(velocity(cfg, params, *batch))
 
 
 @pytest.mark.parametrize("cfg", [FLAG, NEXT, VIDEO], ids=["flag", "next", "3d"])
@@ -106,7 +117,7 @@ def test_packing_and_padding_change_nothing(cfg):
   ]
   groups = [[samples[0]], [samples[1], samples[2]]]
   batch = rows(cfg, groups, 64, 9, slots=4)
-  packed = np.asarray(DiT(cfg).apply(params, *batch))
+  packed = np.asarray(velocity(cfg, params, *batch))
   for row, group in zip(packed, groups, strict=True):
     start = 0
     for one in group:
@@ -122,7 +133,7 @@ def test_order_of_samples_in_a_row_changes_nothing():
   params = random_params(NEXT)
   a, b = (sample(NEXT, SIZES[i], WORDS[i], i) for i in range(2))
   one, other = (
-    np.asarray(DiT(NEXT).apply(params, *rows(NEXT, [pair], 20, 6, 2)))[0]
+    np.asarray(velocity(NEXT, params, *rows(NEXT, [pair], 20, 6, 2)))[0]
     for pair in ([a, b], [b, a])
   )
   cut = a[0].num_tokens
@@ -167,8 +178,8 @@ def test_text_time_and_position_each_matter():
     assert np.abs(alone(FLAG, params, changed) - plain).max() > 1e-3
   tokens, condition = rows(FLAG, [[one]], one[0].num_tokens, 2, 1)
   moved = tokens._replace(ids=tokens.ids[:, ::-1])
-  velocity = DiT(FLAG).apply(params, moved, condition)
-  assert np.abs(np.asarray(velocity)[0] - plain).max() > 1e-3
+  turned = velocity(FLAG, params, moved, condition)
+  assert np.abs(np.asarray(turned)[0] - plain).max() > 1e-3
 
 
 @pytest.mark.parametrize(

@@ -122,6 +122,26 @@ def test_other_epochs_records_and_seeds_give_other_canvases(other):
   assert not np.array_equal(patches(), patches(**other))
 
 
+def test_a_canvas_and_its_words_begin_at_the_same_origin():
+  source = canvases(origins=(2, 1))
+  (patch, _) = config_file.get_config().model.patch
+  begun = set()
+  for record in range(0, RECORDS, 41):
+    sample = source.sample(0, record)
+    origin = sample.grid.ids.min(axis=0) * patch // SIDE
+    assert origin.tolist() == sample.text[:, :2].min(axis=0).tolist()
+    begun.add(tuple(origin.tolist()))
+  assert begun == {(line, column) for line in range(3) for column in range(2)}
+
+
+def test_running_positions_have_no_origin():
+  source = canvases("flag", origins=(2, 1))
+  for record in range(0, RECORDS, 161):
+    sample = source.sample(0, record)
+    assert sample.grid.ids[0] == 0
+    assert sample.text[0, :2].tolist() == [0, 0]
+
+
 def test_captions_are_dropped_at_their_share():
   source = canvases()
   dropped = [caption(source.sample(0, r)) == "" for r in range(RECORDS)]
