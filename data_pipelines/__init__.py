@@ -1,4 +1,4 @@
 """From records to batches: source -> row plan -> tokens -> batch.
 
-Of lumina_jax it imports `tokens` only, so that a data worker stays light.
+Of lumina_jax it imports `tokens` and `packing` only, to keep workers light.
 """

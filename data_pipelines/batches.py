@@ -9,7 +9,7 @@ import grain
 import numpy as np
 
 from data_pipelines.plan import RowPlan
-from lumina_jax import tokens
+from lumina_jax import packing
 from lumina_jax.tokens import Condition, Tokens
 
 
@@ -60,7 +60,7 @@ class Batches:
     first = i * self._rows + self._first
     rows = [self._row(k) for k in range(first, first + self._share)]
     row_tokens, conditions = zip(*rows, strict=True)
-    return tokens.stack(row_tokens), tokens.stack(conditions)
+    return packing.stack(row_tokens), packing.stack(conditions)
 
   def read(self, start: int, stop: int) -> Iterator[tuple[Tokens, Condition]]:
     """Iterates over batches start, ..., stop - 1, a few of them ahead."""
@@ -74,22 +74,13 @@ class Batches:
     epoch, records = self._plan.row(k)
     drawn = [self._source.sample(epoch, record) for record in records]
     width = drawn[0].text.shape[-1]
-    condition = Condition(
-      text=np.zeros((words, width), np.int32),
-      text_segments=np.zeros(words, np.int32),
-      sample_ids=np.arange(k * samples, (k + 1) * samples, dtype=np.int32),
-    )
-    start = 0
-    for number, sample in enumerate(drawn, start=1):
-      place = slice(start, start + len(sample.text))
-      condition.text[place] = sample.text
-      condition.text_segments[place] = number
-      start = place.stop
-    row = tokens.pack(
+    ids = np.arange(k * samples, (k + 1) * samples, dtype=np.int32)
+    condition = packing.pack_text([s.text for s in drawn], words, width)
+    row = packing.pack(
       [sample.grid for sample in drawn],
       [sample.patches for sample in drawn],
       length,
       drawn[0].patches.shape[-1],
       drawn[0].grid.ids.shape[-1],
     )
-    return row, condition
+    return row, condition._replace(sample_ids=ids)

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from lumina_jax import tokens
+from lumina_jax import packing
 
 # Records are packed a window at a time: first-fit takes quadratic time, and a
 # few hundred records fill rows as well as millions.
@@ -54,7 +54,7 @@ class RowPlan:
     self._rows: list[list[int]] = []
     for start in range(0, len(sizes), WINDOW):
       window = mixed[start : start + WINDOW]
-      packed = tokens.first_fit([sizes[i] for i in window], budget)
+      packed = packing.first_fit([sizes[i] for i in window], budget)
       self._rows += [[int(window[i]) for i in row] for row in packed]
     classes = defaultdict(list)
     for record, size in enumerate(sizes):

@@ -16,10 +16,12 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from lumina_jax import sampler, tokens
+from lumina_jax import pictures as picture_batches
+from lumina_jax import sampler
 from lumina_jax.flow import ode, schedule
 from lumina_jax.network import Network, Params
-from lumina_jax.tokens import Condition, Grid
+from lumina_jax.pictures import Picture
+from lumina_jax.tokens import Grid
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,18 +69,6 @@ class Output:
   """Attributes: images, one for each prompt times num_images_per_prompt."""
 
   images: list[Any]
-
-
-@dataclasses.dataclass(frozen=True)
-class _Picture:
-  """One picture to make: its layout, text codes and random numbers."""
-
-  grid: Grid
-  text: np.ndarray
-  negative: np.ndarray
-  seed: int
-  number: int
-  guidance_scale: float
 
 
 class LuminaPipeline:
@@ -185,11 +175,13 @@ class LuminaPipeline:
     )
     times = schedule.shift(schedule.uniform(steps), factor)
     images: dict[int, np.ndarray] = {}
-    for numbers, batch in self._batches(pictures, times):
+    for batch in picture_batches.batches(
+      pictures, self.network, defaults.ladder, defaults.rows, times
+    ):
       patches = sampler.sample(
-        self.params, batch, network=self.network, solver=tableau
+        self.params, batch.request, network=self.network, solver=tableau
       )
-      self._cut(np.asarray(patches), numbers, pictures, images)
+      images |= batch.cut(np.asarray(patches))
       if progress:
         progress(len(images), len(pictures))
     ordered = [_to_uint8(images[i]) for i in range(len(pictures))]
@@ -199,7 +191,7 @@ class LuminaPipeline:
 
   def _pictures(
     self, prompts, negative, height, width, scale, per_prompt, seed
-  ) -> list[_Picture]:
+  ) -> list[Picture]:
     if not prompts:
       raise ValueError('no prompt; use "" for an unconditional picture')
     count = len(prompts)
@@ -216,7 +208,7 @@ class LuminaPipeline:
       grid = self._grid(text, high, wide)
       codes = self.network.tokenize(text), self.network.tokenize(minus)
       pictures += [
-        _Picture(grid, *codes, number, i, strength) for i in range(per_prompt)
+        Picture(grid, *codes, number, i, strength) for i in range(per_prompt)
       ]
     return pictures
 
@@ -240,80 +232,6 @@ class LuminaPipeline:
         "or add a rung to config.sampling.ladder"
       )
     return grid
-
-  def _batches(self, pictures: list[_Picture], times):
-    """Packs pictures into rows and rows into batches of few fixed shapes."""
-    sizes = [
-      (p.grid.num_tokens, max(len(p.text), len(p.negative)), 1)
-      for p in pictures
-    ]
-    largest = np.max(sizes, axis=0)
-    rung = next(
-      (r for r in self.sampling.ladder if np.all(largest <= r)),
-      self.sampling.ladder[-1],
-    )
-    rows = tokens.first_fit(sizes, rung)
-    guided = any(p.guidance_scale != 1 for p in pictures)
-    start = 0
-    while start < len(rows):
-      left = len(rows) - start
-      fitting = [n for n in self.sampling.rows if n >= left]
-      take = fitting[0] if fitting else self.sampling.rows[-1]
-      chosen = rows[start : start + take]
-      chosen += [[]] * (take - len(chosen))
-      request = self._request(chosen, pictures, rung, guided)
-      yield chosen, request._replace(times=times)
-      start += take
-
-  def _request(self, rows, pictures, rung, guided: bool) -> sampler.Request:
-    length, words, samples = rung
-    model = self.network.model
-    layouts, conditions, negatives, seeds, scales = [], [], [], [], []
-    for row in rows:
-      chosen = [pictures[i] for i in row]
-      layouts.append(
-        tokens.pack(
-          [p.grid for p in chosen],
-          [np.zeros((p.grid.num_tokens, model.patch_dim)) for p in chosen],
-          length,
-          model.patch_dim,
-          model.position_axes,
-        )
-      )
-      numbers = _padded([p.number for p in chosen], samples, np.int32)
-      width = self.network.text_encoder.code_width
-      conditions.append(
-        _text([p.text for p in chosen], words, width)._replace(
-          sample_ids=numbers
-        )
-      )
-      negatives.append(
-        _text([p.negative for p in chosen], words, width)._replace(
-          sample_ids=numbers
-        )
-      )
-      seeds.append(_padded([p.seed for p in chosen], samples, np.uint32))
-      scales.append(
-        _padded([p.guidance_scale for p in chosen], samples, np.float32)
-      )
-    return sampler.Request(
-      tokens=tokens.stack(layouts),
-      condition=tokens.stack(conditions),
-      negative=tokens.stack(negatives) if guided else None,
-      seeds=np.stack(seeds),
-      guidance_scale=np.stack(scales),
-      times=None,
-    )
-
-  def _cut(self, patches, rows, pictures, images) -> None:
-    """Takes each picture's patches out of its row and undoes its layout."""
-    for row, values in zip(rows, patches, strict=True):
-      start = 0
-      for i in row:
-        grid = pictures[i].grid
-        stop = start + grid.num_tokens
-        images[i] = grid.detokenize(values[start:stop])
-        start = stop
 
 
 def solver_named(name: str) -> ode.Tableau:
@@ -346,24 +264,6 @@ def _one_each(value, count: int, name: str) -> list[Any]:
       "for each"
     )
   return values
-
-
-def _padded(values: list[Any], length: int, dtype: Any) -> np.ndarray:
-  out = np.zeros(length, dtype)
-  out[: len(values)] = values
-  return out
-
-
-def _text(codes: list[np.ndarray], words: int, width: int) -> Condition:
-  """Text codes of a row's samples side by side, with their segments."""
-  text = np.zeros((words, width), np.int32)
-  segments = np.zeros(words, np.int32)
-  start = 0
-  for number, sample in enumerate(codes, start=1):
-    text[start : start + len(sample)] = sample
-    segments[start : start + len(sample)] = number
-    start += len(sample)
-  return Condition(text=text, text_segments=segments)
 
 
 def _to_uint8(image: np.ndarray) -> np.ndarray:

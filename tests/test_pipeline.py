@@ -166,11 +166,11 @@ def test_weights_of_another_network_are_refused(tmp_path):
 def test_shipped_weights_draw_the_prompt():
   """A digit in its caption's place, read by a classifier of real digits."""
   from data_pipelines.digits import split
-  from lumina_jax import evaluate
+  from lumina_jax import judging
 
   pipe = LuminaPipeline.from_pretrained()
-  reader = evaluate.Reader(split(0.2)[0])
+  reader = judging.Reader(split(0.2)[0])
   prompts = [str(d) for d in range(10)] * 3
   images = pipe(prompts, seed=list(range(30)), output_type="np").images
-  digits = evaluate.cut(images, 1, 1)
+  digits = judging.cut(images, 1, 1)
   assert reader.accuracy(digits, np.arange(30) % 10) >= 0.9

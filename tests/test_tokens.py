@@ -1,4 +1,4 @@
-"""The contract: layouts and their inverses, packing, stacking, first fit."""
+"""The contract: layouts and their inverses, values per token, lightness."""
 
 import dataclasses
 import itertools
@@ -13,14 +13,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lumina_jax import tokens
 from lumina_jax.tokens import (
   NEXTFRAME,
   NEXTLINE,
   PATCH,
-  Condition,
   Grid,
-  first_fit,
   per_token,
 )
 
@@ -176,53 +173,6 @@ def test_arrays_of_another_size_are_refused():
     grid.detokenize(np.zeros((6, 12)))
 
 
-def packed(length):
-  shapes = ((2, 4), (4, 4), (2, 2))
-  grids = [Grid(s, (2, 2), raster=False, separators=True) for s in shapes]
-  patches = [grid.tokenize(latents(grid.shape)) for grid in grids]
-  return grids, patches, tokens.pack(grids, patches, length, 12, axes=2)
-
-
-def test_pack_lays_samples_side_by_side():
-  grids, patches, row = packed(length=14)
-  assert row.segments.tolist() == [1] * 3 + [2] * 6 + [3] * 2 + [0] * 3
-  for number, (grid, values) in enumerate(
-    zip(grids, patches, strict=True), start=1
-  ):
-    place = row.segments == number
-    np.testing.assert_array_equal(row.patches[place], values)
-    np.testing.assert_array_equal(row.ids[place], grid.ids)
-    np.testing.assert_array_equal(row.kinds[place], grid.kinds)
-
-
-def test_padding_of_a_row_is_zero():
-  _, _, row = packed(length=14)
-  assert all(not field[row.segments == 0].any() for field in row)
-
-
-def test_a_row_may_be_full_or_empty():
-  assert (packed(length=11)[2].segments > 0).all()
-  empty = tokens.pack([], [], 5, 12, 2)
-  assert [f.shape for f in empty] == [(5, 12), (5, 2), (5,), (5,)]
-  assert not empty.segments.any()
-
-
-def test_samples_that_do_not_fit_are_refused():
-  with pytest.raises(ValueError, match=r"11 tokens .* row of 10"):
-    packed(length=10)
-
-
-def test_stack_batches_rows_and_keeps_absent_fields():
-  rows = [
-    Condition(label=np.full(2, i), sample_ids=np.arange(2)) for i in range(3)
-  ]
-  batch = tokens.stack(rows)
-  assert isinstance(batch, Condition)
-  assert batch.label.tolist() == [[0, 0], [1, 1], [2, 2]]
-  assert batch.sample_ids.shape == (3, 2)
-  assert batch.time is batch.text is batch.text_segments is None
-
-
 @pytest.mark.parametrize("xp", [np, jnp])
 def test_one_sample_a_row_broadcasts(xp):
   values = xp.ones((2, 1, 4))
@@ -248,41 +198,9 @@ def test_padding_reads_a_value_of_its_own_row():
   assert found.tolist() == [[1, 1, 1], [3, 3, 3]]
 
 
-def random_sizes(seed, count=200):
-  rng = np.random.default_rng(seed)
-  draws = rng.integers(1, [60, 12], size=(count, 2))
-  return [(int(a), int(b), 1) for a, b in draws]
-
-
-@pytest.mark.parametrize("seed", range(3))
-def test_first_fit_places_every_item_once_within_budget(seed):
-  sizes, budget = random_sizes(seed), (64, 24, 5)
-  rows = first_fit(sizes, budget)
-  assert sorted(itertools.chain(*rows)) == list(range(len(sizes)))
-  for row in rows:
-    assert np.all(np.sum([sizes[i] for i in row], axis=0) <= budget)
-
-
-def test_first_fit_depends_on_its_arguments_only():
-  sizes = random_sizes(0)
-  first = first_fit(sizes, (64, 24, 5))
-  assert first == first_fit([list(size) for size in sizes], [64, 24, 5])
-  assert first == first_fit(np.asarray(sizes), np.asarray((64, 24, 5)))
-
-
-def test_first_fit_places_the_largest_first():
-  assert first_fit([(2,), (3,), (4,), (5,)], (7,)) == [[0, 3], [1, 2]]
-  assert first_fit([], (7,)) == []
-
-
-def test_first_fit_names_an_item_over_budget():
-  with pytest.raises(ValueError, match=r"item 1 takes \(4, 9\).*\(8, 8\)"):
-    first_fit([(1, 1), (4, 9)], (8, 8))
-
-
-def test_tokens_imports_neither_jax_nor_flax():
+def test_the_contract_imports_neither_jax_nor_flax():
   code = (
-    "import sys, lumina_jax.tokens; "
+    "import sys, lumina_jax.packing, lumina_jax.tokens; "
     "print({'jax', 'flax', 'numpy'} & set(sys.modules))"
   )
   done = subprocess.run(

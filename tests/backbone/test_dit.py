@@ -10,7 +10,8 @@ import pytest
 from flax import linen as nn
 
 from lumina_jax.backbone import DiT, ModelConfig
-from lumina_jax.tokens import Condition, pack, stack
+from lumina_jax.packing import pack, stack
+from lumina_jax.tokens import Condition
 
 FLAG = ModelConfig(
   patch=(2, 2),

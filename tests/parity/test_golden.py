@@ -13,7 +13,8 @@ from safetensors.numpy import load_file
 
 from lumina_jax.backbone import DiT, ModelConfig
 from lumina_jax.interop.names import from_lumina
-from lumina_jax.tokens import PATCH, Condition, pack, stack
+from lumina_jax.packing import pack, stack
+from lumina_jax.tokens import PATCH, Condition
 
 GOLDEN = pathlib.Path(__file__).parent.parent / "golden"
 

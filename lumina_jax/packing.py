@@ -1,0 +1,125 @@
+"""Packing: samples of any sizes side by side in rows of one size.
+
+numpy only; like `tokens` it leaves JAX alone, since data workers import it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from lumina_jax.tokens import PATCH, Condition, Grid, Tokens
+
+
+def pack(
+  grids: Sequence[Grid],
+  patches: Sequence[np.ndarray],
+  length: int,
+  patch_dim: int,
+  axes: int,
+) -> Tokens:
+  """Lays samples side by side in one row of `length` tokens (numpy, no B).
+
+  Args:
+    grids: layout of each sample, in the order of its segment number.
+    patches: `f32[L_n, P]` of each sample, from `Grid.tokenize`.
+    length: tokens of the row; what the samples leave is padding.
+    patch_dim: P, so that a row without samples has a shape too.
+    axes: A, likewise.
+
+  Raises:
+    ValueError: if the samples do not fit.
+  """
+  used = sum(grid.num_tokens for grid in grids)
+  if used > length:
+    raise ValueError(f"{used} tokens do not fit into a row of {length}")
+  row = Tokens(
+    patches=np.zeros((length, patch_dim), np.float32),
+    ids=np.zeros((length, axes), np.int32),
+    kinds=np.full(length, PATCH, np.int32),
+    segments=np.zeros(length, np.int32),
+  )
+  start = 0
+  for number, (grid, values) in enumerate(
+    zip(grids, patches, strict=True), start=1
+  ):
+    if values.shape[-1] != patch_dim or grid.ids.shape[-1] != axes:
+      raise ValueError(
+        f"sample {number} has {values.shape[-1]} values a patch on "
+        f"{grid.ids.shape[-1]} axes; the row takes {patch_dim} on {axes}"
+      )
+    place = slice(start, start + grid.num_tokens)
+    row.patches[place] = values
+    row.ids[place] = grid.ids
+    row.kinds[place] = grid.kinds
+    row.segments[place] = number
+    start = place.stop
+  return row
+
+
+def pack_text(codes: Sequence[np.ndarray], words: int, width: int) -> Condition:
+  """Lays the text codes of a row's samples side by side (numpy, no B).
+
+  Args:
+    codes: `i32[S_n, K]` of each sample, in the order of its segment number.
+    words: S of the row; what the samples leave is padding.
+    width: K, so that a row without samples has a shape too.
+
+  Returns:
+    A condition with `text` and `text_segments` only.
+  """
+  text = np.zeros((words, width), np.int32)
+  segments = np.zeros(words, np.int32)
+  start = 0
+  for number, sample in enumerate(codes, start=1):
+    place = slice(start, start + len(sample))
+    text[place], segments[place] = sample, number
+    start = place.stop
+  return Condition(text=text, text_segments=segments)
+
+
+def stack(rows: Sequence[NamedTuple]) -> Any:
+  """Stacks rows of `Tokens` (or `Condition`) into a batch, field by field."""
+  return type(rows[0])(
+    *(
+      None if field[0] is None else np.stack(field)
+      for field in zip(*rows, strict=True)
+    )
+  )
+
+
+def first_fit(
+  sizes: Sequence[Sequence[int]], budget: Sequence[int]
+) -> list[list[int]]:
+  """Packs items into rows, largest first, each into the first row it fits.
+
+  Args:
+    sizes: for each item what it takes of each budget, e.g. (tokens, words, 1).
+    budget: what one row offers of each, e.g. (tokens, words, samples).
+
+  Returns:
+    The item numbers of each row. Depends on nothing but the arguments.
+
+  Raises:
+    ValueError: if an item exceeds the budget by itself.
+  """
+  for item, size in enumerate(sizes):
+    if any(s > b for s, b in zip(size, budget, strict=True)):
+      raise ValueError(
+        f"item {item} takes {tuple(size)}, a row offers {tuple(budget)}"
+      )
+  rows: list[list[int]] = []
+  room: list[np.ndarray] = []
+  for item in sorted(range(len(sizes)), key=lambda i: (-sizes[i][0], i)):
+    size = np.asarray(sizes[item])
+    for number, left in enumerate(room):
+      if np.all(size <= left):
+        left -= size
+        rows[number].append(item)
+        break
+    else:
+      rows.append([item])
+      room.append(np.asarray(budget) - size)
+  return [sorted(row) for row in rows]
