@@ -13,10 +13,10 @@ from collections.abc import Callable
 
 import jax
 import numpy as np
-from absl import app
 
 import configs.digits
 from lumina_jax import config as run_config
+from lumina_jax import entry_point
 from lumina_jax.parallel.mesh import make_mesh
 from lumina_jax.pipeline import LuminaPipeline
 from lumina_jax.train import make_batches
@@ -94,4 +94,4 @@ def main(_) -> None:
 
 
 if __name__ == "__main__":
-  app.run(main)
+  entry_point.run(main)

@@ -152,7 +152,7 @@ def show(result: dict[str, Any]) -> None:
     table.add_column(f"guidance {scale:g}", justify="right")
   for canvas, spelling in dict.fromkeys(key[:2] for key in by_cell):
     rows = [by_cell[canvas, spelling, scale] for scale in guidance]
-    name = canvas if rows[0]["trained"] else f"{canvas} (never trained)"
+    name = canvas if rows[0]["trained"] else f"{canvas} unseen"
     accuracies = [f"{row['accuracy']:.3f}" for row in rows]
     table.add_row(name, spelling, str(rows[0]["cells"]), *accuracies)
   console.print(table)

@@ -102,7 +102,7 @@ def _evaluation(result: dict[str, Any] | None) -> str:
   unseen = {row["canvas"] for row in rows if not row["trained"]}
   body = [
     [
-      f"{canvas}{' (never trained)' if canvas in unseen else ''}, {spelling}",
+      f"{canvas}{' unseen' if canvas in unseen else ''}, {spelling}",
       *(f"{accuracy[canvas, spelling, scale]:.3f}" for scale in guidance),
     ]
     for canvas, spelling in dict.fromkeys(key[:2] for key in accuracy)

@@ -100,7 +100,7 @@ def test_evaluate_judges_and_completes_the_report(finished):
   losses = result["held_out_loss_by_time"]
   assert len(losses) == 10 and all(loss > 0 for loss in losses)
   page = (workdir / "report.html").read_text()
-  assert "Prompt accuracy" in page and "3x3 (never trained)" in page
+  assert "Prompt accuracy" in page and "3x3 unseen" in page
 
 
 def test_same_command_again_finds_nothing_to_do(finished):
