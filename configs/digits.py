@@ -1,6 +1,15 @@
 """Text to canvases of handwritten digits, on a CPU in minutes.
 
-python -m lumina_jax.train --config=configs/digits.py --workdir=runs/digits
+Flag-DiT (Lumina-T2X, section 2) and Next-DiT (Lumina-Next, section 2) at toy
+size, on the UCI digits that scikit-learn ships. Next-DiT is the default: on
+trained canvases both are right, on larger ones its two position axes do better.
+
+  python -m lumina_jax.train --config=configs/digits.py --workdir=runs/digits
+  python -m lumina_jax.evaluate --workdir=runs/digits
+
+On 2 CPU cores (AMD EPYC, JAX 0.10.2) the first took 4 min 18 s. At guidance 2,
+of 500 digits each: 1x1 1.000 in all four spellings; 1x2, 2x1, 1x3, 3x1 and 2x2
+0.992 to 1.000; never trained: 1x4, 1x5 and 3x3 1.000, 4x1 0.784.
 """
 
 from ml_collections import ConfigDict
