@@ -70,6 +70,7 @@ def prompt_accuracy(
           {
             "canvas": f"{group.rows}x{group.columns}",
             "spelling": group.spelling,
+            "example": group.prompts[0],
             "guidance": scale,
             "cells": len(digits),
             "accuracy": reader.accuracy(digits, group.labels.reshape(-1)),
@@ -146,7 +147,7 @@ def show(result: dict[str, Any]) -> None:
     for row in result["accuracy"]
   }
   table = Table(
-    "canvas", "spelling", "cells", title="prompt accuracy per digit"
+    "canvas", "prompts like", "cells", title="prompt accuracy per digit"
   )
   for scale in guidance:
     table.add_column(f"guidance {scale:g}", justify="right")
@@ -154,7 +155,7 @@ def show(result: dict[str, Any]) -> None:
     rows = [by_cell[canvas, spelling, scale] for scale in guidance]
     name = canvas if rows[0]["trained"] else f"{canvas} unseen"
     accuracies = [f"{row['accuracy']:.3f}" for row in rows]
-    table.add_row(name, spelling, str(rows[0]["cells"]), *accuracies)
+    table.add_row(name, rows[0]["example"], str(rows[0]["cells"]), *accuracies)
   console.print(table)
   table = Table(
     "digits", "distance", "near-duplicates", title="nearest training digit"

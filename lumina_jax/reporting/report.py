@@ -100,14 +100,20 @@ def _evaluation(result: dict[str, Any] | None) -> str:
     for row in rows
   }
   unseen = {row["canvas"] for row in rows if not row["trained"]}
+  example = {(r["canvas"], r["spelling"]): r["example"] for r in rows}
   body = [
     [
-      f"{canvas}{' unseen' if canvas in unseen else ''}, {spelling}",
+      f"{canvas}{' unseen' if canvas in unseen else ''}",
+      example[canvas, spelling],
       *(f"{accuracy[canvas, spelling, scale]:.3f}" for scale in guidance),
     ]
     for canvas, spelling in dict.fromkeys(key[:2] for key in accuracy)
   ]
-  head = ["canvas, spelling", *(f"guidance {scale:g}" for scale in guidance)]
+  head = [
+    "canvas",
+    "prompts like",
+    *(f"guidance {scale:g}" for scale in guidance),
+  ]
   judged = {"real, held out": result["held_out_digits"]} | {
     f"generated, guidance {scale}": values
     for scale, values in result["memorisation"].items()
