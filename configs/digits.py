@@ -53,8 +53,8 @@ def get_config(variant: str = "next") -> ConfigDict:
   )
   config.training = ConfigDict(
     dict(
-      steps=2800,
-      batch_rows=20,
+      steps=3500,
+      batch_rows=16,
       log_every=10,
       checkpoint_every=700,
       keep_checkpoints=2,
@@ -81,7 +81,7 @@ def get_config(variant: str = "next") -> ConfigDict:
       height=8,
       width=8,
       ladder=((40, 40, 10), (80, 40, 10), (160, 40, 10)),
-      rows=(1, 4, 16),
+      rows=8,
     )
   )
   return config

@@ -50,6 +50,12 @@ class Batches:
       raise ValueError(
         f"batch_rows = {rows} is not divisible by {processes} processes"
       )
+    largest = tuple(np.max(source.sizes, axis=0).tolist())
+    if any(size > room for size, room in zip(largest, budget, strict=True)):
+      raise ValueError(
+        f"the largest sample takes {largest} (tokens, words, samples), a row "
+        f"offers {tuple(budget)}; raise data.row_tokens or data.row_words"
+      )
     self._source, self._budget, self._rows = source, budget, rows
     self._share = rows // processes
     self._first = process * self._share

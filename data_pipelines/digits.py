@@ -21,6 +21,10 @@ from lumina_jax.tokens import Grid
 
 SHADES = 16
 
+# Streams of random numbers: numpy pads seeds with zeros, so that seeds of other
+# lengths would meet. plan.py has the first two.
+DIGITS, PHRASES = 3, 4
+
 
 @dataclasses.dataclass(frozen=True)
 class DigitsConfig:
@@ -100,7 +104,7 @@ class DigitCanvases:
     cfg: DigitsConfig,
     digits: Split,
     grid: Callable[[int, int], Grid],
-    tokenize: Callable[[str], np.ndarray],
+    tokenize: Callable[..., np.ndarray],
     seed: int,
   ):
     """Makes a source.
@@ -109,7 +113,8 @@ class DigitCanvases:
       cfg: canvases and budgets.
       digits: what to draw from.
       grid: (height, width) in pixels -> layout, e.g. `ModelConfig.grid`.
-      tokenize: caption -> codes of the text encoder.
+      tokenize: (caption, origin) -> codes of the text encoder; the origin, a
+        line and a column, may be left out.
       seed: of digits and captions.
     """
     self._cfg, self._digits, self._seed = cfg, digits, seed
@@ -130,25 +135,25 @@ class DigitCanvases:
 
   def sample(self, epoch: int, record: int) -> Sample:
     """The canvas of a record; its digits are new in each epoch."""
-    rng = np.random.default_rng([self._seed, epoch, record])
+    rng = np.random.default_rng([DIGITS, self._seed, epoch, record])
     labels = rng.integers(10, size=self._canvas(record))
     dropped = rng.random() < self._cfg.caption_dropout
     caption = "" if dropped else self._caption(record, labels)
     pixels = self.compose(labels, rng)
-    grid, text = self._grid(*pixels.shape[:2]), self._tokenize(caption)
+    grid, origin = self._grid(*pixels.shape[:2]), (0, 0)
     if not grid.raster:
       origin = rng.integers(np.asarray(self._cfg.origins) + 1)
-      text = text + np.pad(origin, (0, text.shape[1] - 2)).astype(np.int32)
       cells = origin * SIDE // np.asarray(grid.patch)
       grid = dataclasses.replace(grid, origin=tuple(cells.tolist()))
-    return Sample(grid, grid.tokenize(pixels), text)
+    return Sample(grid, grid.tokenize(pixels), self._tokenize(caption, origin))
 
   def _canvas(self, record: int) -> tuple[int, int]:
     return self._cfg.canvases[record // self._cfg.records_per_canvas]
 
   def _caption(self, record: int, labels: np.ndarray) -> str:
     """A record keeps its phrasing, so that its number of words is known."""
-    return captions.phrase(labels, np.random.default_rng([self._seed, record]))
+    rng = np.random.default_rng([PHRASES, self._seed, record])
+    return captions.phrase(labels, rng)
 
   def compose(self, labels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Labels `i32[rows, columns]` -> a canvas `f32[8 rows, 8 columns, 1]`."""

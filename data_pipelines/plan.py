@@ -19,6 +19,8 @@ from lumina_jax import packing
 # few hundred records fill rows as well as millions.
 WINDOW = 512
 
+MIX, EPOCH = 1, 2  # streams of random numbers, see digits.py
+
 
 class RowPlan:
   """Packs records into rows and shuffles both, anew for each epoch.
@@ -50,7 +52,7 @@ class RowPlan:
     if not sizes:
       raise ValueError("no records to plan")
     self._seed = seed
-    mixed = np.random.default_rng([seed, 0]).permutation(len(sizes))
+    mixed = np.random.default_rng([MIX, seed]).permutation(len(sizes))
     self._rows: list[list[int]] = []
     for start in range(0, len(sizes), WINDOW):
       window = mixed[start : start + WINDOW]
@@ -71,7 +73,7 @@ class RowPlan:
     return epoch, [int(dealt[i]) for i in self._rows[order[place]]]
 
   def _shuffle(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
-    rng = np.random.default_rng([self._seed, 1, epoch])
+    rng = np.random.default_rng([EPOCH, self._seed, epoch])
     dealt = np.empty(sum(map(len, self._classes)), np.int64)
     for members in self._classes:
       dealt[members] = rng.permutation(members)

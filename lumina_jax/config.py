@@ -57,7 +57,14 @@ class TrainingConfig:
     for field in dataclasses.fields(self):
       value = getattr(self, field.name)
       if isinstance(value, int) and value < 1:
-        raise ValueError(f"training.{field.name} = {value}: must be positive")
+        raise ValueError(f"{field.name} = {value}: must be positive")
+    if self.checkpoint_every % self.log_every:
+      raise ValueError(
+        f"checkpoint_every = {self.checkpoint_every} must be a multiple of "
+        f"log_every = {self.log_every}, so that a resumed run logs the same"
+      )
+    if not self.sample_prompts:
+      raise ValueError('sample_prompts is empty; ("",) is unconditional')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,6 +80,14 @@ class RunConfig:
   training: TrainingConfig
   mesh: MeshConfig
   sampling: SamplingConfig
+
+  def __post_init__(self):
+    words = min(rung[1] for rung in self.sampling.ladder)
+    if self.text_encoder.max_words > words:
+      raise ValueError(
+        f"text_encoder.max_words = {self.text_encoder.max_words} exceeds the "
+        f"{words} words of a rung of sampling.ladder"
+      )
 
   @property
   def network(self) -> Network:

@@ -55,9 +55,11 @@ class Network:
     """Shapes of the parameters, with no memory behind them."""
     return nn.unbox(jax.eval_shape(self.init, jax.random.key(0)))
 
-  def tokenize(self, prompt: str) -> np.ndarray:
-    """Prompt -> `i32[S, K]` codes, on the host."""
-    return utf8.tokenize(self.text_encoder, prompt)
+  def tokenize(
+    self, prompt: str, origin: tuple[int, int] = (0, 0)
+  ) -> np.ndarray:
+    """Prompt -> `i32[S, K]` codes, lines and columns from `origin`; on host."""
+    return utf8.tokenize(self.text_encoder, prompt, origin)
 
   def encode(self, params: Params, condition: Condition) -> Condition:
     """Replaces text codes `i32[B, S, K]` by features `f32[B, S, E]`."""

@@ -66,17 +66,17 @@ def batches(
   pictures: Sequence[Picture],
   network: Network,
   ladder: Sequence[tuple[int, int, int]],
-  row_counts: Sequence[int],
+  row_count: int,
   times: jax.Array,
 ) -> Iterator[Batch]:
-  """Packs pictures into rows, and rows into batches of few shapes.
+  """Packs pictures into rows, and rows into batches of one shape a rung.
 
   Args:
     pictures: each fits the last rung of the ladder.
     network: that will draw them.
     ladder: budgets (tokens, words, samples) of a row, smallest first; all rows
       take the first that fits the largest picture.
-    row_counts: batch sizes to choose from, smallest first.
+    row_count: B of every batch.
     times: grid of the solver.
 
   Yields:
@@ -91,9 +91,8 @@ def batches(
   rows = packing.first_fit(sizes, rung)
   guided = any(p.guidance_scale != 1 for p in pictures)
   while rows:
-    count = next((n for n in row_counts if n >= len(rows)), row_counts[-1])
-    taken, rows = rows[:count], rows[count:]
-    taken += [[]] * (count - len(taken))
+    taken, rows = rows[:row_count], rows[row_count:]
+    taken += [[]] * (row_count - len(taken))
     chosen = [[pictures[i] for i in row] for row in taken]
     placed = [[(i, pictures[i].grid) for i in row] for row in taken]
     yield Batch(_request(chosen, network, rung, guided, times), placed)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import logging
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -40,7 +41,7 @@ class SamplingConfig:
     width: in pixels, for "fixed".
     ladder: budgets (tokens, words, samples) of a row, smallest first. A call
       runs on the first rung that its largest picture fits; one program each.
-    rows: batch sizes to choose from, smallest first; one program each.
+    rows: B of every batch; what pictures leave of it is padding.
   """
 
   solver: str
@@ -51,17 +52,23 @@ class SamplingConfig:
   height: int
   width: int
   ladder: tuple[tuple[int, int, int], ...]
-  rows: tuple[int, ...]
+  rows: int
 
   def __post_init__(self):
     ladder = tuple(tuple(rung) for rung in self.ladder)
     object.__setattr__(self, "ladder", ladder)
-    object.__setattr__(self, "rows", tuple(self.rows))
     solver_named(self.solver)
     if self.size_rule not in ("digits", "fixed"):
       raise ValueError(f"size_rule {self.size_rule!r}: use 'digits' or 'fixed'")
     if not ladder or list(ladder) != sorted(ladder):
       raise ValueError(f"ladder {ladder}: budgets, smallest first")
+    if any(len(rung) != 3 or min(rung) < 1 for rung in ladder):
+      raise ValueError(f"ladder {ladder}: rungs are (tokens, words, samples)")
+    if self.rows < 1 or self.num_inference_steps < 1 or not self.shift > 0:
+      raise ValueError(
+        f"rows = {self.rows}, num_inference_steps = {self.num_inference_steps} "
+        f"and shift = {self.shift} must be positive"
+      )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -155,21 +162,18 @@ class LuminaPipeline:
     if output_type not in ("pil", "np"):
       raise ValueError(f"output_type {output_type!r}: use 'pil' or 'np'")
     steps = _or(num_inference_steps, defaults.num_inference_steps)
-    if steps < 1 or num_images_per_prompt < 1:
-      raise ValueError(
-        f"num_inference_steps = {steps} and num_images_per_prompt = "
-        f"{num_images_per_prompt} must be positive"
-      )
+    if steps < 1:
+      raise ValueError(f"num_inference_steps = {steps} must be positive")
     factor = _or(shift, defaults.shift)
-    if not factor > 0:
-      raise ValueError(f"shift = {factor} must be positive")
+    if not (factor > 0 and math.isfinite(factor)):
+      raise ValueError(f"shift = {factor} must be positive and finite")
     tableau = solver_named(_or(solver, defaults.solver))
-    pictures = self._pictures(
-      [prompt] if isinstance(prompt, str) else list(prompt),
+    pictures = self.pictures(
+      prompt,
       negative_prompt,
       height,
       width,
-      _or(guidance_scale, defaults.guidance_scale),
+      guidance_scale,
       num_images_per_prompt,
       seed,
     )
@@ -189,26 +193,47 @@ class LuminaPipeline:
       ordered = [_to_pil(image) for image in ordered]
     return Output(ordered)
 
-  def _pictures(
-    self, prompts, negative, height, width, scale, per_prompt, seed
+  def pictures(
+    self,
+    prompt: str | Sequence[str],
+    negative_prompt: str | Sequence[str] = "",
+    height: int | Sequence[int] | None = None,
+    width: int | Sequence[int] | None = None,
+    guidance_scale: float | Sequence[float] | None = None,
+    num_images_per_prompt: int = 1,
+    seed: int | Sequence[int] = 0,
   ) -> list[Picture]:
+    """What a call would draw: every input checked, nothing drawn yet."""
+    prompts = [prompt] if isinstance(prompt, str) else prompt
+    if not isinstance(prompts, Sequence) or not all(
+      isinstance(text, str) for text in prompts
+    ):
+      raise ValueError(f"prompt {prompt!r}: a string or a list of strings")
     if not prompts:
       raise ValueError('no prompt; use "" for an unconditional picture')
+    if num_images_per_prompt < 1:
+      raise ValueError(
+        f"num_images_per_prompt = {num_images_per_prompt} must be positive"
+      )
     count = len(prompts)
+    scale = _or(guidance_scale, self.sampling.guidance_scale)
     pictures = []
     for text, minus, high, wide, strength, number in zip(
       prompts,
-      _one_each(negative, count, "negative_prompt"),
+      _one_each(negative_prompt, count, "negative_prompt"),
       _one_each(height, count, "height"),
       _one_each(width, count, "width"),
       _one_each(scale, count, "guidance_scale"),
       _one_each(seed, count, "seed"),
       strict=True,
     ):
+      if not 0 <= number < 2**32:
+        raise ValueError(f"seed = {number}: from 0, below 2**32")
       grid = self._grid(text, high, wide)
       codes = self.network.tokenize(text), self.network.tokenize(minus)
       pictures += [
-        Picture(grid, *codes, number, i, strength) for i in range(per_prompt)
+        Picture(grid, *codes, int(number), i, float(strength))
+        for i in range(num_images_per_prompt)
       ]
     return pictures
 
@@ -220,6 +245,9 @@ class LuminaPipeline:
 
       by_rule = captions.size(prompt)
     height, width = _or(height, by_rule[0]), _or(width, by_rule[1])
+    if height != int(height) or width != int(width):
+      raise ValueError(f"height={height}, width={width}: whole pixels only")
+    height, width = int(height), int(width)
     try:
       grid = self.network.model.grid(height, width)
     except ValueError as error:
@@ -242,9 +270,9 @@ def solver_named(name: str) -> ode.Tableau:
   """
   if name not in ode.SOLVERS:
     near = difflib.get_close_matches(name, ode.SOLVERS, n=1)
-    hint = f"; did you mean {near[0]!r}?" if near else ""
+    hint = f"did you mean {near[0]!r}? " if near else ""
     raise ValueError(
-      f"unknown solver {name!r}{hint} There are: {', '.join(ode.SOLVERS)}"
+      f"unknown solver {name!r}; {hint}there are: {', '.join(ode.SOLVERS)}"
     )
   return ode.SOLVERS[name]
 

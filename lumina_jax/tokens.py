@@ -99,6 +99,8 @@ class Grid:
         f"origin {self.origin} needs one number for each position axis"
       )
     for size, patch in zip(self.shape, self.patch, strict=True):
+      if patch < 1:
+        raise ValueError(f"patch {self.patch} must be positive")
       if size <= 0 or size % patch:
         near = max(patch, round(size / patch) * patch)
         raise ValueError(
@@ -113,7 +115,13 @@ class Grid:
 
   @property
   def num_tokens(self) -> int:
-    return len(self.kinds)
+    """L, without laying anything out."""
+    counts, separators = self.counts, 0
+    if self.separators and len(counts) >= 2:
+      separators += math.prod(counts[:-1])
+    if self.separators and len(counts) >= 3:
+      separators += math.prod(counts[:-2])
+    return math.prod(counts) + separators
 
   @property
   def kinds(self) -> np.ndarray:

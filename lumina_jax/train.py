@@ -36,6 +36,7 @@ def train(config: RunConfig, folder: epath.Path) -> TrainState:
   """Trains from the newest checkpoint in `folder`, or from scratch."""
   network, plan = config.network, config.training
   mesh = make_mesh(config.mesh)
+  check(config, mesh)
   optimizer = make_optimizer(config.optimizer, plan.steps)
   batches = make_batches(config)
 
@@ -47,6 +48,11 @@ def train(config: RunConfig, folder: epath.Path) -> TrainState:
     if state is None:
       state = create_state(network, optimizer, mesh, config.seed)
     start = int(state.step)
+    if start > plan.steps:
+      raise ValueError(
+        f"{folder} stands at step {start}, past training.steps = {plan.steps}"
+      )
+    configs.save(config, folder)
     announce(config, state, mesh, folder)
     record.write(folder, config.seed, start)
 
@@ -74,14 +80,45 @@ def train(config: RunConfig, folder: epath.Path) -> TrainState:
         if last or number % plan.checkpoint_every == 0:
           window.finish()  # Nothing that is not finite reaches the disk.
           saved.save(state)
+        if last:
+          window.write()
         if not last and number % plan.sample_every == 0:
-          with progress.paused():
+          with progress.paused(), window.paused():
             draw_samples(config, network, state, folder)
         progress.show(*window.shown)
 
     draw_samples(config, network, state, folder)
     report.write(folder)
   return state
+
+
+def check(config: RunConfig, mesh: jax.sharding.Mesh) -> None:
+  """Finds at the start what would fail later.
+
+  Raises:
+    ValueError: naming the keys that do not go together.
+  """
+  if jax.process_count() > 1:
+    raise ValueError(
+      f"{jax.process_count()} processes: training runs in one process only yet"
+    )
+  rows, tokens = config.training.batch_rows, config.data.row_tokens
+  shards = mesh.shape["data"] * mesh.shape["fsdp"]
+  if rows % shards:
+    raise ValueError(
+      f"training.batch_rows = {rows} does not divide over data x fsdp = "
+      f"{shards} devices; choose a multiple of that, or another config.mesh"
+    )
+  if tokens % mesh.shape["context"]:
+    raise ValueError(
+      f"data.row_tokens = {tokens} does not divide over mesh.context = "
+      f"{mesh.shape['context']} devices"
+    )
+  pipe = LuminaPipeline(config.network, None, config.sampling)
+  try:
+    pipe.pictures(config.training.sample_prompts)
+  except ValueError as error:
+    raise ValueError(f"training.sample_prompts: {error}") from error
 
 
 def make_batches(config: RunConfig) -> Batches:
@@ -154,7 +191,11 @@ def main(_) -> None:
   args = flags.FLAGS
   config = configs.parse(args.config)
   folder = workdirs.claim(config, args.workdir, args.allow_config_change)
-  train(config, folder)
+  try:
+    train(config, folder)
+  except KeyboardInterrupt:
+    print("\nthe same command goes on at the newest checkpoint")
+    raise
   farewell(folder, config.training.steps)
 
 

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import logging
+import os
 
 import jax
 from etils import epath
 
 from lumina_jax import config as configs
 from lumina_jax.config import RunConfig
-from lumina_jax.parallel import mesh as meshes
 from lumina_jax.pipeline import LuminaPipeline
-from lumina_jax.training.checkpoint import FOLDER, Checkpoints
+from lumina_jax.training.checkpoint import FOLDER, read_ema
 
 
 def claim(
@@ -19,13 +19,15 @@ def claim(
 ) -> epath.Path:
   """Makes the folder of a run, or checks that it is this run's folder.
 
+  The config is saved by training, once it has proved to work.
+
   Raises:
-    ValueError: if a run with another config was started there.
+    ValueError: if a run with another config has checkpoints there.
     OSError: if it cannot be written.
   """
   folder = epath.Path(workdir)
   make_folder(folder)
-  if (folder / configs.FILE).exists():
+  if (folder / configs.FILE).exists() and has_checkpoint(folder):
     changed = configs.differences(configs.load(folder), config)
     if changed and not allow_change:
       lines = "\n  ".join(changed)
@@ -36,7 +38,6 @@ def claim(
       )
     for line in changed:
       logging.warning("config changed, %s", line)
-  configs.save(config, folder)
   return folder
 
 
@@ -46,7 +47,7 @@ def make_folder(folder: epath.Path) -> None:
   Raises:
     OSError: naming the folder, if it cannot be written to.
   """
-  trial = folder / ".write_test"
+  trial = folder / f".write_test_{os.getpid()}"
   try:
     folder.mkdir(parents=True, exist_ok=True)
     trial.write_text("")
@@ -56,38 +57,42 @@ def make_folder(folder: epath.Path) -> None:
       f"cannot write to {folder}: {error.strerror or error}. Name another "
       "folder, or make this one writable"
     ) from error
+  except ImportError as error:
+    raise OSError(
+      f'{folder} lies in a bucket; for that, pip install -e ".[gcs]" ({error})'
+    ) from error
+
+
+def has_checkpoint(folder: epath.PathLike) -> bool:
+  """Whether a run has saved anything here yet."""
+  saved = epath.Path(folder) / FOLDER
+  return saved.exists() and any(p.name.isdigit() for p in saved.iterdir())
 
 
 def load_pipeline(workdir: epath.PathLike) -> LuminaPipeline:
-  """The averaged parameters of a run, ready to sample, on the local devices.
+  """The averaged parameters of a run, ready to sample, on one local device.
 
   Raises:
     FileNotFoundError: if there is no run or no checkpoint yet.
   """
+  return load_step(workdir)[1]
+
+
+def load_step(workdir: epath.PathLike) -> tuple[int, LuminaPipeline]:
+  """Like `load_pipeline`, and the step at which the parameters were saved."""
   config = configs.load(workdir)
-  if not (epath.Path(workdir) / FOLDER).exists():
-    raise _no_checkpoint(workdir)
   network = config.network
-  mesh = meshes.make_mesh(meshes.MeshConfig(), jax.local_devices())
+  device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
   abstract = jax.tree.map(
-    lambda a: jax.ShapeDtypeStruct(
-      a.shape, a.dtype, sharding=meshes.replicated(mesh)
-    ),
+    lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=device),
     network.shapes(),
   )
-  checkpoints = Checkpoints(workdir, config.training.keep_checkpoints)
-  try:
-    ema = checkpoints.restore_ema(abstract)
-  finally:
-    checkpoints.close()
-  if ema is None:
-    raise _no_checkpoint(workdir)
-  return LuminaPipeline(network, ema, config.sampling)
-
-
-def _no_checkpoint(workdir: epath.PathLike) -> FileNotFoundError:
-  return FileNotFoundError(
-    f"{workdir} has a config but no complete checkpoint yet; train on "
-    f"(python -m lumina_jax.train --config=... --workdir={workdir}) until the "
-    "first one is written"
-  )
+  found = read_ema(workdir, abstract) if has_checkpoint(workdir) else None
+  if found is None:
+    raise FileNotFoundError(
+      f"{workdir} has a config but no complete checkpoint yet; train on "
+      f"(python -m lumina_jax.train --config=... --workdir={workdir}) until "
+      "the first one is written"
+    )
+  step, ema = found
+  return step, LuminaPipeline(network, ema, config.sampling)

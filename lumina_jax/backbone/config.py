@@ -73,7 +73,17 @@ class ModelConfig:
 
   def __post_init__(self):
     object.__setattr__(self, "patch", tuple(self.patch))
-    for name in ("width", "depth", "heads", "kv_heads", "cond_width"):
+    if not self.patch or min(self.patch) < 1:
+      raise ValueError(f"patch = {self.patch}: positive extents, one per axis")
+    for name in (
+      "channels",
+      "width",
+      "depth",
+      "heads",
+      "kv_heads",
+      "cond_width",
+      "ffn_multiple",
+    ):
       if getattr(self, name) < 1:
         raise ValueError(f"{name} = {getattr(self, name)} must be positive")
     for name, of in (("width", "heads"), ("heads", "kv_heads")):

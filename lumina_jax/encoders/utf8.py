@@ -62,11 +62,13 @@ class Utf8Config:
     return PLACES + self.word_bytes
 
 
-def tokenize(cfg: Utf8Config, prompt: str) -> np.ndarray:
+def tokenize(
+  cfg: Utf8Config, prompt: str, origin: tuple[int, int] = (0, 0)
+) -> np.ndarray:
   """Spells a prompt: `i32[words, K]`, at least one word.
 
-  Each row holds line and column, then the word's bytes plus 1, 0 where there is
-  none. The empty prompt is a word without bytes.
+  Each row holds line and column, counted from `origin`, then the word's bytes
+  plus 1, 0 where there is none. The empty prompt is a word without bytes.
   """
   lines: list[list[bytes]] = [[]]
   for word in WORD.findall(prompt):
@@ -91,6 +93,7 @@ def tokenize(cfg: Utf8Config, prompt: str) -> np.ndarray:
   for code, (*place, piece) in zip(codes, words, strict=False):
     code[:PLACES] = place
     code[PLACES : PLACES + len(piece)] = np.frombuffer(piece, np.uint8) + 1
+  codes[:, :PLACES] += origin
   return codes[: cfg.max_words]
 
 

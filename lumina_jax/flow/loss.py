@@ -32,6 +32,8 @@ class TimeDistribution:
       raise ValueError(
         f"time distribution {self.name!r}: use 'uniform' or 'logit_normal'"
       )
+    if not self.std > 0:
+      raise ValueError(f"std = {self.std}: must be positive")
 
   def sample(self, keys: jax.Array) -> jax.Array:
     """One time per key: `key[...]` -> `f32[...]`."""

@@ -7,6 +7,7 @@ renames, so that a process killed at any moment leaves complete ones only.
 
 from __future__ import annotations
 
+import errno
 import logging
 from typing import Any
 
@@ -25,7 +26,7 @@ class Checkpoints:
   """The checkpoints of a workdir, to save to and resume from."""
 
   def __init__(self, workdir: epath.PathLike, keep: int):
-    """Opens the folder, and makes it if need be.
+    """Opens the folder to write to, and makes it if need be.
 
     Args:
       workdir: of the run, on a disk or in a bucket.
@@ -35,8 +36,8 @@ class Checkpoints:
     self._keep = keep
     self._manager = self._open()
 
-  def save(self, state: TrainState, wait: bool = False) -> None:
-    """Saves a state under its step, in the background unless told to wait.
+  def save(self, state: TrainState) -> None:
+    """Saves a state under its step, in the background.
 
     Raises:
       RuntimeError: if orbax declined to save.
@@ -56,8 +57,6 @@ class Checkpoints:
         f"checkpoint {step} was not written to {self._folder}: the newest "
         f"there is {self._manager.latest_step()}"
       )
-    if wait:
-      self._manager.wait_until_finished()
 
   def latest_step(self) -> int | None:
     """Step of the newest complete checkpoint."""
@@ -78,13 +77,19 @@ class Checkpoints:
     """
     wanted = abstract._asdict()
     wanted = {"ema": wanted.pop("ema"), "train": wanted}
-    items = self._newest(wanted)
-    return items and TrainState(ema=items["ema"], **items["train"])
-
-  def restore_ema(self, abstract: Any) -> Any:
-    """Reads the averaged parameters alone; None = there is no checkpoint."""
-    items = self._newest({"ema": abstract})
-    return items and items["ema"]
+    moved = []
+    while (step := self._manager.latest_step()) is not None:
+      try:
+        items = _read(self._manager, step, wanted)
+        return TrainState(ema=items["ema"], **items["train"])
+      except Unreadable as error:
+        moved.append(self._move_aside(step, error))
+    if moved:
+      raise OSError(
+        f"no checkpoint in {self._folder} can be read; the bad ones are kept "
+        f"as {', '.join(moved)}. Start again to train from the beginning."
+      )
+    return None
 
   def close(self) -> None:
     """Waits for what is still being written."""
@@ -101,43 +106,6 @@ class Checkpoints:
       item_names=ITEMS,
     )
 
-  def _newest(self, wanted: dict[str, Any]) -> dict[str, Any] | None:
-    moved = []
-    while (step := self._manager.latest_step()) is not None:
-      try:
-        args = {k: ocp.args.StandardRestore(v) for k, v in wanted.items()}
-        restored = self._manager.restore(step, args=ocp.args.Composite(**args))
-        return {name: restored[name] for name in wanted}
-      except Exception as error:  # Orbax and tensorstore raise many kinds.
-        self._refuse_other_network(step, wanted, error)
-        moved.append(self._move_aside(step, error))
-    if moved:
-      raise OSError(
-        f"no checkpoint in {self._folder} can be read; the bad ones are kept "
-        f"as {', '.join(moved)}. Start again to train from the beginning."
-      )
-    return None
-
-  def _refuse_other_network(self, step, wanted, error) -> None:
-    """Raises if the files are sound and merely hold other shapes."""
-    try:
-      found = self._manager.item_metadata(step)
-      found = {name: _shapes(found[name].tree) for name in wanted}
-    except Exception:
-      return  # Metadata that cannot be read: corrupt, not different.
-    expected = {name: _shapes(tree) for name, tree in wanted.items()}
-    if found != expected:
-      names = {
-        f"{item}{path}"
-        for item, shapes in expected.items()
-        for path in shapes.keys() | found[item].keys()
-        if shapes.get(path) != found[item].get(path)
-      }
-      raise ValueError(
-        f"checkpoint {step} in {self._folder} is of another network; these "
-        f"differ: {', '.join(sorted(names)[:8])}"
-      ) from error
-
   def _move_aside(self, step: int, error: Exception) -> str:
     self._manager.close()
     bad = self._folder / str(step)
@@ -145,18 +113,112 @@ class Checkpoints:
     while aside.exists():
       number += 1
       aside = bad.with_name(f"{step}.corrupt{number}")
-    if jax.process_index() == 0:
-      bad.rename(aside)
-    reason = str(error).strip().split("\n")[0][:200]
+    bad.rename(aside)
     logging.warning(
       "checkpoint %d cannot be read (%s); moved to %s, falling back to the one "
       "before",
       step,
-      reason,
+      error,
       aside,
     )
     self._manager = self._open()
     return aside.name
+
+
+def read_ema(workdir: epath.PathLike, abstract: Any) -> tuple[int, Any] | None:
+  """Reads the averaged parameters of the newest readable checkpoint.
+
+  Changes nothing in the workdir, where training may be going on.
+
+  Args:
+    workdir: of the run.
+    abstract: shapes and shardings to restore to.
+
+  Returns:
+    Step and parameters, or None if there is no checkpoint.
+
+  Raises:
+    ValueError: if the checkpoint is of another network.
+    OSError: if there are checkpoints, but none that can be read.
+  """
+  folder = epath.Path(workdir).absolute() / FOLDER
+  tried: set[int] = set()
+  while True:
+    # Opened anew each time: a run that goes on adds steps and drops old ones.
+    with ocp.CheckpointManager(
+      folder,
+      options=ocp.CheckpointManagerOptions(read_only=True),
+      item_names=ITEMS,
+    ) as manager:
+      steps = set(manager.all_steps()) - tried
+      if not steps:
+        break
+      step = max(steps)
+      try:
+        return step, _read(manager, step, {"ema": abstract})["ema"]
+      except Unreadable as error:
+        logging.warning("checkpoint %d cannot be read (%s)", step, error)
+        tried.add(step)
+  if tried:
+    raise OSError(f"no checkpoint in {folder} can be read: {sorted(tried)}")
+  return None
+
+
+class Unreadable(Exception):
+  """A checkpoint whose files are broken."""
+
+
+def _read(
+  manager: ocp.CheckpointManager, step: int, wanted: dict[str, Any]
+) -> dict[str, Any]:
+  args = {k: ocp.args.StandardRestore(v) for k, v in wanted.items()}
+  try:
+    restored = manager.restore(step, args=ocp.args.Composite(**args))
+  except Exception as error:  # Orbax and tensorstore raise many kinds.
+    if _passing(error):
+      raise
+    _refuse_other_network(manager, step, wanted, error)
+    raise Unreadable(str(error).strip().split("\n")[0][:200]) from error
+  return {name: restored[name] for name in wanted}
+
+
+def _passing(error: Exception) -> bool:
+  """Whether the fault is of the moment (memory, rights, net)."""
+  kinds = (
+    MemoryError,
+    PermissionError,
+    ConnectionError,
+    TimeoutError,
+    jax.errors.JaxRuntimeError,
+  )
+  codes = errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EACCES
+  states = "RESOURCE_EXHAUSTED UNAVAILABLE PERMISSION_DENIED DEADLINE_EXCEEDED"
+  return (
+    isinstance(error, kinds)
+    or getattr(error, "errno", None) in codes
+    or any(state in str(error) for state in states.split())
+  )
+
+
+def _refuse_other_network(manager, step, wanted, error) -> None:
+  """Raises if the files are sound and merely hold other shapes."""
+  try:
+    found = manager.item_metadata(step)
+    found = {name: _shapes(found[name].tree) for name in wanted}
+  except Exception:
+    return  # Metadata that cannot be read: corrupt, not different.
+  expected = {name: _shapes(tree) for name, tree in wanted.items()}
+  if found != expected:
+    names = {
+      f"{item}{path}"
+      for item, shapes in expected.items()
+      for path in shapes.keys() | found[item].keys()
+      if shapes.get(path) != found[item].get(path)
+    }
+    raise ValueError(
+      f"checkpoint {step} in {manager.directory} is of another network; these "
+      f"differ: {', '.join(sorted(names)[:8])}"
+    ) from error
 
 
 def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:

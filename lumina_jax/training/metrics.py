@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -90,13 +92,27 @@ class Window:
     self.shown = step, f"loss {values['loss']:.3f}"
     self._values.append(values)
     if step % self._size == 0:
-      now = time.monotonic()
-      means = {
-        name: float(np.mean([v[name] for v in self._values])) for name in values
-      }
-      means["steps_per_second"] = len(self._values) / (now - self._since)
-      self._metrics.write(step, means)
-      self._values, self._since = [], now
+      self.write()
+
+  def write(self) -> None:
+    """Writes the means of the steps fetched since the last line, if any."""
+    if not self._values:
+      return
+    now = time.monotonic()
+    means = {
+      name: float(np.mean([v[name] for v in self._values]))
+      for name in self._values[0]
+    }
+    means["steps_per_second"] = len(self._values) / (now - self._since)
+    self._metrics.write(self.shown[0], means)
+    self._values, self._since = [], now
+
+  @contextlib.contextmanager
+  def paused(self) -> Iterator[None]:
+    """Leaves time spent on something else out of the speed."""
+    began = time.monotonic()
+    yield
+    self._since += time.monotonic() - began
 
 
 def read(workdir: epath.PathLike) -> list[dict[str, Any]]:

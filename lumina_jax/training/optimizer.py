@@ -40,6 +40,12 @@ class OptimizerConfig:
   def __post_init__(self):
     if self.decay not in ("constant", "cosine"):
       raise ValueError(f"decay {self.decay!r}: use 'constant' or 'cosine'")
+    for name in ("learning_rate", "eps", "clip"):
+      if not getattr(self, name) > 0:
+        raise ValueError(f"{name} = {getattr(self, name)}: must be positive")
+    for name in ("b1", "b2", "ema_decay"):
+      if not 0 <= getattr(self, name) < 1:
+        raise ValueError(f"{name} = {getattr(self, name)}: from 0, below 1")
 
 
 def schedule(cfg: OptimizerConfig, steps: int) -> optax.Schedule:
