@@ -53,12 +53,12 @@ def get_config(variant: str = "next") -> ConfigDict:
   )
   config.training = ConfigDict(
     dict(
-      steps=3500,
+      steps=3000,
       batch_rows=16,
       log_every=10,
-      checkpoint_every=700,
+      checkpoint_every=750,
       keep_checkpoints=2,
-      sample_every=700,
+      sample_every=750,
       sample_prompts=(
         "7",
         "a handwritten seven",

@@ -23,10 +23,10 @@ def main() -> None:
     return
   if command not in COMMANDS:
     near = difflib.get_close_matches(command, COMMANDS, n=1)
-    hint = f"; did you mean {near[0]!r}?" if near else ""
+    hint = f"did you mean {near[0]!r}? " if near else ""
     print(
-      f"error: unknown command {command!r}{hint} "
-      f"There are: {', '.join(COMMANDS)}",
+      f"error: unknown command {command!r}; {hint}"
+      f"there are: {', '.join(COMMANDS)}",
       file=sys.stderr,
     )
     sys.exit(2)

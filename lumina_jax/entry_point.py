@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import logging
+import os
 import sys
 from collections.abc import Callable
 from typing import NoReturn
@@ -12,8 +13,10 @@ import jax
 from absl import app, flags
 from absl import logging as absl_logging
 
-# Faults of input; anything else is a fault of ours and keeps its traceback.
+# What bad input raises. The message is shown alone; LUMINA_TRACEBACK=1 shows
+# where it came from, should it be a fault of ours after all.
 EXPECTED = (ValueError, OSError, FloatingPointError)
+TRACEBACK = "LUMINA_TRACEBACK"
 
 
 def run(main: Callable[[list[str]], None]) -> None:
@@ -25,19 +28,32 @@ def run(main: Callable[[list[str]], None]) -> None:
   def guarded(argv):
     absl_logging.use_absl_handler()
     logging.getLogger().setLevel(logging.WARNING)
-    warn_of_idle_accelerator()
+    start_jax()
     try:
       main(argv)
     except EXPECTED as error:
       fail(error)
     except KeyboardInterrupt:
-      print(
-        "\ninterrupted; the same command goes on at the newest checkpoint",
-        file=sys.stderr,
-      )
+      print("\ninterrupted", file=sys.stderr)
       sys.exit(130)
 
   app.run(guarded, flags_parser=parse)
+
+
+def start_jax() -> None:
+  """Starts the backend, or says which extra the wanted one needs."""
+  try:
+    jax.default_backend()
+  except (RuntimeError, AssertionError) as error:
+    wanted = jax.config.jax_platforms
+    extra = {"cuda": "cuda", "gpu": "cuda", "tpu": "tpu"}.get(wanted, "...")
+    fail(
+      RuntimeError(
+        f"JAX cannot start on {wanted!r} ({error}); install what it needs "
+        f'(pip install -e ".[{extra}]"), or set JAX_PLATFORMS=cpu'
+      )
+    )
+  warn_of_idle_accelerator()
 
 
 def parse(argv: list[str]) -> list[str]:
@@ -50,6 +66,8 @@ def parse(argv: list[str]) -> list[str]:
 
 def fail(error: Exception) -> NoReturn:
   """Says what is wrong and ends the program."""
+  if os.environ.get(TRACEBACK):
+    raise error
   text = str(error.args[0]) if len(error.args) == 1 else str(error)
   if "Traceback" in text:  # config_flags quotes one; its last line says it.
     text = text.strip().splitlines()[-1]
@@ -64,7 +82,7 @@ def warn_of_idle_accelerator() -> None:
   for pattern, name, extra in (
     ("/dev/nvidia[0-9]*", "an NVIDIA GPU", "cuda"),
     ("/dev/accel[0-9]*", "a TPU", "tpu"),
-    ("/dev/vfio/[0-9]*", "a TPU", "tpu"),
+    ("/dev/vfio/[0-9]*", "a device that looks like a TPU", "tpu"),
   ):
     if glob.glob(pattern):
       print(

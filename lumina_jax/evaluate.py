@@ -26,6 +26,7 @@ from data_pipelines.captions import SIDE
 from data_pipelines.digits import DigitCanvases, Split, split
 from lumina_jax import config as configs
 from lumina_jax import entry_point
+from lumina_jax import workdir as workdirs
 from lumina_jax.config import RunConfig
 from lumina_jax.flow.loss import TimeDistribution
 from lumina_jax.judging import Group, Neighbours, Reader, cut, groups
@@ -180,8 +181,8 @@ def show(result: dict[str, Any]) -> None:
 def main(_) -> None:
   args = flags.FLAGS
   config = configs.load(args.workdir)
-  pipe = LuminaPipeline.from_workdir(args.workdir)
-  result = evaluate(config, pipe, args.cells)
+  step, pipe = workdirs.load_step(args.workdir)
+  result = {"step": step} | evaluate(config, pipe, args.cells)
   path = epath.Path(args.workdir) / FILE
   new = path.with_name(f"{FILE}.tmp")
   new.write_text(json.dumps(result, indent=2) + "\n")

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import pathlib
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from etils import epath
@@ -62,6 +63,8 @@ def load(folder: epath.PathLike | None = None) -> LuminaPipeline:
         f"{CONFIG} and {WEIGHTS}"
       )
   values = json.loads((folder / CONFIG).read_text())
+  if missing := SECTIONS.keys() - values.keys():
+    raise ValueError(f"{folder / CONFIG} lacks {', '.join(sorted(missing))}")
   parsed = {
     name: configs.parse(values[name], cls, f"{CONFIG}: {name}")
     for name, cls in SECTIONS.items()
@@ -82,7 +85,7 @@ def load(folder: epath.PathLike | None = None) -> LuminaPipeline:
       f"{' and '.join(DTYPES)}"
     ) from error
   _check(flat, network, folder / WEIGHTS)
-  params = traverse_util.unflatten_dict(flat, sep=".")
+  params = jax.device_put(traverse_util.unflatten_dict(flat, sep="."))
   return LuminaPipeline(network, params, parsed["sampling"])
 
 

@@ -75,7 +75,7 @@ def test_guidance_one_is_plain_sampling(pipe):
 
 
 def test_one_program_for_each_rung_and_nothing_else_compiles():
-  pipe = random_pipeline(sampling__rows=(4,))
+  pipe = random_pipeline()
   before = sampler.sample._cache_size()
   pipe(["3 1 4", "7", "3 1 / 4 1"])
   assert sampler.sample._cache_size() == before + 1
@@ -114,6 +114,13 @@ def test_many_pictures_run_in_batches_with_progress(pipe):
     (dict(prompt="7", output_type="jpeg"), "output_type 'jpeg'"),
     (dict(prompt="7", num_inference_steps=0), "must be positive"),
     (dict(prompt="7", shift=0.0), "shift = 0.0 must be positive"),
+    (dict(prompt="7", shift=float("inf")), "shift = inf"),
+    (dict(prompt=None), "prompt None"),
+    (dict(prompt="7", seed=2**32), "seed = 4294967296"),
+    (dict(prompt="7", seed=-1), "seed = -1"),
+    (dict(prompt="7", height=8.5), "whole pixels"),
+    (dict(prompt="7", width=4 * 10**9), "largest rung"),
+    (dict(prompt="7", num_images_per_prompt=0), "must be positive"),
   ],
 )
 def test_wrong_calls_say_what_and_how(pipe, kwargs, message):

@@ -22,7 +22,7 @@ class Name(NamedTuple):
   """The original's name of one parameter and what its array stands for."""
 
   key: str  # "{i}" numbers the block.
-  kind: str  # "matrix", "vector", "patch_in", "patch_out", "patch_out_bias"
+  kind: str  # "matrix", "vector", "table", "patch_in", "patch_out", ...
 
 
 def lumina_names(cfg: ModelConfig) -> dict[tuple[str, ...], Name]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import re
 from collections.abc import Sequence
 from typing import Any
@@ -69,7 +70,7 @@ def _wrap(cells: Sequence[Any], widths: Sequence[int]) -> list[list[Any]]:
 def save(image: Image.Image, path: epath.PathLike) -> None:
   """Writes a PNG, whole or not at all, on a disk or in a bucket."""
   path = epath.Path(path)
-  new = path.with_name(f"{path.name}.tmp")
+  new = path.with_name(f"{path.name}.{os.getpid()}.tmp")
   with new.open("wb") as file:
     image.save(file, format="PNG")
   new.replace(path)

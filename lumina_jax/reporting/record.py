@@ -78,6 +78,6 @@ def _git_commit() -> str:
 
   try:
     changed = "+" if git("status", "--porcelain", "-uno") else ""
-    return git("rev-parse", "HEAD") + changed
+    return git("rev-parse", "--short=12", "HEAD") + changed
   except (OSError, subprocess.CalledProcessError):
     return "unknown (not a git checkout)"

@@ -10,6 +10,7 @@ import base64
 import html
 import json
 import math
+import shlex
 from collections.abc import Sequence
 from typing import Any
 
@@ -125,7 +126,7 @@ def _evaluation(result: dict[str, Any] | None) -> str:
   losses = [f"{loss:.3f}" for loss in result["held_out_loss_by_time"]]
   times = [f"{i / len(losses):.1f}" for i in range(len(losses))]
   return (
-    "<h2>Prompt accuracy per digit</h2>"
+    f"<h2>Prompt accuracy per digit, at step {result['step']}</h2>"
     + _table(head, body)
     + "<h2>Distance to the nearest training digit</h2>"
     + _table(["digits", "distance", "near-duplicates"], memory)
@@ -162,7 +163,7 @@ def _record(starts: Sequence[dict[str, Any]], config: Any) -> str:
     [
       start["started"],
       str(start["from_step"]),
-      start["git_commit"][:12],
+      start["git_commit"],
       f"{len(start['devices'])} x {start['device_kind']}",
       start["packages"]["jax"],
     ]
@@ -177,7 +178,7 @@ def _record(starts: Sequence[dict[str, Any]], config: Any) -> str:
 
 
 def _next(folder: epath.Path) -> str:
-  where = html.escape(str(folder))
+  where = html.escape(shlex.quote(str(folder)))
   return (
     "<h2>Next</h2><pre>"
     f'python -m lumina_jax.sample --workdir={where} --prompt="3 1 4"\n'

@@ -135,9 +135,51 @@ def test_no_readable_checkpoint_is_an_error_that_loses_nothing(copy):
   for step in (2, 4, 6):
     for path in files(copy / "checkpoints" / str(step)):
       path.write_bytes(b"")
-  with pytest.raises(OSError, match=r"6\.corrupt, 4\.corrupt, 2\.corrupt"):
+  with pytest.raises(OSError, match=r"can be read: \[2, 4, 6\]"):
     LuminaPipeline.from_workdir(copy)
+  assert (copy / "checkpoints" / "6").exists()  # Reading changes nothing.
+  with pytest.raises(OSError, match=r"6\.corrupt, 4\.corrupt, 2\.corrupt"):
+    training.train(configs.load(copy), copy)
   assert (copy / "checkpoints" / "4.corrupt").exists()
+
+
+def test_a_start_that_fails_leaves_no_config_behind(tmp_path):
+  words = ["--config=configs/digits.py", f"--workdir={tmp_path}"]
+  flags = small_flags(training__steps=2)
+  assert "warmup_steps = 2 must be below" in fail("train", *words, *flags)
+  assert not (tmp_path / configs.FILE).exists()
+
+
+def test_a_change_that_cannot_go_on_leaves_the_run_as_it_was(copy):
+  before = configs.load(copy)
+  other = small_config(model__depth=3)
+  workdirs.claim(other, copy, allow_change=True)
+  with pytest.raises(ValueError, match="of another network"):
+    training.train(other, copy)
+  with pytest.raises(ValueError, match=r"past training\.steps = 4"):
+    training.train(small_config(training__steps=4), copy)
+  assert configs.load(copy) == before
+  assert LuminaPipeline.from_workdir(copy).params
+
+
+@pytest.mark.parametrize(
+  ("changes", "message"),
+  [
+    (dict(training__sample_prompts=("7" * 200,)), "sample_prompts.*largest"),
+    (dict(data__row_words=4), "raise data.row_tokens or data.row_words"),
+    (dict(text_encoder__max_words=64), "max_words = 64 exceeds the 40 words"),
+    (dict(training__log_every=4), "must be a multiple of log_every = 4"),
+    (dict(sampling__rows=0), "rows = 0"),
+    (dict(model__patch=(0, 4)), "patch = \\(0, 4\\)"),
+    (dict(optimizer__clip=0.0), "clip = 0.0"),
+  ],
+)
+def test_numbers_that_do_not_go_together_fail_at_the_start(
+  tmp_path, changes, message
+):
+  with pytest.raises(ValueError, match=message):
+    training.train(small_config(**changes), epath.Path(tmp_path))
+  assert not (tmp_path / configs.FILE).exists()
 
 
 def test_half_written_checkpoint_does_not_count(copy):
@@ -173,14 +215,15 @@ def test_output_that_cannot_be_written(workdir, tmp_path):
 
 
 def test_loss_that_is_not_finite_stops_before_it_is_saved(tmp_path):
-  config = small_config(optimizer__learning_rate=1e30, optimizer__clip=1e30)
+  config = small_config(
+    optimizer__learning_rate=1e30,
+    optimizer__clip=1e30,
+    training__checkpoint_every=1,
+  )
   with pytest.raises(FloatingPointError, match="learning_rate"):
     training.train(config, epath.Path(tmp_path))
-  latest = Checkpoints(tmp_path, 3).latest_step()
-  if latest is not None:
-    configs.save(config, tmp_path)
-    params = LuminaPipeline.from_workdir(tmp_path).params
-    assert np.isfinite(params["backbone"]["final"]["kernel"]).all()
+  params = LuminaPipeline.from_workdir(tmp_path).params
+  assert np.isfinite(params["backbone"]["final"]["kernel"]).all()
 
 
 def test_unknown_command_and_missing_prompt():

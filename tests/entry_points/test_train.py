@@ -70,18 +70,18 @@ def test_run_writes_what_its_last_lines_name(finished):
   page = (workdir / "report.html").read_text()
   assert "<polyline" in page and "data:image/png;base64" in page
   assert "http://" not in page and "https://" not in page
-  assert f"--workdir={workdir}" in printed and "plain" not in printed
-  assert "6/6 steps" in printed
+  assert f"--workdir={workdir}" in printed and "6/6 steps" in printed
 
 
 def test_sample_writes_pictures_as_they_are_and_enlarged(finished, tmp_path):
   workdir, _ = finished
-  prompts = ["--prompt=3 1 4", "--prompt=3/1", "--prompt=3 1"]
+  prompts = ["--prompt=3 1 4", "--prompt=3-1", "--prompt=3 1"]
   words = [f"--workdir={workdir}", "--num_samples=2", f"--output={tmp_path}"]
   done = run(command("sample", *prompts, *words))
   assert done.returncode == 0, done.stderr
   names = sorted(path.name for path in tmp_path.iterdir())
   assert len(names) == 2 * 2 * 3 + 1 and "overview.png" in names
+  assert "3_1_seed0_0.png" in names and "3_1_seed0_2_0.png" in names
   assert Image.open(tmp_path / "3_1_4_seed0_1.png").size == (24, 8)
   large = Image.open(tmp_path / "3_1_4_seed0_1_x16.png")
   assert large.size == (24 * 16, 8 * 16)
@@ -96,7 +96,9 @@ def test_evaluate_judges_and_completes_the_report(finished):
   assert {"1x1", "2x2", "1x4", "3x3"} <= canvases
   assert {row["guidance"] for row in result["accuracy"]} == {1.0, 1.5, 2.0}
   assert all(0 <= row["accuracy"] <= 1 for row in result["accuracy"])
-  assert result["reader_accuracy_held_out"] > 0.97
+  assert result["step"] == 6 and result["reader_accuracy_held_out"] > 0.97
+  assert set(result["memorisation"]) == {"1.0", "1.5", "2.0"}
+  assert all(v["distance"] > 0 for v in result["memorisation"].values())
   losses = result["held_out_loss_by_time"]
   assert len(losses) == 10 and all(loss > 0 for loss in losses)
   page = (workdir / "report.html").read_text()
@@ -147,8 +149,12 @@ def test_killed_and_resumed_equals_uninterrupted_bit_for_bit(tmp_path):
   assert done.returncode == 0, done.stderr
 
 
-def test_one_program_trains_all_canvas_sizes():
-  config = small_config("next")
+@pytest.mark.parametrize(
+  ("variant", "sizes"),
+  [("next", {4, 8, 12, 16}), ("flag", {6, 10, 12, 14, 18, 20})],
+)
+def test_one_program_trains_all_canvas_sizes(variant, sizes):
+  config = small_config(variant)
   mesh, batches = make_mesh(config.mesh), make_batches(config)
   tx = make_optimizer(config.optimizer, 10)
   pure = steps.make_train_step(config.network, tx, config.time, 0.9, 0)
@@ -160,7 +166,7 @@ def test_one_program_trains_all_canvas_sizes():
       batch = batches.batch(i)
       packings |= {tuple(np.bincount(r)[1:]) for r in batch[0].segments}
       state, _ = step(state, steps.place_batch(batch, mesh))
-  assert len(packings) > 4 and set().union(*packings) == {4, 8, 12, 16}
+  assert len(packings) > 4 and set().union(*packings) == sizes
   assert step._cache_size() == 1
 
 

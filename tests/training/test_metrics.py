@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from lumina_jax.training.metrics import FILE, Metrics, read
+from lumina_jax.training.metrics import FILE, Metrics, Window, read
 
 
 def write(workdir, start, steps):
@@ -71,3 +71,26 @@ def test_nothing_but_metrics_is_left_behind(tmp_path):
   write(tmp_path, 10, [20])
   found = {path.name for path in tmp_path.iterdir()}
   assert found == {FILE, "tensorboard"}
+
+
+def test_a_bucket_that_cannot_append_keeps_all_rows(tmp_path, monkeypatch):
+  plain = Metrics(tmp_path, 0)
+  plain.write(1, {"loss": 2.0})
+  plain.close()
+  bucket = Metrics(tmp_path, 1)
+  monkeypatch.setattr(bucket, "_local", False)
+  bucket.write(2, {"loss": 1.0})
+  bucket.close()
+  assert [row["step"] for row in read(tmp_path)] == [1, 2]
+
+
+def test_a_window_writes_means_and_its_rest(tmp_path):
+  out = Metrics(tmp_path, 0)
+  window = Window(out, 2)
+  for step, loss in enumerate((4.0, 2.0, 5.0), start=1):
+    window.add(step, {"loss": loss, "grad_norm": 1.0})
+  window.finish()
+  window.write()
+  out.close()
+  rows = read(tmp_path)
+  assert [(row["step"], row["loss"]) for row in rows] == [(2, 3.0), (3, 5.0)]

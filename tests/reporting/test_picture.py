@@ -1,0 +1,50 @@
+"""Pictures for people."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from lumina_jax.reporting import picture
+
+
+def grey(height, width, value=200):
+  return Image.fromarray(np.full((height, width), value, np.uint8))
+
+
+def test_enlarging_repeats_every_pixel():
+  small = np.random.default_rng(0).integers(0, 255, (8, 24), np.uint8)
+  large = np.asarray(picture.enlarge(Image.fromarray(small)))
+  np.testing.assert_array_equal(large[::16, ::16], small)
+  np.testing.assert_array_equal(large[15::16, 15::16], small)
+
+
+def test_a_sheet_shows_every_picture_whole():
+  images = [grey(8, 8), grey(8, 40), grey(24, 24), grey(32, 8)] * 4
+  sheet = picture.contact_sheet(images, ["seven"] * 16, enlargement=4)
+  assert sheet.width <= picture.LINE_WIDTH + 2 * picture.MARGIN
+  shown = np.all(np.asarray(sheet) == 200, axis=-1).sum()
+  assert shown >= 16 * sum(i.width * i.height for i in images)
+
+
+def test_a_sheet_may_be_wider_than_a_line_for_one_picture():
+  sheet = picture.contact_sheet([grey(8, 300)], [""])
+  assert sheet.width >= 300 * 8
+
+
+@pytest.mark.parametrize(
+  ("prompt", "stem"),
+  [
+    ("3 1 / 4 1", "3_1_over_4_1"),
+    ("", "unconditional"),
+    ("../../etc/passwd", "over_over_etc_over_passwd"),
+    ("x" * 300, "x" * 60),
+  ],
+)
+def test_stems_are_safe_file_names(prompt, stem):
+  assert picture.file_stem(prompt) == stem
+
+
+def test_saving_leaves_no_temporary_file(tmp_path):
+  picture.save(grey(8, 8), tmp_path / "a.png")
+  assert [p.name for p in tmp_path.iterdir()] == ["a.png"]
+  assert Image.open(tmp_path / "a.png").size == (8, 8)

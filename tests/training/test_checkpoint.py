@@ -1,0 +1,59 @@
+"""Checkpoints that are read while a run writes them."""
+
+import jax
+import numpy as np
+import pytest
+
+from lumina_jax.training import checkpoint
+from lumina_jax.training.checkpoint import Checkpoints, read_ema
+from lumina_jax.training.state import TrainState
+
+
+def state(step):
+  """A state large enough that writing it takes a while."""
+  values = jax.random.normal(jax.random.key(step), (4, 512, 1024))
+  tree = {"kernel": values}
+  return TrainState(np.int32(step), tree, tree, tree)
+
+
+def test_a_reader_leaves_a_save_in_flight_alone(tmp_path):
+  saved = Checkpoints(tmp_path, keep=2)
+  abstract = jax.eval_shape(lambda: state(1).ema)
+  saved.save(state(1))
+  early = read_ema(tmp_path, abstract)
+  assert early is None or early[0] == 1
+  saved.close()
+  step, ema = read_ema(tmp_path, abstract)
+  assert step == 1
+  np.testing.assert_array_equal(ema["kernel"], state(1).ema["kernel"])
+
+
+def test_the_last_ones_are_kept(tmp_path):
+  saved = Checkpoints(tmp_path, keep=2)
+  for step in (1, 2, 3):
+    saved.save(state(step))
+  saved.close()
+  names = {p.name for p in (tmp_path / checkpoint.FOLDER).iterdir()}
+  assert {name for name in names if name.isdigit()} == {"2", "3"}
+
+
+def test_a_fault_of_the_moment_moves_nothing_aside(tmp_path, monkeypatch):
+  saved = Checkpoints(tmp_path, keep=2)
+  saved.save(state(1))
+  saved.close()
+  again = Checkpoints(tmp_path, keep=2)
+
+  def full(*_, **__):
+    raise MemoryError("no room")
+
+  monkeypatch.setattr(again._manager, "restore", full)
+  with pytest.raises(MemoryError):
+    again.restore(jax.eval_shape(lambda: state(1)))
+  assert (tmp_path / checkpoint.FOLDER / "1").exists()
+
+
+def test_a_save_that_is_declined_is_an_error(tmp_path):
+  saved = Checkpoints(tmp_path, keep=2)
+  saved.save(state(2))
+  with pytest.raises((RuntimeError, ValueError)):
+    saved.save(state(2))
