@@ -13,6 +13,7 @@ from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
+from absl import logging as absl_logging
 from etils import epath
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
@@ -145,11 +146,7 @@ def read_ema(workdir: epath.PathLike, abstract: Any) -> tuple[int, Any] | None:
   tried: set[int] = set()
   while True:
     # Opened anew each time: a run that goes on adds steps and drops old ones.
-    with ocp.CheckpointManager(
-      folder,
-      options=ocp.CheckpointManagerOptions(read_only=True),
-      item_names=ITEMS,
-    ) as manager:
+    with _reader(folder) as manager:
       steps = set(manager.all_steps()) - tried
       if not steps:
         break
@@ -162,6 +159,20 @@ def read_ema(workdir: epath.PathLike, abstract: Any) -> tuple[int, Any] | None:
   if tried:
     raise OSError(f"no checkpoint in {folder} can be read: {sorted(tried)}")
   return None
+
+
+def _reader(folder: epath.Path) -> ocp.CheckpointManager:
+  level = absl_logging.get_verbosity()
+  # Orbax warns that what is asked to be read-only is read-only.
+  absl_logging.set_verbosity(absl_logging.ERROR)
+  try:
+    return ocp.CheckpointManager(
+      folder,
+      options=ocp.CheckpointManagerOptions(read_only=True),
+      item_names=ITEMS,
+    )
+  finally:
+    absl_logging.set_verbosity(level)
 
 
 class Unreadable(Exception):
