@@ -76,6 +76,7 @@ def test_guidance_one_is_plain_sampling(pipe):
 
 def test_one_program_for_each_rung_and_nothing_else_compiles():
   pipe = random_pipeline()
+  sampler.sample.clear_cache()
   before = sampler.sample._cache_size()
   pipe(["3 1 4", "7", "3 1 / 4 1"])
   assert sampler.sample._cache_size() == before + 1

@@ -214,8 +214,12 @@ def _passing(error: Exception) -> bool:
 def _refuse_other_network(manager, step, wanted, error) -> None:
   """Raises if the files are sound and merely hold other shapes."""
   try:
-    found = manager.item_metadata(step)
-    found = {name: _shapes(found[name].tree) for name in wanted}
+    # The manager's own item_metadata is empty before a first restore.
+    handler, saved = ocp.StandardCheckpointHandler(), manager.directory
+    found = {
+      name: _shapes(handler.metadata(saved / str(step) / name).tree)
+      for name in wanted
+    }
   except Exception:
     return  # Metadata that cannot be read: corrupt, not different.
   expected = {name: _shapes(tree) for name, tree in wanted.items()}

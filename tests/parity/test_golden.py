@@ -97,7 +97,13 @@ class Golden:
     return jnp.where(real, error**2, 0).sum() / self.training["target"].size
 
 
-@pytest.fixture(scope="module", params=VARIANTS)
+@pytest.fixture(
+  scope="module",
+  params=[
+    name if name in TEXT else pytest.param(name, marks=pytest.mark.slow)
+    for name in VARIANTS
+  ],
+)
 def golden(request):
   return Golden(request.param)
 

@@ -17,7 +17,7 @@ def test_plain_lines_come_now_and_then_and_at_the_end(capsys, monkeypatch):
   assert (
     lines[-1] == "training: 100/100 steps  loss 0.5  2.0 steps/s  0:00 left"
   )
-  assert "2.0 steps/s  0:39 left" in lines[1]
+  assert "2.0 steps/s  0:40 left" in lines[1]
 
 
 def test_pauses_do_not_count_as_slowness(capsys, monkeypatch):
