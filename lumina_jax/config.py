@@ -22,7 +22,7 @@ from lumina_jax.encoders.utf8 import Utf8Config
 from lumina_jax.flow.loss import TimeDistribution
 from lumina_jax.network import Network
 from lumina_jax.parallel.mesh import MeshConfig
-from lumina_jax.pipeline import SamplingConfig
+from lumina_jax.sampler import SamplingConfig
 from lumina_jax.training.optimizer import OptimizerConfig
 
 FILE = "config.json"

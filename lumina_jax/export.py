@@ -20,7 +20,8 @@ from lumina_jax import config as configs
 from lumina_jax.backbone import ModelConfig
 from lumina_jax.encoders.utf8 import Utf8Config
 from lumina_jax.network import Network
-from lumina_jax.pipeline import LuminaPipeline, SamplingConfig
+from lumina_jax.pipeline import LuminaPipeline
+from lumina_jax.sampler import SamplingConfig
 
 WEIGHTS = "model.safetensors"
 CONFIG = "config.json"

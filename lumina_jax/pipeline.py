@@ -8,7 +8,6 @@ out.images[0].save("pi.png")
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import logging
 import math
 from collections.abc import Callable, Sequence
@@ -22,53 +21,8 @@ from lumina_jax import sampler
 from lumina_jax.flow import ode, schedule
 from lumina_jax.network import Network, Params
 from lumina_jax.pictures import Picture
+from lumina_jax.sampler import SamplingConfig
 from lumina_jax.tokens import Grid
-
-
-@dataclasses.dataclass(frozen=True)
-class SamplingConfig:
-  """How to sample unless the caller says otherwise.
-
-  Attributes:
-    solver: a name of `ode.SOLVERS`.
-    num_inference_steps: integration steps; midpoint and heun evaluate the
-      network twice a step, rk4 four times, and guidance doubles each.
-    guidance_scale: 1 = none.
-    shift: of the time grid; above 1 spends more steps near noise.
-    size_rule: "digits" reads rows and columns off the prompt; "fixed" takes
-      height and width below.
-    height: in pixels, for "fixed".
-    width: in pixels, for "fixed".
-    ladder: budgets (tokens, words, samples) of a row, smallest first. A call
-      runs on the first rung that its largest picture fits; one program each.
-    rows: B of every batch; what pictures leave of it is padding.
-  """
-
-  solver: str
-  num_inference_steps: int
-  guidance_scale: float
-  shift: float
-  size_rule: str
-  height: int
-  width: int
-  ladder: tuple[tuple[int, int, int], ...]
-  rows: int
-
-  def __post_init__(self):
-    ladder = tuple(tuple(rung) for rung in self.ladder)
-    object.__setattr__(self, "ladder", ladder)
-    solver_named(self.solver)
-    if self.size_rule not in ("digits", "fixed"):
-      raise ValueError(f"size_rule {self.size_rule!r}: use 'digits' or 'fixed'")
-    if not ladder or list(ladder) != sorted(ladder):
-      raise ValueError(f"ladder {ladder}: budgets, smallest first")
-    if any(len(rung) != 3 or min(rung) < 1 for rung in ladder):
-      raise ValueError(f"ladder {ladder}: rungs are (tokens, words, samples)")
-    if self.rows < 1 or self.num_inference_steps < 1 or not self.shift > 0:
-      raise ValueError(
-        f"rows = {self.rows}, num_inference_steps = {self.num_inference_steps} "
-        f"and shift = {self.shift} must be positive"
-      )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -167,7 +121,7 @@ class LuminaPipeline:
     factor = _or(shift, defaults.shift)
     if not (factor > 0 and math.isfinite(factor)):
       raise ValueError(f"shift = {factor} must be positive and finite")
-    tableau = solver_named(_or(solver, defaults.solver))
+    tableau = ode.solver(_or(solver, defaults.solver))
     pictures = self.pictures(
       prompt,
       negative_prompt,
@@ -260,21 +214,6 @@ class LuminaPipeline:
         "or add a rung to config.sampling.ladder"
       )
     return grid
-
-
-def solver_named(name: str) -> ode.Tableau:
-  """The solver of that name.
-
-  Raises:
-    ValueError: if there is none; near names are suggested.
-  """
-  if name not in ode.SOLVERS:
-    near = difflib.get_close_matches(name, ode.SOLVERS, n=1)
-    hint = f"did you mean {near[0]!r}? " if near else ""
-    raise ValueError(
-      f"unknown solver {name!r}; {hint}there are: {', '.join(ode.SOLVERS)}"
-    )
-  return ode.SOLVERS[name]
 
 
 def _or(value, default):

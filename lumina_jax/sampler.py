@@ -5,6 +5,7 @@ B rows, L tokens, N samples a row, S text tokens a row, P patch.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from typing import NamedTuple
 
@@ -17,6 +18,52 @@ from lumina_jax.flow.noise import token_noise
 from lumina_jax.network import Network, Params
 from lumina_jax.parallel.mesh import RULES
 from lumina_jax.tokens import PATCH, Condition, Tokens, per_token
+
+
+@dataclasses.dataclass(frozen=True)
+class SamplingConfig:
+  """How to sample unless the caller says otherwise.
+
+  Attributes:
+    solver: a name of `ode.SOLVERS`.
+    num_inference_steps: integration steps; midpoint and heun evaluate the
+      network twice a step, rk4 four times, and guidance doubles each.
+    guidance_scale: 1 = none.
+    shift: of the time grid; above 1 spends more steps near noise.
+    size_rule: "digits" reads rows and columns off the prompt; "fixed" takes
+      height and width below.
+    height: in pixels, for "fixed".
+    width: in pixels, for "fixed".
+    ladder: budgets (tokens, words, samples) of a row, smallest first. A call
+      runs on the first rung that its largest picture fits; one program each.
+    rows: B of every batch; what pictures leave of it is padding.
+  """
+
+  solver: str
+  num_inference_steps: int
+  guidance_scale: float
+  shift: float
+  size_rule: str
+  height: int
+  width: int
+  ladder: tuple[tuple[int, int, int], ...]
+  rows: int
+
+  def __post_init__(self):
+    ladder = tuple(tuple(rung) for rung in self.ladder)
+    object.__setattr__(self, "ladder", ladder)
+    ode.solver(self.solver)
+    if self.size_rule not in ("digits", "fixed"):
+      raise ValueError(f"size_rule {self.size_rule!r}: use 'digits' or 'fixed'")
+    if not ladder or list(ladder) != sorted(ladder):
+      raise ValueError(f"ladder {ladder}: budgets, smallest first")
+    if any(len(rung) != 3 or min(rung) < 1 for rung in ladder):
+      raise ValueError(f"ladder {ladder}: rungs are (tokens, words, samples)")
+    if self.rows < 1 or self.num_inference_steps < 1 or not self.shift > 0:
+      raise ValueError(
+        f"rows = {self.rows}, num_inference_steps = {self.num_inference_steps} "
+        f"and shift = {self.shift} must be positive"
+      )
 
 
 class Request(NamedTuple):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import difflib
 from collections.abc import Callable
 
 import jax
@@ -47,6 +48,21 @@ SOLVERS = {
     order=4,
   ),
 }
+
+
+def solver(name: str) -> Tableau:
+  """The solver of that name.
+
+  Raises:
+    ValueError: if there is none; near names are suggested.
+  """
+  if name not in SOLVERS:
+    near = difflib.get_close_matches(name, SOLVERS, n=1)
+    hint = f"did you mean {near[0]!r}? " if near else ""
+    raise ValueError(
+      f"unknown solver {name!r}; {hint}there are: {', '.join(SOLVERS)}"
+    )
+  return SOLVERS[name]
 
 
 def solve(
