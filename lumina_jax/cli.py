@@ -32,7 +32,8 @@ def main() -> None:
     sys.exit(2)
   if command == "infer":
     command, rest = "sample", infer_flags(rest)
-  sys.argv = [f"lumina {command}", *rest]
+  # absl takes the first word for the module whose flags --help lists.
+  sys.argv = [f"lumina_jax.{command}", *rest]
   importlib.import_module(f"lumina_jax.{command}").run()
 
 

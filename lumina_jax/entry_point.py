@@ -11,7 +11,6 @@ from typing import NoReturn
 
 import jax
 from absl import app, flags
-from absl import logging as absl_logging
 
 # What bad input raises. The message is shown alone; LUMINA_TRACEBACK=1 shows
 # where it came from, should it be a fault of ours after all.
@@ -26,16 +25,20 @@ def run(main: Callable[[list[str]], None]) -> None:
   """
 
   def guarded(argv):
-    absl_logging.use_absl_handler()
-    logging.getLogger().setLevel(logging.WARNING)
+    # Our own warnings, plainly; orbax reports every step of its work to absl.
+    logging.basicConfig(
+      format="%(levelname)s: %(message)s", level=logging.WARNING, force=True
+    )
+    logging.getLogger("absl").setLevel(logging.ERROR)
     start_jax()
     try:
       main(argv)
     except EXPECTED as error:
       fail(error)
     except KeyboardInterrupt:
-      print("\ninterrupted", file=sys.stderr)
-      sys.exit(130)
+      print("\ninterrupted", file=sys.stderr, flush=True)
+      sys.stdout.flush()
+      os._exit(130)  # XLA may be compiling: taking it down crashes.
 
   app.run(guarded, flags_parser=parse)
 
@@ -68,9 +71,11 @@ def fail(error: Exception) -> NoReturn:
   """Says what is wrong and ends the program."""
   if os.environ.get(TRACEBACK):
     raise error
+  while len(error.args) == 1 and isinstance(error.args[0], Exception):
+    error = error.args[0]
   text = str(error.args[0]) if len(error.args) == 1 else str(error)
   if "Traceback" in text:  # config_flags quotes one; its last line says it.
-    text = text.strip().splitlines()[-1]
+    text = text.strip().splitlines()[-1].partition("Error: ")[2]
   print(f"\nerror: {text}", file=sys.stderr)
   sys.exit(1)
 

@@ -85,6 +85,7 @@ def train(config: RunConfig, folder: epath.Path) -> TrainState:
         if not last and number % plan.sample_every == 0:
           with progress.paused(), window.paused():
             draw_samples(config, network, state, folder)
+            report.write(folder)
         progress.show(*window.shown)
 
     draw_samples(config, network, state, folder)
@@ -194,7 +195,9 @@ def main(_) -> None:
   try:
     train(config, folder)
   except KeyboardInterrupt:
-    print("\nthe same command goes on at the newest checkpoint")
+    saved = workdirs.has_checkpoint(folder)
+    where = "goes on at the newest checkpoint" if saved else "starts anew"
+    print(f"\nthe same command {where}")
     raise
   farewell(folder, config.training.steps)
 

@@ -13,7 +13,6 @@ from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
-from absl import logging as absl_logging
 from etils import epath
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
@@ -162,9 +161,10 @@ def read_ema(workdir: epath.PathLike, abstract: Any) -> tuple[int, Any] | None:
 
 
 def _reader(folder: epath.Path) -> ocp.CheckpointManager:
-  level = absl_logging.get_verbosity()
+  logger = logging.getLogger("absl")
+  level = logger.level
   # Orbax warns that what is asked to be read-only is read-only.
-  absl_logging.set_verbosity(absl_logging.ERROR)
+  logger.setLevel(logging.ERROR)
   try:
     return ocp.CheckpointManager(
       folder,
@@ -172,7 +172,7 @@ def _reader(folder: epath.Path) -> ocp.CheckpointManager:
       item_names=ITEMS,
     )
   finally:
-    absl_logging.set_verbosity(level)
+    logger.setLevel(level)
 
 
 class Unreadable(Exception):
