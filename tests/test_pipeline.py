@@ -22,7 +22,10 @@ def random_pipeline(variant="next", **changes):
   return LuminaPipeline(config.network, params, config.sampling)
 
 
-@pytest.fixture(scope="module", params=["next", "flag"])
+@pytest.fixture(
+  scope="module",
+  params=["next", pytest.param("flag", marks=pytest.mark.slow)],
+)
 def pipe(request):
   return random_pipeline(request.param)
 
