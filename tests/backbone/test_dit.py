@@ -25,8 +25,7 @@ FLAG = ModelConfig(
   ffn_multiple=32,
   dtype="float32",
 )
-NEXT = dataclasses.replace(
-  FLAG,
+NEXT_FIELDS = dict(
   raster=False,
   separators=False,
   sandwich=True,
@@ -34,6 +33,7 @@ NEXT = dataclasses.replace(
   tanh_gate=True,
   final_shift=False,
 )
+NEXT = dataclasses.replace(FLAG, **NEXT_FIELDS)
 VIDEO = dataclasses.replace(FLAG, patch=(1, 2, 2))
 SIZES = ((4, 8), (8, 4), (4, 4))
 WORDS = (2, 3, 1)
@@ -211,12 +211,7 @@ def published(**kwargs):
       dataclasses.replace(
         published(width=2304, depth=24, text_width=2048),
         kv_heads=8,
-        raster=False,
-        separators=False,
-        sandwich=True,
-        shift=False,
-        tanh_gate=True,
-        final_shift=False,
+        **NEXT_FIELDS,
       ),
       1_627_386_400,
     ),

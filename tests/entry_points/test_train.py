@@ -149,6 +149,26 @@ def test_killed_and_resumed_equals_uninterrupted_bit_for_bit(tmp_path):
   assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.slow
+def test_interrupt_while_compiling_ends_cleanly(tmp_path):
+  process = subprocess.Popen(
+    train_command(tmp_path, **LONG),
+    cwd=ROOT,
+    env=os.environ | {"JAX_ENABLE_COMPILATION_CACHE": "false"},
+    stdout=subprocess.PIPE,
+    stderr=subprocess.STDOUT,
+    text=True,
+  )
+  for line in process.stdout:
+    if "from scratch" in line:
+      break
+  time.sleep(1)
+  process.send_signal(signal.SIGINT)
+  rest = process.stdout.read()
+  assert process.wait() == 130, rest
+  assert "the same command starts anew" in rest and "Fatal" not in rest
+
+
 @pytest.mark.parametrize(
   ("variant", "sizes"),
   [
