@@ -102,7 +102,11 @@ def alone(cfg, params, one):
   return np.asarray(velocity(cfg, params, *batch))[0]
 
 
-@pytest.mark.parametrize("cfg", [FLAG, NEXT], ids=["flag", "next"])
+@pytest.mark.parametrize(
+  "cfg",
+  [FLAG, NEXT, pytest.param(VIDEO, marks=pytest.mark.slow)],
+  ids=["flag", "next", "3d"],
+)
 def test_velocity_is_exactly_zero_at_init(cfg):
   batch = rows(cfg, [[sample(cfg, SIZES[0], 2, 0)]], 40, 4, 1)
   params = initial(cfg, *batch)
