@@ -56,6 +56,10 @@ class Condition(NamedTuple):
     text_segments: `i32[B, S]`, the sample a text token belongs to; 0 = padding.
     sample_ids: `i32[B, N]`, names a sample for its random numbers, so that
       neither its place in the batch nor its neighbours change them.
+    rope_rates: `f32[B, N, K/2]`, how fast each channel pair of a head turns
+      with position; None = as trained. A rule of `backbone.rope` makes them.
+    attention_scale: `f32[B, N]`, what the scores of self-attention are
+      multiplied by beside 1 / sqrt(K); None = 1.
   """
 
   time: Array | None = None
@@ -63,6 +67,8 @@ class Condition(NamedTuple):
   text: Array | None = None
   text_segments: Array | None = None
   sample_ids: Array | None = None
+  rope_rates: Array | None = None
+  attention_scale: Array | None = None
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,6 +1,6 @@
-"""The network: tokens and their condition in, velocity out."""
+"""Tokens in, velocity out. Of ours it imports `tokens` and `attention` only."""
 
-from lumina_jax.backbone.config import ModelConfig
-from lumina_jax.backbone.dit import DiT
+from lumina_jax.backbone.config import PUBLISHED, ModelConfig
+from lumina_jax.backbone.dit import DiT, shapes
 
-__all__ = ["DiT", "ModelConfig"]
+__all__ = ["PUBLISHED", "DiT", "ModelConfig", "shapes"]

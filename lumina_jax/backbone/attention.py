@@ -21,6 +21,7 @@ from lumina_jax.backbone.layers import (
   xavier,
   zeros,
 )
+from lumina_jax.tokens import Condition, per_token
 
 HEADS = ("act_batch", "act_length", "act_heads", None)
 
@@ -33,7 +34,9 @@ class Attention(nn.Module):
 
   with q, k normed over all heads jointly, then rotated; text keys k_y are
   normed but not rotated and meet the rotated queries; one gate g per head
-  (Lumina-T2X, section 2.2; Flag-DiT equation for text).
+  (Lumina-T2X, section 2.2; Flag-DiT equation for text). Proportional attention
+  multiplies the first product by sqrt(log_base(length)) and never the second
+  (Lumina-Next, section 2.1).
   """
 
   cfg: ModelConfig
@@ -42,20 +45,22 @@ class Attention(nn.Module):
   def __call__(
     self,
     x_BLD: jax.Array,
-    angles: jax.Array,
+    rotation: rope.Rotation,
+    condition: Condition,
     segments: jax.Array,
-    text_BSE: jax.Array | None,
-    text_segments: jax.Array | None,
   ) -> jax.Array:
     cfg = self.cfg
     q = self._norm("query_norm", self._project("query", x_BLD, cfg.heads))
     k = self._norm("key_norm", self._project("key", x_BLD, cfg.kv_heads))
     v = self._project("value", x_BLD, cfg.kv_heads)
-    q, k = rope.rotate(q, angles), rope.rotate(k, angles)
+    q, k = rope.rotate(q, rotation), rope.rotate(k, rotation)
     q, k, v = (nn.with_logical_constraint(a, HEADS) for a in (q, k, v))
-    out = attend(q, k, v, segments, segments)
+    out = attend(_scaled(q, condition, segments), k, v, segments, segments)
     if cfg.text_width:
-      out = out + self._to_text(q, segments, text_BSE, text_segments)
+      if cfg.text_query:
+        own = self._project("text_query", x_BLD, cfg.heads)
+        q = rope.rotate(self._norm("text_query_norm", own), rotation)
+      out = out + self._to_text(q, condition, segments)
     return Einsum(
       "BLHK,HKD->BLD",
       (cfg.heads, cfg.head_dim, cfg.width),
@@ -65,19 +70,19 @@ class Attention(nn.Module):
       name="out",
     )(out)
 
-  def _to_text(self, q, segments, text_BSE, text_segments) -> jax.Array:
+  def _to_text(self, q, condition: Condition, segments) -> jax.Array:
     cfg = self.cfg
-    text = RMSNorm(cfg.norm_eps, "text", name="text_norm")(text_BSE)
+    text = RMSNorm(cfg.norm_eps, "text", name="text_norm")(condition.text)
     k = self._norm(
       "text_key_norm", self._project("text_key", text, cfg.kv_heads)
     )
     v = self._project("text_value", text, cfg.kv_heads)
     gate = parameter(self, "text_gate", zeros, (cfg.heads,), ("heads",))
-    out = attend(q, k, v, segments, text_segments)
+    out = attend(q, k, v, segments, condition.text_segments)
     return out * jnp.tanh(gate)[:, None].astype(out.dtype)
 
   def _project(self, name: str, x: jax.Array, heads: int) -> jax.Array:
-    text = name.startswith("text")
+    text = name in ("text_key", "text_value")
     return Einsum(
       "BSE,EGK->BSGK",
       (x.shape[-1], heads, self.cfg.head_dim),
@@ -90,4 +95,11 @@ class Attention(nn.Module):
   def _norm(self, name: str, x: jax.Array) -> jax.Array:
     if not self.cfg.qk_norm:
       return x
-    return LayerNorm(self.cfg.norm_eps, ("heads", "head_dim"), name=name)(x)
+    return LayerNorm(("heads", "head_dim"), name=name)(x)
+
+
+def _scaled(q: jax.Array, condition: Condition, segments: jax.Array):
+  if condition.attention_scale is None:
+    return q
+  scale = per_token(condition.attention_scale, segments)[..., None, None]
+  return (q.astype(jnp.float32) * scale).astype(q.dtype)

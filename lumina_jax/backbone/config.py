@@ -29,6 +29,14 @@ class ModelConfig:
     text_width: E of the text features; 0 = no text.
     num_labels: classes; 0 = none. Label `num_labels` is the null class.
     ffn_multiple: the SwiGLU width 8/3 D is rounded up to a multiple of this.
+    ffn_factor: what 8/3 D is multiplied by first; 1 in all published networks.
+    routing: what chooses among experts in each feed-forward of a block: () for
+      one feed-forward without experts, ("time",), ("token",), or both, one
+      after the other (Next-DiT-MoE; "token" is its "space").
+    experts: E of each routed feed-forward.
+    active_experts: how many of them a token takes.
+    balance_weight: of the load-balancing loss that training adds; the original
+      has none.
     raster: True = one running index (1-D RoPE), False = one position per axis.
     separators: learnt nextline (and nextframe) tokens in the sequence.
     sandwich: norm after attention and feed-forward too, not only before.
@@ -37,9 +45,14 @@ class ModelConfig:
     tanh_gate: residual gates pass through tanh.
     final_shift: modulation before the last projection has a shift.
     qk_norm: LayerNorm over all heads of queries and of keys jointly.
+    text_query: attention to text has queries of its own; published networks
+      share those of self-attention, diffusers can train them apart.
+    zero_text_pool: pooled text starts as zero in the modulation; for audio it
+      starts like any other projection.
     rope_theta: base of the rotary frequencies.
+    rope_linear: what positions are divided by, in training too.
     time_scale: factor from our time (0..1) to the network's (audio: 1000).
-    norm_eps: epsilon of RMSNorm and of the QK and text LayerNorms.
+    norm_eps: epsilon of every RMSNorm.
     dtype: "bfloat16" or "float32": what matrix products compute in.
       Parameters are always float32; so are norms, softmax and modulation.
     remat: recompute each block in the backward pass.
@@ -56,6 +69,11 @@ class ModelConfig:
   text_width: int = 0
   num_labels: int = 0
   ffn_multiple: int = 256
+  ffn_factor: float = 1.0
+  routing: tuple[str, ...] = ()
+  experts: int = 0
+  active_experts: int = 2
+  balance_weight: float = 0.0
   raster: bool = True
   separators: bool = True
   sandwich: bool = False
@@ -64,7 +82,10 @@ class ModelConfig:
   tanh_gate: bool = False
   final_shift: bool = True
   qk_norm: bool = True
+  text_query: bool = False
+  zero_text_pool: bool = True
   rope_theta: float = 10_000.0
+  rope_linear: float = 1.0
   time_scale: float = 1.0
   norm_eps: float = 1e-5
   dtype: str = "bfloat16"
@@ -73,6 +94,7 @@ class ModelConfig:
 
   def __post_init__(self):
     object.__setattr__(self, "patch", tuple(self.patch))
+    object.__setattr__(self, "routing", tuple(self.routing))
     if not self.patch or min(self.patch) < 1:
       raise ValueError(f"patch = {self.patch}: positive extents, one per axis")
     for name in (
@@ -94,11 +116,29 @@ class ModelConfig:
       raise ValueError(
         f"width / heads = {self.head_dim} must be even: RoPE rotates pairs"
       )
+    self._check_experts()
     if self.dtype not in ("float32", "bfloat16"):
       raise ValueError(f"dtype {self.dtype!r}: use 'float32' or 'bfloat16'")
     if not self.text_width and not self.num_labels:
       raise ValueError(
         "nothing to condition on: text_width and num_labels are 0"
+      )
+
+  def _check_experts(self):
+    if self.routing not in ((), ("time",), ("token",), ("time", "token")):
+      raise ValueError(
+        f"routing {self.routing}: use (), ('time',), ('token',) or "
+        "('time', 'token')"
+      )
+    if bool(self.routing) != bool(self.experts):
+      raise ValueError(
+        f"experts = {self.experts} with routing {self.routing}: give both or "
+        "none of them"
+      )
+    if self.routing and not 1 <= self.active_experts <= self.experts:
+      raise ValueError(
+        f"active_experts = {self.active_experts}: from 1 to experts = "
+        f"{self.experts}"
       )
 
   @property
@@ -108,8 +148,20 @@ class ModelConfig:
   @property
   def ffn_width(self) -> int:
     """8/3 D rounded up, as LLaMA does (lumina_t2i FeedForward)."""
-    multiple = self.ffn_multiple
-    return -(-int(8 * self.width / 3) // multiple) * multiple
+    hidden = int(self.ffn_factor * int(8 * self.width / 3))
+    return -(-hidden // self.ffn_multiple) * self.ffn_multiple
+
+  @property
+  def feed_forwards(self) -> dict[str, str | None]:
+    """Name of each feed-forward of a block -> what routes it."""
+    if len(self.routing) > 1:
+      return {f"feed_forward_{router}": router for router in self.routing}
+    return {"feed_forward": self.routing[0] if self.routing else None}
+
+  @property
+  def pad_token(self) -> bool:
+    """Published text-to-image networks have one, though it changes nothing."""
+    return bool(self.text_width) and len(self.patch) > 1
 
   @property
   def patch_dim(self) -> int:
@@ -124,3 +176,81 @@ class ModelConfig:
   def grid(self, *shape: int) -> Grid:
     """The layout of a medium of this shape, e.g. `grid(height, width)`."""
     return Grid(tuple(shape), self.patch, self.raster, self.separators)
+
+
+def _image(width: int, depth: int, **fields) -> ModelConfig:
+  """What all published image networks share: VAE latents, 2 x 2, 32 heads."""
+  common = dict(patch=(2, 2), channels=4, heads=32, kv_heads=32)
+  return ModelConfig(
+    **common | dict(width=width, depth=depth, cond_width=1024) | fields
+  )
+
+
+FLAG_DIT = dict(raster=True, separators=True)
+NEXT_DIT = dict(
+  raster=False,
+  separators=False,
+  sandwich=True,
+  shift=False,
+  tanh_gate=True,
+)
+# Text: LLaMA-2-7B features for Flag-DiT, Gemma-2B features for Next-DiT.
+FLAG_T2I = FLAG_DIT | dict(text_width=4096)
+NEXT_T2I = NEXT_DIT | dict(text_width=2048, final_shift=False)
+FLAG_IMAGENET = FLAG_DIT | dict(separators=False, num_labels=1000)
+NEXT_IMAGENET = NEXT_DIT | dict(pre_norm_scale=False, num_labels=1000)
+
+# The names are those of the papers and lie: "3b" has 4.0 to 4.2 billion
+# parameters, "2b_gqa" 1.63, the experts of a "600m" 2.7.
+PUBLISHED: dict[str, ModelConfig] = {
+  # Lumina-T2X (arXiv 2405.05945), lumina_t2i: DiT_Llama_5B_patch2.
+  "flag_dit_t2i_5b": _image(3072, 32, **FLAG_T2I),
+  # Lumina-Next (arXiv 2406.18583), lumina_next_t2i: NextDiT_2B_patch2,
+  # NextDiT_2B_GQA_patch2 (the one released), the same on 16 channels of SD3.
+  "next_dit_t2i_2b": _image(2304, 24, **NEXT_T2I),
+  "next_dit_t2i_2b_gqa": _image(2304, 24, kv_heads=8, **NEXT_T2I),
+  "next_dit_t2i_2b_gqa_sd3": _image(
+    2304, 24, kv_heads=8, channels=16, **NEXT_T2I
+  ),
+  # Flag-DiT-ImageNet and Next-DiT-ImageNet: DiT_Llama_{600M,...}_patch2.
+  "flag_dit_imagenet_600m": _image(1536, 16, **FLAG_IMAGENET),
+  "flag_dit_imagenet_3b": _image(3072, 32, **FLAG_IMAGENET),
+  "flag_dit_imagenet_7b": _image(4096, 32, **FLAG_IMAGENET),
+  "next_dit_imagenet_600m": _image(1536, 16, **NEXT_IMAGENET),
+  "next_dit_imagenet_2b": _image(2304, 24, **NEXT_IMAGENET),
+  "next_dit_imagenet_3b": _image(3072, 32, **NEXT_IMAGENET),
+  "next_dit_imagenet_7b": _image(4096, 32, **NEXT_IMAGENET),
+  # Next-DiT-MoE: models.py, models1.py ("space") and models2.py ("both").
+  "next_dit_moe_time_600m": _image(
+    1536, 16, routing=("time",), experts=8, **NEXT_IMAGENET
+  ),
+  "next_dit_moe_time_600m_gqa": _image(
+    1536, 16, kv_heads=8, routing=("time",), experts=8, **NEXT_IMAGENET
+  ),
+  "next_dit_moe_time_2b": _image(
+    2304, 24, routing=("time",), experts=8, **NEXT_IMAGENET
+  ),
+  "next_dit_moe_token_600m": _image(
+    1536, 16, routing=("token",), experts=8, **NEXT_IMAGENET
+  ),
+  "next_dit_moe_both_600m": _image(
+    1536, 16, routing=("time", "token"), experts=4, **NEXT_IMAGENET
+  ),
+  # lumina_audio and lumina_music: FlagDiTv2. What samples it counts time in
+  # whole steps from 0 to 999.
+  "flag_dit_audio": ModelConfig(
+    patch=(1,),
+    channels=20,
+    width=768,
+    depth=16,
+    heads=32,
+    kv_heads=32,
+    cond_width=768,
+    text_width=1024,
+    raster=True,
+    separators=False,
+    qk_norm=False,
+    zero_text_pool=False,
+    time_scale=1000.0,
+  ),
+}

@@ -1,15 +1,19 @@
 """DiT: tokens in, velocity out. The only backbone.
 
-B rows, L tokens, D width, P patch, N samples a row, C cond width.
+B rows, L tokens, D width, P patch, N samples a row, C cond width, K channels of
+a head.
 """
 
 from __future__ import annotations
+
+import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from lumina_jax.backbone import rope
+from lumina_jax.backbone import moe, rope
 from lumina_jax.backbone.attention import Attention
 from lumina_jax.backbone.config import ModelConfig
 from lumina_jax.backbone.layers import (
@@ -42,6 +46,8 @@ class DiT(nn.Module):
   """Predicts the velocity of every patch.
 
   Zero-initialised gates and projection make it exactly 0 at initialisation.
+  Routed feed-forwards sow their load-balancing loss into the collection
+  "balance", one number a layer; it is computed only if that is mutable.
   """
 
   cfg: ModelConfig
@@ -50,16 +56,22 @@ class DiT(nn.Module):
   def __call__(self, tokens: Tokens, condition: Condition) -> jax.Array:
     """Returns velocity `f32[B, L, P]`, zero on separators and padding."""
     cfg = self.cfg
-    cond_BNC = self._condition(condition)
-    x = self._embed(tokens)
-    angles = rope.angles(tokens.ids, cfg.head_dim, cfg.rope_theta)
+    time_BNC = TimeEmbedder(cfg.cond_width, name="time_embed")(
+      condition.time * cfg.time_scale
+    )
+    cond_BNC = self._condition(time_BNC, condition)
+    rates = rope.frequencies(cfg.head_dim, cfg.position_axes, cfg.rope_theta)
+    rates = rates / cfg.rope_linear
+    if condition.rope_rates is not None:
+      rates = per_token(condition.rope_rates, tokens.segments)
+    rotation = rope.rotation(rope.angles(tokens.ids, rates))
     x, _ = self._blocks()(
-      x,
+      self._embed(tokens),
       cond_BNC,
-      angles,
+      time_BNC,
+      rotation,
       tokens.segments,
-      condition.text if cfg.text_width else None,
-      condition.text_segments if cfg.text_width else None,
+      condition,
     )
     return self._velocity(x, cond_BNC, tokens)
 
@@ -85,17 +97,15 @@ class DiT(nn.Module):
     if cfg.separators and len(cfg.patch) >= 3:
       at = (tokens.kinds == NEXTFRAME)[..., None]
       x = jnp.where(at, learnt("nextframe"), x)
-    if cfg.text_width:
+    if cfg.pad_token:
       x = jnp.where((tokens.segments == 0)[..., None], learnt("pad"), x)
     return nn.with_logical_constraint(x, STREAM)
 
-  def _condition(self, condition: Condition) -> jax.Array:
+  def _condition(self, cond: jax.Array, condition: Condition) -> jax.Array:
     cfg = self.cfg
-    cond = TimeEmbedder(cfg.cond_width, name="time_embed")(
-      condition.time * cfg.time_scale
-    )
     if cfg.text_width:
-      cond += TextPooler(cfg.cond_width, cfg.norm_eps, name="text_pool")(
+      init = zeros if cfg.zero_text_pool else xavier()
+      cond += TextPooler(cfg.cond_width, init, name="text_pool")(
         condition.text, condition.text_segments, condition.time.shape[1]
       )
     if cfg.num_labels:
@@ -109,7 +119,7 @@ class DiT(nn.Module):
     block = nn.remat(Block, prevent_cse=False) if cfg.remat else Block
     scanned = nn.scan(
       block,
-      variable_axes={"params": 0},
+      variable_axes={"params": 0, moe.COLLECTION: 0},
       split_rngs={"params": True},
       in_axes=nn.broadcast,
       length=cfg.depth,
@@ -124,7 +134,8 @@ class DiT(nn.Module):
       cond_BNC
     )
     *shift, scale = (per_token(p, tokens.segments) for p in parts)
-    x = LayerNorm(FINAL_NORM_EPS, affine=False, name="final_norm")(x)
+    norm = LayerNorm(affine=False, eps=FINAL_NORM_EPS, name="final_norm")
+    x = norm(x)
     x = modulate(x, scale, *shift)
     velocity = Einsum(
       "BLD,DP->BLP",
@@ -139,6 +150,25 @@ class DiT(nn.Module):
     return jnp.where(real[..., None], velocity, 0)
 
 
+def shapes(cfg: ModelConfig) -> dict[str, Any]:
+  """Parameters of a network as a nested dict of shapes, without any memory."""
+  one = jnp.ones((1, 1), jnp.int32)
+  tokens = Tokens(
+    patches=jnp.zeros((1, 1, cfg.patch_dim)),
+    ids=jnp.zeros((1, 1, cfg.position_axes), jnp.int32),
+    kinds=jnp.zeros((1, 1), jnp.int32),
+    segments=one,
+  )
+  condition = Condition(
+    time=jnp.zeros((1, 1)),
+    label=jnp.zeros((1, 1), jnp.int32),
+    text=jnp.zeros((1, 1, cfg.text_width)),
+    text_segments=one,
+  )
+  init = jax.eval_shape(DiT(cfg).init, jax.random.key(0), tokens, condition)
+  return nn.unbox(init)["params"]
+
+
 class Block(nn.Module):
   """One layer: attention, then feed-forward, each normed, steered and gated.
 
@@ -150,37 +180,52 @@ class Block(nn.Module):
 
   @nn.compact
   def __call__(
-    self, x, cond_BNC, angles, segments, text_BSE, text_segments
+    self, x, cond_BNC, time_BNC, rotation, segments, condition: Condition
   ) -> tuple[jax.Array, None]:
     cfg = self.cfg
-    # Order of the original: (shift,) scale, gate of attention, then of FFN.
-    each = 3 if cfg.shift else 2
-    parts = Modulation(2 * each, cfg.width, name="modulation")(cond_BNC)
-    parts = [per_token(p, segments) for p in parts]
-
-    def sublayer(name, x, function, parts):
-      *shift, scale, gate = parts
-      h = RMSNorm(cfg.norm_eps, scale=cfg.pre_norm_scale, name=f"{name}_norm")(
-        x
-      )
-      h = function(modulate(h, scale, *shift))
-      if cfg.sandwich:
-        h = RMSNorm(cfg.norm_eps, name=f"{name}_post_norm")(h)
-      gate = jnp.tanh(gate) if cfg.tanh_gate else gate
-      x = x + (gate * h).astype(x.dtype)
-      return nn.with_logical_constraint(x, STREAM)
 
     def attention(h):
-      return Attention(cfg, name="attention")(
-        h, angles, segments, text_BSE, text_segments
-      )
+      return Attention(cfg, name="attention")(h, rotation, condition, segments)
 
-    feed_forward = SwiGLU(
-      cfg.ffn_width, jnp.dtype(cfg.dtype), name="feed_forward"
+    def feed_forward(h, name, router):
+      dtype = jnp.dtype(cfg.dtype)
+      if router is None:
+        return SwiGLU(cfg.ffn_width, dtype, name=name)(h)
+      experts = moe.Experts(
+        cfg.ffn_width,
+        cfg.experts,
+        cfg.active_experts,
+        by_sample=router == "time",
+        dtype=dtype,
+        name=name,
+      )
+      return experts(h, time_BNC if router == "time" else h, segments)
+
+    sublayers = {"attention": attention} | {
+      name: functools.partial(feed_forward, name=name, router=router)
+      for name, router in cfg.feed_forwards.items()
+    }
+    # Order of the original: (shift,) scale, gate of each sublayer in turn.
+    each = 3 if cfg.shift else 2
+    parts = Modulation(each * len(sublayers), cfg.width, name="modulation")(
+      cond_BNC
     )
-    x = sublayer("attention", x, attention, parts[:each])
-    x = sublayer("feed_forward", x, feed_forward, parts[each:])
+    parts = iter([per_token(p, segments) for p in parts])
+    for name, function in sublayers.items():
+      mine = [next(parts) for _ in range(each)]
+      x = self._sublayer(name, x, function, *mine)
     return x, None
+
+  def _sublayer(self, name, x, function, *parts) -> jax.Array:
+    cfg = self.cfg
+    *shift, scale, gate = parts
+    norm = RMSNorm(cfg.norm_eps, scale=cfg.pre_norm_scale, name=f"{name}_norm")
+    h = function(modulate(norm(x), scale, *shift))
+    if cfg.sandwich:
+      h = RMSNorm(cfg.norm_eps, name=f"{name}_post_norm")(h)
+    gate = jnp.tanh(gate) if cfg.tanh_gate else gate
+    x = x + (gate * h).astype(x.dtype)
+    return nn.with_logical_constraint(x, STREAM)
 
 
 def modulate(x: jax.Array, scale: jax.Array, *shift: jax.Array) -> jax.Array:

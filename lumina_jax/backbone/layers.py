@@ -20,15 +20,17 @@ ones = nn.initializers.ones_init()
 normal = nn.initializers.normal(0.02)
 
 
-def xavier(inputs: int = 1) -> Init:
+def xavier(inputs: int = 1, stacked: int = 0) -> Init:
   """Xavier uniform for a kernel whose first `inputs` axes are its input.
 
   Fans are products over all input and all output axes, so that a kernel split
-  into heads starts as the matrix it stands for.
+  into heads starts as the matrix it stands for. Before them may stand `stacked`
+  axes that number kernels, e.g. one for experts.
   """
 
   def init(key, shape, dtype=jnp.float32):
-    fans = math.prod(shape[:inputs]) + math.prod(shape[inputs:])
+    one = shape[stacked:]
+    fans = math.prod(one[:inputs]) + math.prod(one[inputs:])
     bound = math.sqrt(6 / fans)
     return jax.random.uniform(key, shape, dtype, -bound, bound)
 
@@ -101,14 +103,15 @@ class LayerNorm(nn.Module):
   """LayerNorm over the last axes, jointly; one parameter axis for each.
 
   Attributes:
-    eps: added to the variance.
     axes: logical names of the normalised axes, e.g. ("heads", "head_dim").
     affine: whether it has a learnt scale and bias.
+    eps: added to the variance; PyTorch's default, which no published network
+      changes but in its last layer.
   """
 
-  eps: float
   axes: tuple[str | None, ...] = ("norm",)
   affine: bool = True
+  eps: float = 1e-5
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
@@ -192,11 +195,13 @@ class TimeEmbedder(nn.Module):
 class TextPooler(nn.Module):
   """Mean of a sample's text features, normed and projected to `f32[B, N, C]`.
 
-  The projection starts at zero, so that text enters the modulation gently.
+  Attributes:
+    width: C.
+    init: of the projection; from zero, text enters the modulation gently.
   """
 
   width: int
-  eps: float
+  init: Init = zeros
 
   @nn.compact
   def __call__(
@@ -206,10 +211,10 @@ class TextPooler(nn.Module):
     member = member.astype(jnp.float32)
     total = jnp.einsum("BNS,BSE->BNE", member, text_BSE.astype(jnp.float32))
     mean = total / jnp.maximum(member.sum(axis=-1, keepdims=True), 1)
-    mean = LayerNorm(self.eps, ("text",), name="norm")(mean)
-    shape = (text_BSE.shape[-1], self.width)
+    mean = LayerNorm(axes=("text",), name="norm")(mean)
+    shape, axes = (text_BSE.shape[-1], self.width), ("text", "cond")
     return Einsum(
-      "BNE,EC->BNC", shape, ("text", "cond"), zeros, bias=True, name="project"
+      "BNE,EC->BNC", shape, axes, self.init, bias=True, name="project"
     )(mean)
 
 

@@ -28,6 +28,7 @@ RULES = (
   ("norm", None),
   ("head_dim", None),
   ("layers", None),
+  ("expert", None),
   ("act_batch", ("data", "fsdp")),
   ("act_length", "context"),
   ("act_heads", "tensor"),

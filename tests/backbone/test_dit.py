@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
-from lumina_jax.backbone import DiT, ModelConfig
+from lumina_jax.backbone import PUBLISHED, DiT, ModelConfig, shapes
 from lumina_jax.packing import pack, stack
 from lumina_jax.tokens import Condition
 
@@ -201,30 +201,58 @@ def test_impossible_config_is_refused(change, message):
     dataclasses.replace(FLAG, **change)
 
 
-def published(**kwargs):
-  return ModelConfig(
-    patch=(2, 2), channels=4, kv_heads=32, heads=32, cond_width=1024, **kwargs
-  )
-
-
 @pytest.mark.parametrize(
-  ("cfg", "count"),
+  ("change", "message"),
   [
-    (published(width=3072, depth=32, text_width=4096), 5_046_643_744),
-    (
-      dataclasses.replace(
-        published(width=2304, depth=24, text_width=2048),
-        kv_heads=8,
-        **NEXT_FIELDS,
-      ),
-      1_627_386_400,
-    ),
+    (dict(routing=("space",), experts=4), "routing .'space'.*'token'"),
+    (dict(experts=4), "experts = 4 with routing"),
+    (dict(routing=("time",)), "experts = 0 with routing"),
+    (dict(routing=("time",), experts=1), "active_experts = 2.*experts = 1"),
   ],
-  ids=["Flag-DiT 5B", "Next-DiT 2B GQA"],
 )
-def test_parameter_counts_are_the_published_ones(cfg, count):
-  """The original's head also emits a sigma, 16 outputs that it never uses."""
-  batch = rows(cfg, [[sample(cfg, SIZES[0], 2, 0)]], 24, 4, 1)
-  params = jax.eval_shape(DiT(cfg).init, jax.random.key(0), *batch)
-  ours = sum(leaf.size for leaf in jax.tree.leaves(nn.unbox(params)))
-  assert ours == count - 16 * (cfg.width + 1)
+def test_impossible_experts_are_refused(change, message):
+  with pytest.raises(ValueError, match=message):
+    dataclasses.replace(FLAG, **change)
+
+
+COUNTS = {
+  "flag_dit_t2i_5b": 5_046_643_744,
+  "next_dit_t2i_2b": 1_988_524_576,
+  "next_dit_t2i_2b_gqa": 1_627_386_400,
+  "next_dit_t2i_2b_gqa_sd3": 1_627_718_272,
+  "flag_dit_imagenet_600m": 609_836_576,
+  "flag_dit_imagenet_3b": 4_237_824_032,
+  "flag_dit_imagenet_7b": 7_293_819_936,
+  "next_dit_imagenet_600m": 559_455_776,
+  "next_dit_imagenet_2b": 1_763_043_104,
+  "next_dit_imagenet_3b": 4_036_300_832,
+  "next_dit_imagenet_7b": 7_025_122_336,
+  "next_dit_moe_time_600m": 2_673_516_064,
+  "next_dit_moe_time_600m_gqa": 2_616_856_096,
+  "next_dit_moe_time_2b": 8_897_750_816,
+  "next_dit_moe_token_600m": 2_673_581_600,
+  "next_dit_moe_both_600m": 2_723_954_208,
+  "flag_dit_audio": 197_940_244,
+}
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_parameter_counts_are_the_published_ones(name):
+  """The heads of image networks there also emit a sigma that nothing reads."""
+  cfg = PUBLISHED[name]
+  ours = sum(leaf.size for leaf in jax.tree.leaves(shapes(cfg)))
+  sigma = cfg.patch_dim * (cfg.width + 1) if len(cfg.patch) == 2 else 0
+  assert ours == COUNTS[name] - sigma
+
+
+def test_active_parameters_of_experts_are_the_published_ones():
+  active = {
+    "next_dit_moe_time_600m": 861_576_736,
+    "next_dit_moe_token_600m": 861_642_272,
+    "next_dit_moe_both_600m": 1_515_994_656,
+  }
+  for name, count in active.items():
+    cfg = PUBLISHED[name]
+    idle = len(cfg.routing) * (cfg.experts - cfg.active_experts)
+    idle *= 3 * cfg.width * cfg.ffn_width * cfg.depth
+    assert COUNTS[name] - idle == count

@@ -1,16 +1,24 @@
 """Rotary positions on one axis and several."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from lumina_jax.backbone import rope
-from lumina_jax.backbone.rope import frequencies
+from lumina_jax.backbone.rope import Rescale, Watershed, frequencies
 
-angles = jax.jit(rope.angles, static_argnums=(1, 2))
-rotate = jax.jit(rope.rotate)
+rotate = jax.jit(lambda x, angles: rope.rotate(x, rope.rotation(angles)))
 THETA = 10_000.0
+
+
+@functools.partial(jax.jit, static_argnums=(1, 2))
+def angles(ids, head_dim, theta):
+  return rope.angles(ids, frequencies(head_dim, ids.shape[-1], theta))
+
+
 every_rank = pytest.mark.parametrize("axes", [1, 2, 3])
 
 
@@ -102,3 +110,47 @@ def test_rotation_computes_in_float32_and_keeps_the_dtype():
   turned = rotate(x, angle)
   assert turned.dtype == jnp.bfloat16
   np.testing.assert_array_equal(turned, exact.astype(jnp.bfloat16))
+
+
+def rates(rule, time, axes=2, head_dim=72):
+  time = jnp.asarray(time, jnp.float32).reshape(1, -1)
+  return np.asarray(rule.rates(time, head_dim, axes, THETA))[0]
+
+
+def test_watershed_interpolates_early_and_slows_the_slow_pairs_late():
+  early, late = rates(Watershed(2.0, at=0.3), [0.1, 0.5])
+  np.testing.assert_allclose(
+    early[::2][:3], [0.5, 0.299742, 0.179691], atol=1e-6
+  )
+  np.testing.assert_allclose(late[::2][:3], [1, 0.576838, 0.332742], atol=1e-6)
+
+
+@every_rank
+def test_a_scale_of_one_changes_no_rule(axes):
+  plain = frequencies(24, axes, THETA)
+  for rule in (Rescale(), Watershed(1.0, 0.5)):
+    for time in (0.2, 0.8):
+      found = rates(rule, time, axes, 24)[0]
+      np.testing.assert_array_equal(found, plain)
+
+
+def test_linear_divides_positions_and_ntk_multiplies_the_base():
+  plain = frequencies(72, 2, THETA)
+  np.testing.assert_allclose(
+    rates(Rescale(linear=3.0), 0.5)[0], plain / 3, rtol=1e-6
+  )
+  np.testing.assert_allclose(
+    rates(Rescale(ntk=3.0), 0.5)[0], frequencies(72, 2, 3 * THETA), rtol=1e-5
+  )
+  np.testing.assert_allclose(
+    rates(Rescale(2.0, 3.0), 0.5)[0],
+    frequencies(72, 2, 3 * THETA) / 2,
+    rtol=1e-5,
+  )
+
+
+def test_each_sample_may_have_a_scale_of_its_own():
+  scales = jnp.array([[1.0, 2.0, 4.0]])
+  found = rates(Rescale(linear=scales), [0.1, 0.5, 0.9])
+  for scale, ours in zip(scales[0], found, strict=True):
+    np.testing.assert_array_equal(ours, rates(Rescale(scale), 0.5)[0])

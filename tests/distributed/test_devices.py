@@ -63,6 +63,21 @@ def test_eight_devices_give_the_same_loss_curve(one_device, mesh, shards):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+  "mesh",
+  [
+    pytest.param(("data=2", "context=2", "tensor=2"), id="context tensor"),
+    pytest.param(("data=2", "fsdp=4"), id="fsdp"),
+  ],
+)
+def test_experts_on_eight_devices_give_the_same_loss_curve(mesh):
+  one, eight = run(1, "experts=4"), run(8, "experts=4", *mesh)
+  assert one["losses"][-1] < one["losses"][0]
+  np.testing.assert_allclose(eight["losses"], one["losses"], rtol=1e-4)
+  assert eight["programs"] == 1
+
+
+@pytest.mark.slow
 def test_a_run_of_eight_devices_goes_on_with_one(tmp_path):
   """Trained and sampled on eight; resumed two steps earlier on one."""
   flags = small_flags(mesh__fsdp=2, mesh__context=2)

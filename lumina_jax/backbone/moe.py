@@ -1,0 +1,170 @@
+"""Experts: feed-forwards of which each token takes a few, exactly.
+
+No capacity and nothing dropped: tokens are sorted by expert and multiplied in
+one ragged product (MegaBlocks, Gale et al. 2022, in its exact form). A token
+costs `active` feed-forwards on a TPU; where XLA has no ragged kernel (CPU), the
+product is computed densely and costs `experts` of them, in memory too.
+
+B rows, L tokens, D width, F feed-forward, E experts, k active experts,
+T = B L tokens.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jax.sharding import PartitionSpec
+
+from lumina_jax.backbone.layers import Einsum, parameter, xavier
+from lumina_jax.tokens import per_token
+
+COLLECTION = "balance"
+STREAM = ("act_batch", "act_length", None)
+
+
+class Experts(nn.Module):
+  """Routed SwiGLUs: sum over the k best experts of softmax(logits)_e f_e(x).
+
+  The softmax runs over the k chosen logits alone, in float32 (Next-DiT-MoE).
+  What chooses is up to the caller: a token itself, or its sample's time.
+
+  Attributes:
+    hidden: F.
+    experts: E.
+    active: k.
+    by_sample: whether a sample chooses for all of its tokens.
+    dtype: what to compute in; the router is always float32.
+  """
+
+  hidden: int
+  experts: int
+  active: int
+  by_sample: bool
+  dtype: jnp.dtype
+
+  @nn.compact
+  def __call__(
+    self, x_BLD: jax.Array, by: jax.Array, segments: jax.Array
+  ) -> jax.Array:
+    """Applies the experts.
+
+    Args:
+      x_BLD: tokens.
+      by: what chooses, `[B, L, R]` each token or, if `by_sample`, `[B, N, R]`
+        each sample for all of its tokens.
+      segments: `i32[B, L]`.
+    """
+    logits = self._route(by)
+    best, choice = jax.lax.top_k(logits, self.active)
+    weights = jax.nn.softmax(best, axis=-1)
+    exists = segments != 0
+    if self.by_sample:
+      numbers = jnp.arange(1, by.shape[1] + 1)
+      exists = (segments[:, None] == numbers[:, None]).any(axis=-1)
+    self.sow(COLLECTION, "loss", balance(logits, choice, exists))
+    if self.by_sample:
+      each = (*segments.shape, self.active)
+      choice = jnp.broadcast_to(per_token(choice, segments), each)
+      weights = jnp.broadcast_to(per_token(weights, segments), each)
+    width = x_BLD.shape[-1]
+    gate = self._kernels("gate", width, self.hidden)
+    up = self._kernels("up", width, self.hidden)
+    down = self._kernels("down", self.hidden, width)
+    apply = swiglu if self.is_initializing() else _on_every_shard(swiglu)
+    return apply(x_BLD.astype(self.dtype), choice, weights, gate, up, down)
+
+  def _route(self, by: jax.Array) -> jax.Array:
+    inputs = by.shape[-1]
+    # The default of PyTorch's linear layers.
+    bound = 1 / math.sqrt(inputs)
+    init = nn.initializers.uniform(2 * bound)
+    return Einsum(
+      "BLR,RE->BLE",
+      (inputs, self.experts),
+      (None, "expert"),
+      lambda *args: init(*args) - bound,
+      name="router",
+    )(by.astype(jnp.float32))
+
+  def _kernels(self, name: str, inputs: int, outputs: int) -> jax.Array:
+    axes = ("mlp", "embed") if name == "down" else ("embed", "mlp")
+    shape = self.experts, inputs, outputs
+    init = xavier(stacked=1)
+    kernels = parameter(self, f"{name}_kernel", init, shape, ("expert", *axes))
+    return kernels.astype(self.dtype)
+
+
+def swiglu(x_BLD, choice, weights, gate, up, down) -> jax.Array:
+  """Each token through its experts, weighted: `[B, L, D]`.
+
+  Args:
+    x_BLD: tokens.
+    choice: `i32[B, L, k]` experts of each.
+    weights: `f32[B, L, k]`.
+    gate: `[E, D, F]`; up likewise; down `[E, F, D]`.
+  """
+  experts, active = gate.shape[0], choice.shape[-1]
+  x_TD = x_BLD.reshape(-1, x_BLD.shape[-1])
+  order = jnp.argsort(choice.reshape(-1), stable=True)
+  sizes = jnp.bincount(choice.reshape(-1), length=experts)
+  x = x_TD[order // active]
+  h = nn.silu(jax.lax.ragged_dot(x, gate, sizes))
+  y = jax.lax.ragged_dot(h * jax.lax.ragged_dot(x, up, sizes), down, sizes)
+  # Back to the places of the tokens by another sort: a sum over k in order,
+  # where adding into places would depend on timing.
+  y = y[jnp.argsort(order)].reshape(*x_TD.shape[:1], active, -1)
+  y = jnp.einsum("tkd,tk->td", y, weights.reshape(-1, active))
+  return y.reshape(x_BLD.shape).astype(x_BLD.dtype)
+
+
+def _on_every_shard(function):
+  """Sorts within each device's tokens, so that none has to travel.
+
+  Tokens stay where they are; kernels are gathered as any weight of a layer is,
+  except over the devices that share a feed-forward, whose parts are summed.
+  """
+  mesh = jax.sharding.get_abstract_mesh()
+  stream = nn.logical_to_mesh_axes(STREAM)
+  if mesh.empty or mesh.size == 1 or stream is None:
+    return function
+  wide = nn.logical_to_mesh_axes(("mlp",))[0]
+
+  def local(*args):
+    y = function(*args)
+    return y if wide is None else jax.lax.psum(y, wide)
+
+  up = PartitionSpec(None, None, wide)
+  down = PartitionSpec(None, wide, None)
+  return jax.shard_map(
+    local,
+    mesh=mesh,
+    in_specs=(stream, stream, stream, up, up, down),
+    out_specs=stream,
+    check_vma=False,
+  )
+
+
+def balance(
+  logits: jax.Array, choice: jax.Array, exists: jax.Array
+) -> jax.Array:
+  """Load-balancing loss E sum_e f_e p_e, 1 when all experts share alike.
+
+  f_e is the share of choices that fell on expert e and p_e the mean of its
+  probability (Switch Transformer, Fedus et al. 2021, equations 4 to 6).
+
+  Args:
+    logits: `f32[B, M, E]` of M that choose, tokens or samples.
+    choice: `i32[B, M, k]`.
+    exists: `bool[B, M]`, False for padding.
+  """
+  experts = logits.shape[-1]
+  count = jnp.maximum(exists.sum(), 1)
+  mean = functools.partial(jnp.sum, axis=(0, 1), where=exists[..., None])
+  chosen = jax.nn.one_hot(choice, experts).mean(axis=-2)
+  share = mean(chosen) / count
+  probability = mean(jax.nn.softmax(logits, axis=-1)) / count
+  return experts * jnp.sum(share * probability)
