@@ -5,14 +5,18 @@ backbone   tokens in, velocity out: the only network
 flow       paths, losses, solvers, guidance: functions v(x, t), no network
 encoders   text and media to features and back
 parallel   where arrays live; training: a state and its life
-pipeline   LuminaPipeline: prompt in, media out
-train, sample, evaluate: the commands, python -m lumina_jax.<name>
+interop    other people's weights, in and out
+pipeline   LuminaPipeline: prompt in, media out; velocity: the network alone
+train, sample, evaluate, convert: the commands, python -m lumina_jax.<name>
 """
 
 import importlib
 
 _PUBLIC = {
   "LuminaPipeline": "lumina_jax.pipeline",
+  "predict_velocity": "lumina_jax.velocity",
+  "load_pytorch": "lumina_jax.interop",
+  "save_pytorch": "lumina_jax.interop",
   "ModelConfig": "lumina_jax.backbone",
   "DiT": "lumina_jax.backbone",
   "Network": "lumina_jax.network",

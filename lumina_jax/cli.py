@@ -3,6 +3,7 @@
 lumina train --config=configs/digits.py --workdir=runs/digits
 lumina sample --workdir=runs/digits --prompt="3 1 4"
 lumina evaluate --workdir=runs/digits
+lumina convert SOURCE DESTINATION [--layout=diffusers ...]
 lumina infer "3 1 4" [OUTPUT_DIR] [--flag=value ...]
 """
 
@@ -12,7 +13,7 @@ import difflib
 import importlib
 import sys
 
-COMMANDS = ("train", "sample", "evaluate", "infer")
+COMMANDS = ("train", "sample", "evaluate", "convert", "infer")
 
 
 def main() -> None:

@@ -19,7 +19,14 @@ class Progress:
     bar.show(201, "loss 0.51")
   """
 
-  def __init__(self, what: str, total: int, done: int = 0, unit: str = "steps"):
+  def __init__(
+    self,
+    what: str,
+    total: int,
+    done: int = 0,
+    unit: str = "steps",
+    note: str = "compiling",
+  ):
     self._what, self._total, self._unit = what, total, unit
     self._first, self._since = done, None
     self._last_line = -LINE_EVERY
@@ -32,7 +39,7 @@ class Progress:
         rich_progress.TextColumn("{task.fields[note]}"),
       )
       self._task = self._bar.add_task(
-        what, total=total, completed=done, note="compiling"
+        what, total=total, completed=done, note=note
       )
 
   def __enter__(self) -> Progress:

@@ -1,0 +1,200 @@
+"""Converts weights: python -m lumina_jax.convert SOURCE DESTINATION
+
+SOURCE is what PyTorch saved (a folder of the original code, a diffusers folder,
+a .safetensors or .pth file) or ours (a workdir, an exported or a converted
+folder); DESTINATION is made. For example:
+
+  lumina convert Lumina-Next-SFT weights               from PyTorch to ours
+  lumina convert runs/mine out --layout=diffusers      from a run to PyTorch
+  lumina convert old.pth new.safetensors               from file to file
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import pathlib
+import resource
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+from absl import flags
+
+from lumina_jax import entry_point
+from lumina_jax.backbone import shapes
+from lumina_jax.interop import ours, target
+from lumina_jax.interop.pytorch import open_pytorch
+from lumina_jax.interop.tensor import DTYPES, dtype_of
+from lumina_jax.interop.weights import Weights
+from lumina_jax.reporting.progress import Progress
+
+OURS = "lumina_jax"
+LAYOUTS = (OURS, *target.LAYOUTS)
+
+
+def open_weights(
+  source: pathlib.Path, ema: bool | None, model_args: Mapping[str, Any]
+) -> Weights:
+  """Opens weights of any format; errors as in `interop.load_pytorch`."""
+  if not ours.is_ours(source):
+    return open_pytorch(source, model_args, ema)
+  if model_args:
+    raise ValueError(
+      f"{source} is ours and says all of its network; leave --model_arg out"
+    )
+  return ours.open_ours(source, ema)
+
+
+def convert(
+  source: pathlib.Path,
+  destination: pathlib.Path,
+  layout: str,
+  *,
+  dtype: str = "float32",
+  ema: bool | None = None,
+  model_args: Mapping[str, Any] | None = None,
+  suffix: str = ".safetensors",
+  overwrite: bool = False,
+) -> Weights:
+  """Copies weights from one format to another, one parameter at a time.
+
+  Memory holds about one parameter of ours, which stacks all blocks, and one
+  tensor of theirs.
+
+  Args:
+    source: file or folder.
+    destination: to be made.
+    layout: one of `LAYOUTS`.
+    dtype: "float32", "bfloat16" or "float16".
+    ema: averaged weights or raw ones; None = averaged if there are both.
+    model_args: see `interop.load_pytorch`.
+    suffix: .safetensors or .pth, for a folder of the original layout.
+    overwrite: whether the destination may exist.
+
+  Returns:
+    The weights that were converted.
+
+  Raises:
+    FileNotFoundError, FileExistsError, OSError, ValueError: as `load_pytorch`
+      and `save_pytorch` do.
+  """
+  weights = open_weights(source, ema, model_args or {})
+  total = len(jax.tree.leaves(shapes(weights.cfg)))
+  with Progress("converting", total, unit="parameters", note="") as bar:
+
+    def progress(done, of):
+      bar.show(done)
+
+    if layout == OURS:
+      kind = dtype_of(dtype)
+      ours.write_ours(weights, destination, kind, overwrite, progress)
+    else:
+      target.write(
+        weights, destination, layout, dtype, suffix, overwrite, progress
+      )
+  return weights
+
+
+def choose_layout(
+  layout: str | None, source: pathlib.Path, destination: pathlib.Path
+) -> str:
+  """The layout that was asked for, or the only one that makes sense.
+
+  Raises:
+    ValueError: if there are several.
+  """
+  if destination.suffix in target.SINGLE_FILE:
+    if layout not in (None, "lumina"):
+      raise ValueError(
+        f"--layout={layout} makes a folder; {destination} is the name of a file"
+      )
+    return "lumina"
+  if layout is None and ours.is_ours(source):
+    raise ValueError(
+      f"{source} is ours: name what it shall become, --layout=lumina or "
+      "--layout=diffusers"
+    )
+  return layout or OURS
+
+
+def parse_args(words: Sequence[str]) -> dict[str, Any]:
+  """["n_heads=32", "model=NextDiT_2B_patch2"] -> their values.
+
+  Raises:
+    ValueError: if a word has no value.
+  """
+  args = {}
+  for word in words:
+    name, equals, value = word.partition("=")
+    if not name or not equals:
+      raise ValueError(f"--model_arg={word}: write --model_arg=n_heads=32")
+    try:
+      args[name] = json.loads(value)
+    except json.JSONDecodeError:
+      args[name] = value
+  return args
+
+
+def main(argv: list[str]) -> None:
+  args = flags.FLAGS
+  if len(argv) != 3:
+    raise ValueError(
+      f"expected SOURCE DESTINATION, got {argv[1:] or 'nothing'}; for example: "
+      "lumina convert old.pth new.safetensors"
+    )
+  source, destination = map(pathlib.Path, argv[1:])
+  weights = convert(
+    source,
+    destination,
+    choose_layout(args.layout, source, destination),
+    dtype=args.dtype,
+    ema=args.ema,
+    model_args=parse_args(args.model_arg),
+    suffix=f".{args.format}",
+    overwrite=args.force,
+  )
+  count = sum(
+    math.prod(leaf.shape) for leaf in jax.tree.leaves(shapes(weights.cfg))
+  )
+  which = {True: "averaged ", False: "raw ", None: ""}[weights.ema]
+  # Kilobytes, except on macOS.
+  unit = 1 if sys.platform == "darwin" else 1024
+  peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+  print(
+    f"{count / 1e6:,.1f} M {which}parameters, {args.dtype}, in {destination} "
+    f"(peak memory {peak / 1e9:.1f} GB)"
+  )
+
+
+def run() -> None:
+  """Defines the flags and runs the command."""
+  flags.DEFINE_enum(
+    "layout",
+    None,
+    LAYOUTS,
+    "What to make; by default ours from PyTorch, the original's for a file.",
+  )
+  flags.DEFINE_enum("dtype", "float32", list(DTYPES), "Of all numbers.")
+  flags.DEFINE_bool(
+    "ema", None, "Averaged weights, or raw ones; by default what there is."
+  )
+  flags.DEFINE_multi_string(
+    "model_arg",
+    [],
+    "What weights do not tell of their network, in the words of the original's "
+    "constructors, e.g. n_heads=32; may be repeated.",
+  )
+  flags.DEFINE_enum(
+    "format",
+    "safetensors",
+    ["safetensors", "pth"],
+    "Of the file in a folder of the original layout.",
+  )
+  flags.DEFINE_bool("force", False, "Replace a destination that exists.")
+  entry_point.run(main)
+
+
+if __name__ == "__main__":
+  run()

@@ -1,0 +1,56 @@
+"""What a file should hold against what it holds, told in full."""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Callable, Mapping
+
+Shapes = Mapping[str, tuple[int, ...]]
+
+
+def check(expected: Shapes, found: Shapes) -> None:
+  """Compares keys and shapes.
+
+  Raises:
+    ValueError: listing all that is missing, unexpected or of another shape;
+      keys that differ in the number of their block share a line.
+  """
+  missing = [key for key in expected if key not in found]
+  unexpected = [key for key in found if key not in expected]
+  misshaped = [
+    key
+    for key in expected
+    if key in found and tuple(found[key]) != tuple(expected[key])
+  ]
+
+  def both(key):
+    return f"expected {tuple(expected[key])}, found {tuple(found[key])}"
+
+  lines = [
+    *_lines("missing", missing, lambda key: f"{tuple(expected[key])}"),
+    *_lines("unexpected", unexpected, lambda key: f"{tuple(found[key])}"),
+    *_lines("of another shape", misshaped, both),
+  ]
+  if lines:
+    text = "\n".join(lines)
+    raise ValueError(f"the tensors are not those of this network\n{text}")
+
+
+def _lines(title: str, keys: list[str], detail: Callable[[str], str]):
+  if not keys:
+    return
+  yield f"{len(keys)} {title}:"
+  groups = defaultdict(list)
+  for key in keys:
+    prefix, number, rest = _split(key)
+    groups[prefix, rest, detail(key)].append(number)
+  for (prefix, rest, shape), numbers in groups.items():
+    number = "" if numbers == [""] else f"{{{','.join(numbers)}}}"
+    yield f"  {prefix}{number}{rest}: {shape}"
+
+
+def _split(key: str) -> tuple[str, str, str]:
+  """("layers.", "7", ".attention.wq.weight"), or the whole key first."""
+  numbered = re.match(r"((?:layers|blocks)\.)(\d+)(\..*)", key)
+  return numbered.groups() if numbered else (key, "", "")

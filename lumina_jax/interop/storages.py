@@ -1,0 +1,214 @@
+"""The numbers in a PyTorch file: each tensor is read when it is asked for."""
+
+from __future__ import annotations
+
+import functools
+import math
+import os
+import struct
+import sys
+import zipfile
+import zlib
+from typing import Any
+
+import numpy as np
+
+from lumina_jax.interop.tensor import Tensor
+from lumina_jax.interop.unpickler import PathLike, Storage
+
+LOCAL_HEADER = struct.Struct("<4s22xHH")  # Of a record; then name and extras.
+LEGACY = b"\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # Files before PyTorch 1.6.
+# A pickle without its numbers takes kilobytes, and a view that repeats numbers
+# (of stride 0) seldom more than these; beyond, a file is after our memory.
+MAX_PICKLE = 1 << 28
+MAX_REPEATED = 1 << 28
+MAX_AXES = 64  # NumPy's.
+AGAIN = "Fetch it again, or write it again with torch.save"
+DAMAGE = (
+  zipfile.BadZipFile,
+  zlib.error,
+  struct.error,
+  EOFError,
+  NotImplementedError,  # Of a later version of the format.
+  OverflowError,
+  RuntimeError,  # A password.
+  ValueError,
+)
+
+
+class Archive:
+  """A PyTorch file: a zip of a pickle and of the storages it points at.
+
+  Raises:
+    ValueError: if the file is cut short or in another format.
+  """
+
+  def __init__(self, path: PathLike):
+    self.path = path
+    self.size = os.path.getsize(path)
+    try:
+      with zipfile.ZipFile(path) as file:
+        records = {info.filename: info for info in file.infolist()}
+    except DAMAGE as error:
+      raise ValueError(_not_a_zip(path)) from error
+    root = _root(path, records)
+    self.records = {k.removeprefix(root): v for k, v in records.items()}
+
+  def pickle(self) -> bytes:
+    """The pickle of the object."""
+    return self._small("data.pkl")
+
+  def tensor(
+    self, storage: Storage, offset: Any, shape: Any, strides: Any
+  ) -> Tensor:
+    """A view of a storage; offset and strides count numbers, not bytes.
+
+    Raises:
+      ValueError: if the file does not hold all that the view covers.
+    """
+    if type(storage) is not Storage:
+      raise ValueError("a tensor has no storage")
+    if not _are_sizes(shape, strides, (offset, storage.numel)):
+      raise ValueError("a tensor has no proper shape and strides")
+    self._check_storage(storage)
+    span = sum((n - 1) * s for n, s in zip(shape, strides, strict=True)) + 1
+    span = 0 if 0 in shape else span
+    if offset + span > storage.numel:
+      raise ValueError(f"a tensor exceeds its storage, {storage.key}")
+    if math.prod(max(n, 1) for n in shape) > max(storage.numel, MAX_REPEATED):
+      raise ValueError(
+        f"a tensor repeats its storage, {storage.key}, too often"
+      )
+    read = functools.partial(self._read, storage, offset, span, shape, strides)
+    return Tensor(shape, storage.dtype, read)
+
+  def _check_storage(self, storage: Storage) -> None:
+    expected = storage.numel * storage.dtype.itemsize
+    info = self.records.get(f"data/{storage.key}")
+    size = info.file_size if info else 0
+    if size != expected:
+      raise ValueError(
+        f"storage {storage.key} has {size} bytes rather than {expected}"
+      )
+
+  def _read(
+    self,
+    storage: Storage,
+    offset: int,
+    span: int,
+    shape: tuple[int, ...],
+    strides: tuple[int, ...],
+  ) -> np.ndarray:
+    dtype = storage.dtype
+    if not span:  # Of no numbers.
+      return np.empty(shape, dtype)
+    begin, size = offset * dtype.itemsize, span * dtype.itemsize
+    data = self._bytes(f"data/{storage.key}", begin, size)
+    if self._swapped:
+      data.view(f"u{dtype.itemsize}").byteswap(inplace=True)
+    # Along an axis of one number, a file may give any stride.
+    steps = [
+      (s if n > 1 else 1) * dtype.itemsize
+      for n, s in zip(shape, strides, strict=True)
+    ]
+    return np.asarray(np.ndarray(shape, dtype, data, strides=steps), order="C")
+
+  @functools.cached_property
+  def _swapped(self) -> bool:
+    """Whether the machine that wrote the file orders bytes the other way."""
+    if "byteorder" not in self.records:
+      return sys.byteorder != "little"
+    return self._small("byteorder") != sys.byteorder.encode()
+
+  def _small(self, name: str) -> bytes:
+    size = self.records[name].file_size
+    if size > MAX_PICKLE:
+      raise ValueError(
+        f"{self.path} is refused: its {name} has {size} bytes, far more than a "
+        f"checkpoint's. {AGAIN}"
+      )
+    return self._bytes(name, 0, size).tobytes()
+
+  def _bytes(self, name: str, begin: int, size: int) -> np.ndarray:
+    info = self.records[name]
+    try:
+      if not 0 <= info.header_offset < self.size:
+        raise ValueError("it lies outside of the file")
+      if info.compress_type == zipfile.ZIP_STORED:
+        return self._stored(info, begin, size)
+      if info.compress_type != zipfile.ZIP_DEFLATED:
+        raise ValueError("it is packed in a way that torch never uses")
+      with zipfile.ZipFile(self.path) as file, file.open(info) as record:
+        record.seek(begin)
+        return _fill(record, size)
+    except DAMAGE as error:
+      raise ValueError(
+        f"{self.path} is cut short or damaged: {name} cannot be read ({error})."
+        f" {AGAIN}"
+      ) from error
+
+  def _stored(self, info: zipfile.ZipInfo, begin: int, size: int) -> np.ndarray:
+    # By hand: for each record, zipfile reads the list of all.
+    with open(self.path, "rb") as file:
+      file.seek(info.header_offset)
+      header = file.read(LOCAL_HEADER.size)
+      magic, name_size, extra_size = LOCAL_HEADER.unpack(header)
+      start = file.tell() + name_size + extra_size + begin
+      # Before memory is taken for it: a zip may claim any size.
+      if magic != b"PK\3\4" or start + size > self.size:
+        raise ValueError("it is not where the zip says")
+      file.seek(start)
+      return _fill(file, size)
+
+
+def _fill(file: Any, size: int) -> np.ndarray:
+  data = np.empty(size, np.uint8)
+  if (got := file.readinto(data)) != size:
+    raise ValueError(f"{got} bytes rather than {size}")
+  return data
+
+
+def _are_sizes(shape: Any, strides: Any, others: tuple) -> bool:
+  """Whether these are as many sizes as strides, and some more of them."""
+  return (
+    isinstance(shape, tuple)
+    and isinstance(strides, tuple)
+    and len(shape) == len(strides) <= MAX_AXES
+    and all(type(n) is int and 0 <= n < 1 << 63 for n in shape)
+    and all(type(n) is int and 0 <= n < 1 << 63 for n in strides + others)
+  )
+
+
+def _root(path: PathLike, names: dict[str, Any]) -> str:
+  """The folder of all records in a PyTorch file, as in `archive/`."""
+  roots = [
+    name.removesuffix("data.pkl")
+    for name in names
+    if name.count("/") == 1 and name.endswith("/data.pkl")
+  ]
+  if len(roots) != 1:
+    raise ValueError(
+      f"{path} is a zip without a data.pkl of its own, thus unfinished or no "
+      f"PyTorch checkpoint. {AGAIN}"
+    )
+  if f"{roots[0]}constants.pkl" in names:
+    raise ValueError(
+      f"{path} is a TorchScript program rather than a checkpoint. Save what it "
+      "holds: torch.save(torch.jit.load(path).state_dict(), new_path)"
+    )
+  return roots[0]
+
+
+def _not_a_zip(path: PathLike) -> str:
+  with open(path, "rb") as file:
+    head = file.read(64)
+  if LEGACY in head:
+    return (
+      f"{path} is in the format of before PyTorch 1.6. Load it with a current "
+      "torch and torch.save it again, or convert it to safetensors"
+    )
+  if not head:
+    return f"{path} is empty. {AGAIN}"
+  if head.startswith(b"PK"):
+    return f"{path} is cut short. {AGAIN}"
+  return f"{path} is cut short or no PyTorch file. {AGAIN}"
