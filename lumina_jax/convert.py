@@ -159,13 +159,20 @@ def main(argv: list[str]) -> None:
     math.prod(leaf.shape) for leaf in jax.tree.leaves(shapes(weights.cfg))
   )
   which = {True: "averaged ", False: "raw ", None: ""}[weights.ema]
-  # Kilobytes, except on macOS.
-  unit = 1 if sys.platform == "darwin" else 1024
-  peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
   print(
     f"{count / 1e6:,.1f} M {which}parameters, {args.dtype}, in {destination} "
-    f"(peak memory {peak / 1e9:.1f} GB)"
+    f"(peak memory {peak_memory() / 1e9:.2f} GB)"
   )
+
+
+def peak_memory() -> int:
+  """Most bytes of memory that this process ever held."""
+  status = pathlib.Path("/proc/self/status")
+  if status.exists():  # What rusage says on Linux counts the parent in.
+    (line,) = (x for x in status.read_text().splitlines() if "VmHWM" in x)
+    return int(line.split()[1]) * 1024
+  unit = 1 if sys.platform == "darwin" else 1024
+  return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def run() -> None:

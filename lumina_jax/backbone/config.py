@@ -50,7 +50,8 @@ class ModelConfig:
     zero_text_pool: pooled text starts as zero in the modulation; for audio it
       starts like any other projection.
     rope_theta: base of the rotary frequencies.
-    rope_linear: what positions are divided by, in training too.
+    rope_linear: what positions are divided by where no rule stretches them.
+    rope_ntk: what rope_theta is multiplied by there.
     time_scale: factor from our time (0..1) to the network's (audio: 1000).
     norm_eps: epsilon of every RMSNorm.
     dtype: "bfloat16" or "float32": what matrix products compute in.
@@ -86,6 +87,7 @@ class ModelConfig:
   zero_text_pool: bool = True
   rope_theta: float = 10_000.0
   rope_linear: float = 1.0
+  rope_ntk: float = 1.0
   time_scale: float = 1.0
   norm_eps: float = 1e-5
   dtype: str = "bfloat16"

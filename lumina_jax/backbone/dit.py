@@ -60,7 +60,8 @@ class DiT(nn.Module):
       condition.time * cfg.time_scale
     )
     cond_BNC = self._condition(time_BNC, condition)
-    rates = rope.frequencies(cfg.head_dim, cfg.position_axes, cfg.rope_theta)
+    theta = cfg.rope_theta * cfg.rope_ntk
+    rates = rope.frequencies(cfg.head_dim, cfg.position_axes, theta)
     rates = rates / cfg.rope_linear
     if condition.rope_rates is not None:
       rates = per_token(condition.rope_rates, tokens.segments)

@@ -64,8 +64,8 @@ def _sizes(cfg: ModelConfig) -> dict[str, Any]:
     "learn_sigma": True,
     "model_parallel_size": 1,
     "rope_scaling_factor": cfg.rope_linear,
-    "ntk_factor": cfg.rope_theta / 1e4,
-    "scale_factor": 1.0,
+    "ntk_factor": cfg.rope_ntk if cfg.raster else 1.0,
+    "scale_factor": 1.0 if cfg.raster else cfg.rope_ntk,
   }
   if cfg.routing:
     sizes |= {

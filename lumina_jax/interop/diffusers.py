@@ -23,6 +23,7 @@ FIELDS = dict(
   num_labels=0,
   rope_theta=1e4,
   rope_linear=1.0,
+  rope_ntk=1.0,
   time_scale=1.0,
 )
 

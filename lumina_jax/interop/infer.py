@@ -77,10 +77,10 @@ def lumina_config(
     num_labels=_labels(seen),
     qk_norm=seen.has_block("attention.q_norm.weight"),
     norm_eps=float(_arg(args, "norm_eps", 1e-5)),
-    rope_theta=1e4
-    * float(_arg(args, "ntk_factor", 1))
-    * float(_arg(args, "scale_factor", 1)),
     rope_linear=float(_arg(args, "rope_scaling_factor", 1)),
+    # One is Flag-DiT's word for it, the other Next-DiT's.
+    rope_ntk=float(_arg(args, "ntk_factor", 1))
+    * float(_arg(args, "scale_factor", 1)),
     zero_text_pool=not audio,
     time_scale=_time_scale(audio, args),
     **_experts(seen, args, width),

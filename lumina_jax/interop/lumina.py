@@ -53,6 +53,7 @@ def _refuse_others(cfg: ModelConfig) -> None:
     pre_norm_scale=cfg.raster or text,
     final_shift=cfg.raster or not text,
     text_query=False,
+    rope_theta=1e4,
     cond_width=cfg.width if audio else min(cfg.width, 1024),
     num_labels=0 if text else cfg.num_labels,
     time_scale=cfg.time_scale if audio else 1.0,

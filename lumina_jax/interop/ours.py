@@ -22,7 +22,8 @@ from orbax.checkpoint import type_handlers
 from lumina_jax import config as configs
 from lumina_jax.backbone import ModelConfig, shapes
 from lumina_jax.interop import place, safetensors
-from lumina_jax.interop.comparison import check
+from lumina_jax.interop.comparison import Shapes, check
+from lumina_jax.interop.source import read_json
 from lumina_jax.interop.target import Progress
 from lumina_jax.interop.weights import Path, Weights
 
@@ -30,6 +31,7 @@ NETWORK = "network.json"
 PARAMS = "params"
 EXPORTED = "model.safetensors"
 CHUNK_BYTES = 64 << 20  # What orbax encodes, and a reader decodes, at once.
+FILE_BYTES = 256 << 20
 
 
 class OrbaxWeights:
@@ -70,14 +72,7 @@ class OrbaxWeights:
     for name in above:
       tree = tree[name]
     found = traverse_util.flatten_dict(tree, sep="/")
-    expected = traverse_util.flatten_dict(shapes(cfg), sep="/")
-    try:
-      check(
-        {name: x.shape for name, x in expected.items()},
-        {name: tuple(x.shape) for name, x in found.items()},
-      )
-    except ValueError as error:
-      raise ValueError(f"{folder}: {error}") from error
+    _check(cfg, {name: tuple(x.shape) for name, x in found.items()}, folder)
 
   def read(self, path: Path, dtype: np.dtype | None = None) -> np.ndarray:
     """One of our parameters, by its path."""
@@ -104,16 +99,41 @@ class ExportedWeights:
   """
 
   def __init__(self, folder: pathlib.Path):
-    values = json.loads((folder / configs.FILE).read_text())
+    """Opens an export and checks every shape.
+
+    Raises:
+      ValueError: if it cannot be read, or is none of ours.
+    """
+    values = read_json(folder / configs.FILE)
+    if "model" not in values:
+      raise ValueError(
+        f"{folder / configs.FILE} describes no network of ours; a folder that "
+        "save_pretrained wrote was expected"
+      )
     self.cfg = configs.parse(values["model"], ModelConfig, f"{folder}: model")
     self.args: Mapping[str, Any] = {}
     self.ema: bool | None = None
     self._tensors = safetensors.read(folder / EXPORTED)
+    prefix = "backbone."
+    found = {
+      key.removeprefix(prefix).replace(".", "/"): tensor.shape
+      for key, tensor in self._tensors.items()
+      if key.startswith(prefix)
+    }
+    _check(self.cfg, found, folder / EXPORTED)
 
   def read(self, path: Path, dtype: np.dtype | None = None) -> np.ndarray:
     """One of our parameters, by its path."""
     array = self._tensors[".".join(("backbone", *path))].read()
     return array if dtype is None else array.astype(dtype, copy=False)
+
+
+def _check(cfg: ModelConfig, found: Shapes, at: pathlib.Path) -> None:
+  expected = traverse_util.flatten_dict(shapes(cfg), sep="/")
+  try:
+    check({name: x.shape for name, x in expected.items()}, found)
+  except ValueError as error:
+    raise ValueError(f"{at}: {error}") from error
 
 
 def open_ours(folder: pathlib.Path, ema: bool | None) -> Weights:
@@ -136,7 +156,7 @@ def open_ours(folder: pathlib.Path, ema: bool | None) -> Weights:
   if (folder / EXPORTED).exists():
     return ExportedWeights(folder)
   if (folder / NETWORK).exists():
-    values = json.loads((folder / NETWORK).read_text())
+    values = read_json(folder / NETWORK)
     cfg = configs.parse(values, ModelConfig, str(folder / NETWORK))
     return OrbaxWeights(cfg, (folder / PARAMS).absolute())
   config = configs.load(folder)
@@ -198,7 +218,10 @@ def write_ours(
       checkpointer.save(
         (new / PARAMS).absolute(),
         args=ocp.args.PyTreeSave(
-          tree, save_args=traverse_util.unflatten_dict(chunks)
+          tree,
+          save_args=traverse_util.unflatten_dict(chunks),
+          # Otherwise it keeps what is written in memory up to 2 GB.
+          ocdbt_target_data_file_size=FILE_BYTES,
         ),
       )
     text = json.dumps(configs.to_dict(weights.cfg), indent=2) + "\n"

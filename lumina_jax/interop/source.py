@@ -111,7 +111,7 @@ def _choose(
 
 
 def _diffusers(path: pathlib.Path) -> Source:
-  values = _json(path / CONFIG)
+  values = read_json(path / CONFIG)
   index = path / f"{DIFFUSERS}.safetensors.index.json"
   if not index.exists():
     whole = path / f"{DIFFUSERS}.safetensors"
@@ -123,7 +123,9 @@ def _diffusers(path: pathlib.Path) -> Source:
       )
     return Source("diffusers", [_tensors(whole)], values, None)
   tensors = {}
-  weight_map = _json(index)["weight_map"]
+  weight_map = read_json(index).get("weight_map")
+  if not isinstance(weight_map, dict):
+    raise ValueError(f"{index} cannot be read: it has no weight_map")
   for name in sorted(set(weight_map.values())):
     if not (path / name).exists():
       raise FileNotFoundError(f"{path} lacks {name}, which {index.name} names")
@@ -131,13 +133,22 @@ def _diffusers(path: pathlib.Path) -> Source:
   return Source("diffusers", [tensors], values, None)
 
 
-def _json(path: pathlib.Path) -> dict[str, Any]:
+def read_json(path: pathlib.Path) -> dict[str, Any]:
+  """The values in a file of names and values.
+
+  Raises:
+    FileNotFoundError: if there is none.
+    ValueError: if it is none.
+  """
   if not path.exists():
     raise FileNotFoundError(f"{path} is missing")
   try:
-    return json.loads(path.read_text())
-  except json.JSONDecodeError as error:
+    values = json.loads(path.read_text())
+  except ValueError as error:
     raise ValueError(f"{path} cannot be read: {error}") from error
+  if not isinstance(values, dict):
+    raise ValueError(f"{path} cannot be read: it holds no names and values")
+  return values
 
 
 def _tensors(path: pathlib.Path) -> dict[str, Tensor]:
