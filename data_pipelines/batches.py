@@ -3,22 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Protocol
 
 import grain
 import numpy as np
 
 from data_pipelines.plan import RowPlan
+from data_pipelines.source import Source
 from lumina_jax import packing
 from lumina_jax.tokens import Condition, Tokens
-
-
-class Source(Protocol):
-  """Random access: (epoch, record) -> layout, patches, text codes."""
-
-  sizes: list[tuple[int, ...]]
-
-  def sample(self, epoch: int, record: int): ...
 
 
 class Batches:

@@ -17,6 +17,7 @@ from sklearn import datasets
 
 from data_pipelines import captions
 from data_pipelines.captions import SIDE
+from data_pipelines.source import Sample
 from lumina_jax.tokens import Grid
 
 SHADES = 16
@@ -86,14 +87,6 @@ def split(held_out: float) -> tuple[Split, Split]:
   cut = round(len(order) * held_out)
   kept, out = order[cut:], order[:cut]
   return Split(images[kept], labels[kept]), Split(images[out], labels[out])
-
-
-class Sample(NamedTuple):
-  """One canvas: its layout, patches `f32[L, P]`, text codes `i32[S, K]`."""
-
-  grid: Grid
-  patches: np.ndarray
-  text: np.ndarray
 
 
 class DigitCanvases:

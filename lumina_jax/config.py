@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import json
+import types
 import typing
 from collections.abc import Mapping
 from typing import Any
@@ -17,6 +18,7 @@ from typing import Any
 from etils import epath
 
 from data_pipelines.digits import DigitsConfig
+from data_pipelines.synthetic import SyntheticConfig
 from lumina_jax.backbone import ModelConfig
 from lumina_jax.encoders.utf8 import Utf8Config
 from lumina_jax.flow.loss import TimeDistribution
@@ -67,14 +69,14 @@ class TrainingConfig:
       raise ValueError('sample_prompts is empty; ("",) is unconditional')
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class RunConfig:
-  """Everything a run depends on."""
+  """Everything a run depends on; without a text encoder prompts are classes."""
 
   seed: int
   model: ModelConfig
-  text_encoder: Utf8Config
-  data: DigitsConfig
+  text_encoder: Utf8Config | None = None
+  data: DigitsConfig | SyntheticConfig
   time: TimeDistribution
   optimizer: OptimizerConfig
   training: TrainingConfig
@@ -83,7 +85,7 @@ class RunConfig:
 
   def __post_init__(self):
     words = min(rung[1] for rung in self.sampling.ladder)
-    if self.text_encoder.max_words > words:
+    if self.text_encoder and self.text_encoder.max_words > words:
       raise ValueError(
         f"text_encoder.max_words = {self.text_encoder.max_words} exceeds the "
         f"{words} words of a rung of sampling.ladder"
@@ -94,37 +96,57 @@ class RunConfig:
     return Network(self.model, self.text_encoder)
 
 
-def parse(values: Mapping[str, Any], cls: type = RunConfig, at: str = "config"):
+def parse(values: Mapping[str, Any], cls: Any = RunConfig, at: str = "config"):
   """Builds frozen dataclasses from a ConfigDict or plain dict.
+
+  Args:
+    values: the keys of a section.
+    cls: its dataclass; of a union `A | B` the keys choose, of `A | None` None.
+    at: its name, for messages.
 
   Raises:
     ValueError: naming a key that is unknown (and the nearest known one) or
       missing, or a section that is none.
   """
+  if values is None and types.NoneType in typing.get_args(cls):
+    return None
   if not isinstance(values, Mapping) and not hasattr(values, "items"):
     raise ValueError(f"{at} must be a section of keys, not {values!r}")
+  cls = _best_match(values, _sections(cls))
   fields = {field.name: field for field in dataclasses.fields(cls)}
   for key in values:
     if key not in fields:
       near = difflib.get_close_matches(key, fields, n=1)
       hint = f"; did you mean {near[0]!r}?" if near else ""
       raise ValueError(f"unknown key {at}.{key}{hint}")
-  types = typing.get_type_hints(cls)
+  hints = typing.get_type_hints(cls)
   arguments = {}
   for name, field in fields.items():
     if name not in values:
       if field.default is dataclasses.MISSING:
         raise ValueError(f"missing key {at}.{name}")
       continue
-    value, kind = values[name], types[name]
-    if dataclasses.is_dataclass(kind):
-      arguments[name] = parse(value, kind, f"{at}.{name}")
-    else:
-      arguments[name] = _typed(value, kind, f"{at}.{name}")
+    build = parse if _sections(hints[name]) else _typed
+    arguments[name] = build(values[name], hints[name], f"{at}.{name}")
   try:
     return cls(**arguments)
   except (TypeError, ValueError) as error:
     raise ValueError(f"{at}: {error}") from error
+
+
+def _sections(kind: Any) -> list[type]:
+  """The dataclasses that an annotation allows: itself, or those of a union."""
+  members = typing.get_args(kind) or (kind,)
+  return [member for member in members if dataclasses.is_dataclass(member)]
+
+
+def _best_match(values: Mapping[str, Any], classes: list[type]) -> type:
+  """The class that has most of the keys as fields."""
+
+  def shared(cls):
+    return sum(field.name in values for field in dataclasses.fields(cls))
+
+  return max(classes, key=shared)
 
 
 def _typed(value: Any, kind: Any, at: str) -> Any:
@@ -138,9 +160,9 @@ def _typed(value: Any, kind: Any, at: str) -> Any:
   return origin(value)
 
 
-def to_dict(config: Any) -> dict[str, Any]:
-  """A dataclass as plain JSON values."""
-  return json.loads(json.dumps(dataclasses.asdict(config)))
+def to_dict(config: Any) -> Any:
+  """A dataclass (or None) as plain JSON values."""
+  return json.loads(json.dumps(config, default=dataclasses.asdict))
 
 
 def save(config: RunConfig, workdir: epath.PathLike) -> None:

@@ -23,7 +23,7 @@ from rich.table import Table
 
 from data_pipelines.batches import Batches
 from data_pipelines.captions import SIDE
-from data_pipelines.digits import DigitCanvases, Split, split
+from data_pipelines.digits import DigitCanvases, DigitsConfig, Split, split
 from lumina_jax import config as configs
 from lumina_jax import entry_point
 from lumina_jax import workdir as workdirs
@@ -100,10 +100,8 @@ def loss_by_time(
   )
   total, count = np.zeros(TIME_BINS), np.zeros(TIME_BINS)
   for i in range(LOSS_BATCHES):
-    loss, exists, t = (
-      np.asarray(x)
-      for x in losses(pipe.params, batches.batch(i), jax.random.key(i))
-    )
+    flow = losses(pipe.params, batches.batch(i), jax.random.key(i))
+    loss, exists, t = (np.asarray(x) for x in flow[:3])
     bins = np.minimum((t * TIME_BINS).astype(int), TIME_BINS - 1)[exists]
     np.add.at(total, bins, loss[exists])
     np.add.at(count, bins, 1)
@@ -181,6 +179,11 @@ def show(result: dict[str, Any]) -> None:
 def main(_) -> None:
   args = flags.FLAGS
   config = configs.load(args.workdir)
+  if not isinstance(config.data, DigitsConfig):
+    raise ValueError(
+      f"{args.workdir} was not trained on digits, and evaluate reads digits "
+      "only; look at the run's report.html and samples instead"
+    )
   step, pipe = workdirs.load_step(args.workdir)
   result = {"step": step} | evaluate(config, pipe, args.cells)
   path = epath.Path(args.workdir) / FILE

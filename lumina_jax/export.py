@@ -27,7 +27,7 @@ WEIGHTS = "model.safetensors"
 CONFIG = "config.json"
 SECTIONS = {
   "model": ModelConfig,
-  "text_encoder": Utf8Config,
+  "text_encoder": Utf8Config | None,
   "sampling": SamplingConfig,
 }
 DTYPES = {"BF16": jnp.bfloat16, "F32": np.float32}

@@ -1,7 +1,7 @@
-"""The network as a whole: a text encoder and the backbone it feeds.
+"""The network as a whole: the backbone and the text encoder that feeds it.
 
 Training and sampling hold one of these and its parameters, a nested dict with
-the keys "backbone" and "text_encoder".
+the keys "backbone" and, where prompts are text, "text_encoder".
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import numpy as np
 from flax import linen as nn
 
 from lumina_jax.backbone import DiT, ModelConfig
-from lumina_jax.encoders import utf8
+from lumina_jax.encoders import label, utf8
 from lumina_jax.tokens import Condition, Tokens
 
 Params = Any
@@ -25,31 +25,52 @@ Params = Any
 class Network:
   """Pure functions of parameters; holds configurations only.
 
+  Attributes:
+    model: the backbone.
+    text_encoder: None for a class-conditional network, whose prompts are the
+      numbers of its classes.
+
   Raises:
-    ValueError: if the encoder's width is not what the backbone takes.
+    ValueError: if the encoder's width is not what the backbone takes, or the
+      backbone takes text and classes.
   """
 
   model: ModelConfig
-  text_encoder: utf8.Utf8Config
+  text_encoder: utf8.Utf8Config | None
 
   def __post_init__(self):
-    if self.model.text_width != self.text_encoder.width:
+    model = self.model
+    if model.text_width and model.num_labels:
       raise ValueError(
-        f"model.text_width = {self.model.text_width} must equal "
-        f"text_encoder.width = {self.text_encoder.width}"
+        f"model.text_width = {model.text_width} and model.num_labels = "
+        f"{model.num_labels}: prompts are text or classes; set one of them to 0"
       )
+    width = self.text_encoder.width if self.text_encoder else 0
+    if model.text_width != width:
+      raise ValueError(
+        f"model.text_width = {model.text_width} must equal "
+        f"text_encoder.width = {width} (0 = no text encoder)"
+      )
+
+  @property
+  def code_width(self) -> int:
+    """K: integers that spell one word of a prompt."""
+    encoder = self.text_encoder
+    return encoder.code_width if encoder else label.CODE_WIDTH
 
   def init(self, key: jax.Array) -> Params:
     """Initial parameters, boxed with their logical axes."""
     backbone, text_encoder = jax.random.split(key)
     tokens, condition = self._smallest()
-    codes = jnp.zeros((1, 1, self.text_encoder.code_width), jnp.int32)
-    return {
-      "backbone": DiT(self.model).init(backbone, tokens, condition)["params"],
-      "text_encoder": utf8.Utf8Encoder(self.text_encoder).init(
-        text_encoder, codes
-      )["params"],
+    params = {
+      "backbone": DiT(self.model).init(backbone, tokens, condition)["params"]
     }
+    if self.text_encoder:
+      codes = jnp.zeros((1, 1, self.code_width), jnp.int32)
+      params["text_encoder"] = utf8.Utf8Encoder(self.text_encoder).init(
+        text_encoder, codes
+      )["params"]
+    return params
 
   def shapes(self) -> Params:
     """Shapes of the parameters, with no memory behind them."""
@@ -58,11 +79,19 @@ class Network:
   def tokenize(
     self, prompt: str, origin: tuple[int, int] = (0, 0)
   ) -> np.ndarray:
-    """Prompt -> `i32[S, K]` codes, lines and columns from `origin`; on host."""
+    """Prompt -> `i32[S, K]` codes, lines and columns from `origin`; on host.
+
+    Raises:
+      ValueError: if the network takes classes and the prompt is none.
+    """
+    if self.text_encoder is None:
+      return label.tokenize(self.model.num_labels, prompt)
     return utf8.tokenize(self.text_encoder, prompt, origin)
 
   def encode(self, params: Params, condition: Condition) -> Condition:
-    """Replaces text codes `i32[B, S, K]` by features `f32[B, S, E]`."""
+    """Replaces codes `i32[B, S, K]` by features `f32[B, S, E]` or labels."""
+    if self.text_encoder is None:
+      return label.to_labels(condition)
     encoder = utf8.Utf8Encoder(self.text_encoder)
     features = encoder.apply(
       {"params": params["text_encoder"]},
@@ -73,10 +102,23 @@ class Network:
   def velocity(
     self, params: Params, tokens: Tokens, condition: Condition
   ) -> jax.Array:
-    """Velocity `f32[B, L, P]`, given text features."""
+    """Velocity `f32[B, L, P]`, given what `encode` returns."""
     return DiT(self.model).apply(
       {"params": params["backbone"]}, tokens, condition
     )
+
+  def velocity_and_balance(
+    self, params: Params, tokens: Tokens, condition: Condition
+  ) -> tuple[jax.Array, jax.Array]:
+    """Velocity, and `f32[]`, how unequally the experts are used.
+
+    The mean over all routers of what they sow into "balance".
+    """
+    velocity, sown = DiT(self.model).apply(
+      {"params": params["backbone"]}, tokens, condition, mutable=["balance"]
+    )
+    leaves = [jnp.ravel(x) for x in jax.tree.leaves(sown["balance"])]
+    return velocity, jnp.mean(jnp.concatenate(leaves))
 
   def _smallest(self) -> tuple[Tokens, Condition]:
     cfg = self.model
@@ -89,6 +131,7 @@ class Network:
     )
     condition = Condition(
       time=jnp.zeros((1, 1)),
+      label=jnp.zeros((1, 1), jnp.int32),
       text=jnp.zeros((1, 1, cfg.text_width)),
       text_segments=one,
     )

@@ -110,16 +110,14 @@ def first_fit(
       raise ValueError(
         f"item {item} takes {tuple(size)}, a row offers {tuple(budget)}"
       )
+  sizes = np.reshape(sizes, (-1, len(budget)))
   rows: list[list[int]] = []
-  room: list[np.ndarray] = []
-  for item in sorted(range(len(sizes)), key=lambda i: (-sizes[i][0], i)):
-    size = np.asarray(sizes[item])
-    for number, left in enumerate(room):
-      if np.all(size <= left):
-        left -= size
-        rows[number].append(item)
-        break
-    else:
-      rows.append([item])
-      room.append(np.asarray(budget) - size)
+  room = np.tile(np.asarray(budget), (len(sizes), 1))  # of as many rows at most
+  for item in np.argsort(-sizes[:, 0], kind="stable").tolist():
+    fits = np.all(sizes[item] <= room[: len(rows) + 1], axis=1)
+    number = int(np.argmax(fits))  # The last of these rows is still empty.
+    if number == len(rows):
+      rows.append([])
+    rows[number].append(item)
+    room[number] -= sizes[item]
   return [sorted(row) for row in rows]

@@ -23,7 +23,7 @@ class Picture:
 
   Attributes:
     grid: its layout.
-    text: codes `i32[S, K]` of the prompt.
+    text: codes `i32[S, K]` of the prompt, from `Network.tokenize`.
     negative: codes of the negative prompt.
     seed: of its noise.
     number: among the pictures of one prompt; with the seed it fixes the noise.
@@ -106,7 +106,7 @@ def _request(
   times: jax.Array,
 ) -> Request:
   length, words, samples = rung
-  model, width = network.model, network.text_encoder.code_width
+  model, width = network.model, network.code_width
 
   def layout(row):
     grids = [p.grid for p in row]

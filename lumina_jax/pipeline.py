@@ -91,9 +91,10 @@ class LuminaPipeline:
     vary equal prompts.
 
     Args:
-      prompt: one or several; "" is unconditional.
+      prompt: one or several, text or the number of a class, as the network
+        takes; "" is unconditional.
       negative_prompt: what guidance steers away from, one or one per prompt.
-      height: in pixels, one or one per prompt; None follows the size rule.
+      height: in pixels or latents, one or one per prompt; None: the size rule.
       width: likewise.
       num_inference_steps: integration steps.
       guidance_scale: one or one per prompt; 1 is plain sampling, and if all
@@ -102,7 +103,8 @@ class LuminaPipeline:
       seed: one or one per prompt.
       solver: "euler", "midpoint", "heun" or "rk4".
       shift: of the time grid.
-      output_type: "pil", or "np" for uint8[H, W, C].
+      output_type: "pil"; "np" for `u8[H, W, C]`; "latent" for what the network
+        drew, `f32[H, W, C]`, neither clipped nor rounded.
       progress: called with (pictures done, pictures in all) after each batch.
 
     Returns:
@@ -110,11 +112,13 @@ class LuminaPipeline:
 
     Raises:
       ValueError: for a size that the patch does not divide or that no rung
-        holds, lists of unlike lengths, unknown names, no prompt at all.
+        holds, a class that is none, lists of unlike lengths, unknown names, no
+        prompt at all.
     """
     defaults = self.sampling
-    if output_type not in ("pil", "np"):
-      raise ValueError(f"output_type {output_type!r}: use 'pil' or 'np'")
+    if output_type not in OUTPUT_TYPES:
+      known = ", ".join(OUTPUT_TYPES)
+      raise ValueError(f"output_type {output_type!r}: use one of {known}")
     steps = _or(num_inference_steps, defaults.num_inference_steps)
     if steps < 1:
       raise ValueError(f"num_inference_steps = {steps} must be positive")
@@ -142,10 +146,8 @@ class LuminaPipeline:
       images |= batch.cut(np.asarray(patches))
       if progress:
         progress(len(images), len(pictures))
-    ordered = [_to_uint8(images[i]) for i in range(len(pictures))]
-    if output_type == "pil":
-      ordered = [_to_pil(image) for image in ordered]
-    return Output(ordered)
+    finish = OUTPUT_TYPES[output_type]
+    return Output([finish(images[i]) for i in range(len(pictures))])
 
   def pictures(
     self,
@@ -244,4 +246,14 @@ def _to_uint8(image: np.ndarray) -> np.ndarray:
 
 
 def _to_pil(image: np.ndarray) -> Image.Image:
-  return Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image)
+  """Grey or colours; of latents their first three channels, as colours."""
+  pixels = _to_uint8(image)
+  if pixels.shape[-1] == 1:
+    return Image.fromarray(pixels[..., 0])
+  # There is no decoder yet. These show shapes, not what the picture looks like.
+  pixels = pixels[..., :3]
+  missing = 3 - pixels.shape[-1]
+  return Image.fromarray(np.pad(pixels, ((0, 0), (0, 0), (0, missing))))
+
+
+OUTPUT_TYPES = {"pil": _to_pil, "np": _to_uint8, "latent": np.asarray}

@@ -104,15 +104,17 @@ def main(argv: list[str]) -> None:
 def run() -> None:
   """Defines the flags and runs the command."""
   flags.DEFINE_string("workdir", None, "Run to sample from.")
-  flags.DEFINE_multi_string("prompt", [], "What to show; may be repeated.")
+  flags.DEFINE_multi_string(
+    "prompt", [], "What to show, text or number of a class; may be repeated."
+  )
   flags.DEFINE_multi_string(
     "negative_prompt", [""], f"What to steer away from; {EACH}."
   )
   flags.DEFINE_multi_integer(
-    "height", None, f"In pixels, default by the prompt; {EACH}."
+    "height", None, f"In pixels or latents, default by the run; {EACH}."
   )
   flags.DEFINE_multi_integer(
-    "width", None, f"In pixels, default by the prompt; {EACH}."
+    "width", None, f"In pixels or latents, default by the run; {EACH}."
   )
   flags.DEFINE_multi_float("guidance_scale", None, f"1 = none; {EACH}.")
   flags.DEFINE_multi_integer("seed", [0], f"Fixes the noise; {EACH}.")

@@ -32,10 +32,11 @@ class SamplingConfig:
     shift: of the time grid; above 1 spends more steps near noise.
     size_rule: "digits" reads rows and columns off the prompt; "fixed" takes
       height and width below.
-    height: in pixels, for "fixed".
-    width: in pixels, for "fixed".
+    height: for "fixed", of what the network draws: pixels, or latents.
+    width: likewise.
     ladder: budgets (tokens, words, samples) of a row, smallest first. A call
       runs on the first rung that its largest picture fits; one program each.
+      A class is one word.
     rows: B of every batch; what pictures leave of it is padding.
   """
 
@@ -71,8 +72,8 @@ class Request(NamedTuple):
 
   Attributes:
     tokens: layout of the rows; the patches are not read.
-    condition: text codes and `sample_ids` of the samples.
-    negative: text codes to steer away from; None = no guidance at all.
+    condition: prompt codes and `sample_ids` of the samples.
+    negative: likewise, to steer away from; None = no guidance at all.
     seeds: `u32[B, N]`; with a sample's id, a seed fixes its noise.
     guidance_scale: `f32[B, N]`.
     times: `f32[steps + 1]` grid from 0 to 1.

@@ -6,6 +6,7 @@ Start the same command again to go on where the last checkpoint stands.
 from __future__ import annotations
 
 import contextlib
+import shlex
 
 import jax
 from absl import flags
@@ -13,7 +14,9 @@ from etils import epath
 from ml_collections import config_flags
 
 from data_pipelines.batches import Batches
-from data_pipelines.digits import DigitCanvases, split
+from data_pipelines.digits import DigitCanvases, DigitsConfig, split
+from data_pipelines.source import Source
+from data_pipelines.synthetic import SyntheticConfig, SyntheticLatents
 from lumina_jax import config as configs
 from lumina_jax import entry_point
 from lumina_jax import workdir as workdirs
@@ -124,18 +127,26 @@ def check(config: RunConfig, mesh: jax.sharding.Mesh) -> None:
 
 def make_batches(config: RunConfig) -> Batches:
   """The batches of a run, each a pure function of its number."""
-  digits, _ = split(config.data.held_out)
-  source = DigitCanvases(
-    config.data, digits, config.model.grid, config.network.tokenize, config.seed
-  )
   return Batches(
-    source,
+    make_source(config),
     config.data.budget,
     config.training.batch_rows,
     config.seed,
     jax.process_index(),
     jax.process_count(),
   )
+
+
+def make_source(config: RunConfig) -> Source:
+  """The data of a run, by record."""
+  data, model, seed = config.data, config.model, config.seed
+  tokenize = config.network.tokenize
+  match data:
+    case DigitsConfig():
+      digits, _ = split(data.held_out)
+      return DigitCanvases(data, digits, model.grid, tokenize, seed)
+    case SyntheticConfig():
+      return SyntheticLatents(data, model.channels, model.grid, tokenize, seed)
 
 
 def draw_samples(
@@ -175,17 +186,20 @@ def announce(
   print(f"{config.training.steps} steps, {where}, into {folder}", flush=True)
 
 
-def farewell(folder: epath.Path, steps: int) -> None:
+def farewell(folder: epath.Path, config: RunConfig) -> None:
   """Says where everything lies and what to type next."""
+  plan = config.training
+  prompt = shlex.quote(plan.sample_prompts[0])
   print(f"""
 Done. In {folder}:
-  {SAMPLES}/step_{steps:06d}.png   samples at the end
+  {SAMPLES}/step_{plan.steps:06d}.png   samples at the end
   report.html                 loss, samples by step; open it in a browser
   metrics.jsonl, tensorboard/ the numbers
   checkpoints/                weights and optimizer
 Next:
-  python -m lumina_jax.sample --workdir={folder} --prompt="3 1 4"
-  python -m lumina_jax.evaluate --workdir={folder}""")
+  python -m lumina_jax.sample --workdir={folder} --prompt={prompt}""")
+  if isinstance(config.data, DigitsConfig):
+    print(f"  python -m lumina_jax.evaluate --workdir={folder}")
 
 
 def main(_) -> None:
@@ -199,7 +213,7 @@ def main(_) -> None:
     where = "goes on at the newest checkpoint" if saved else "starts anew"
     print(f"\nthe same command {where}")
     raise
-  farewell(folder, config.training.steps)
+  farewell(folder, config)
 
 
 def run() -> None:

@@ -1,5 +1,6 @@
 """What all tests share: the CPU, one compilation cache, small configs."""
 
+import importlib
 import os
 import pathlib
 import tempfile
@@ -39,25 +40,73 @@ SMALL = {
   "sampling.solver": "euler",
 }
 
+# A run of the tiny variant of another config that takes seconds.
+TINY = {
+  "data.records_per_size": 16,
+  "training.steps": 4,
+  "training.batch_rows": 4,
+  "training.log_every": 1,
+  "training.checkpoint_every": 2,
+  "training.sample_every": 4,
+  "training.samples_per_prompt": 1,
+  "sampling.num_inference_steps": 1,
+  "sampling.solver": "euler",
+  "sampling.rows": 4,
+}
+
 
 def small_flags(**changes) -> list[str]:
   """Command-line flags that shrink configs/digits.py to `SMALL`."""
-  values = SMALL | {k.replace("__", "."): v for k, v in changes.items()}
-  return [f"--config.{key}={value}" for key, value in values.items()]
+  return _flags(_with(SMALL, changes))
 
 
 def small_config(variant: str = "next", **changes):
   """`RunConfig` of a small run, e.g. `small_config(training__steps=2)`."""
-  import configs.digits
-  from lumina_jax import config as configs_
+  return _config("digits", variant, _with(SMALL, changes))
 
-  config = configs.digits.get_config(variant)
-  values = SMALL | {k.replace("__", "."): v for k, v in changes.items()}
+
+def tiny_flags(**changes) -> list[str]:
+  """Command-line flags that shrink a tiny variant to `TINY`."""
+  return _flags(_with(TINY, changes))
+
+
+def tiny_config(family: str, **changes):
+  """`RunConfig` of configs/<family>.py:tiny, shrunk to `TINY`."""
+  return _config(family, "tiny", _with(TINY, changes))
+
+
+def _with(values: dict, changes: dict) -> dict:
+  return values | {k.replace("__", "."): v for k, v in changes.items()}
+
+
+def _flags(values: dict) -> list[str]:
+  return [f"--config.{key}={value}" for key, value in values.items()]
+
+
+def _config(family: str, variant: str, values: dict):
+  from lumina_jax import config as configs
+
+  config = importlib.import_module(f"configs.{family}").get_config(variant)
   with config.unlocked():
     for key, value in values.items():
       section, name = key.split(".")
       config[section][name] = value
-  return configs_.parse(config)
+  return configs.parse(config)
+
+
+def randomised(config):
+  """A pipeline none of whose weights is zero: every prompt shows."""
+  import jax
+  import numpy as np
+
+  from lumina_jax.pipeline import LuminaPipeline
+
+  rng = np.random.default_rng(0)
+  params = jax.tree.map(
+    lambda leaf: 0.3 * rng.standard_normal(leaf.shape, dtype=np.float32),
+    config.network.shapes(),
+  )
+  return LuminaPipeline(config.network, params, config.sampling)
 
 
 @pytest.fixture(scope="session")

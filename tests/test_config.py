@@ -6,7 +6,11 @@ import json
 import pytest
 
 from configs import digits as config_file
+from configs import imagenet, text_to_image
+from data_pipelines.digits import DigitsConfig
+from data_pipelines.synthetic import SyntheticConfig
 from lumina_jax import config as configs
+from lumina_jax import export
 from lumina_jax.backbone import ModelConfig
 from lumina_jax.config import differences, load, parse, save, to_dict
 
@@ -164,3 +168,64 @@ def test_the_variants_differ_in_the_model_only():
 def test_an_unknown_variant_is_refused():
   with pytest.raises(ValueError, match=r"'nxt'.*'next'"):
     config_file.get_config("nxt")
+
+
+def test_the_keys_say_which_data_are_meant():
+  assert isinstance(parse(digits()).data, DigitsConfig)
+  values = imagenet.get_config("tiny").to_dict()
+  assert isinstance(parse(values).data, SyntheticConfig)
+  values["data"]["clases"] = values["data"].pop("classes")
+  with pytest.raises(ValueError, match=r"data\.clases; did you mean 'classes'"):
+    parse(values)
+
+
+@pytest.mark.parametrize("absent", [True, False])
+def test_without_text_encoder_prompts_are_classes(absent):
+  values = imagenet.get_config("tiny").to_dict()
+  assert "text_encoder" not in values
+  run = parse(values if absent else values | {"text_encoder": None})
+  assert run.text_encoder is None
+  assert to_dict(run)["text_encoder"] is None
+  assert run.network.tokenize("7").tolist() == [[7]]
+
+
+@pytest.mark.parametrize(
+  ("family", "change", "message"),
+  [
+    (text_to_image, dict(text_encoder=None), "text_encoder.width = 0"),
+    (
+      imagenet,
+      dict(text_encoder=dict(width=8)),
+      r"text_width = 0 must equal text_encoder\.width = 8",
+    ),
+  ],
+)
+def test_a_text_encoder_too_many_or_too_few_is_refused(family, change, message):
+  values = family.get_config("tiny").to_dict() | change
+  values["sampling"]["ladder"] = ((64, 64, 4),)
+  with pytest.raises(ValueError, match=message):
+    _ = parse(values).network
+
+
+def test_text_and_classes_at_once_are_refused():
+  values = text_to_image.get_config("tiny").to_dict()
+  values["model"]["num_labels"] = 10
+  with pytest.raises(ValueError, match="prompts are text or classes"):
+    _ = parse(values).network
+
+
+def test_configs_of_older_runs_still_parse():
+  """Without the keys that networks have gained since."""
+  shipped = json.loads((export.SHIPPED / export.CONFIG).read_text())
+  shipped["model"].pop("routing", None)
+  run = parse(digits().to_dict() | shipped)
+  assert run.model.routing == () and isinstance(run.data, DigitsConfig)
+
+
+def test_routing_is_a_tuple_of_words():
+  values = imagenet.get_config("moe_both_600m").to_dict()
+  values["model"]["routing"] = ["time", "token"]
+  assert parse(values) == parse(imagenet.get_config("moe_both_600m"))
+  values["model"]["routing"] = "time"
+  with pytest.raises(ValueError, match=r"model\.routing = 'time' must be of"):
+    parse(values)

@@ -3,7 +3,7 @@
 import jax
 import numpy as np
 import pytest
-from conftest import small_config
+from conftest import randomised, small_config
 from PIL import Image
 
 from lumina_jax import sampler
@@ -11,15 +11,7 @@ from lumina_jax.pipeline import LuminaPipeline
 
 
 def random_pipeline(variant="next", **changes):
-  """Weights none of which is zero: every prompt gives another picture."""
-  config = small_config(variant, **changes)
-  leaves, tree = jax.tree.flatten(config.network.shapes())
-  keys = jax.random.split(jax.random.key(0), len(leaves))
-  params = tree.unflatten(
-    0.3 * jax.random.normal(key, leaf.shape)
-    for key, leaf in zip(keys, leaves, strict=True)
-  )
-  return LuminaPipeline(config.network, params, config.sampling)
+  return randomised(small_config(variant, **changes))
 
 
 @pytest.fixture(

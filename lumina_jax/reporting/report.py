@@ -38,12 +38,13 @@ svg text { font: 12px system-ui, sans-serif; fill: #555 }
 def write(folder: epath.Path) -> None:
   """Writes the report of a workdir from the files that lie there."""
   folder = epath.Path(folder)
+  config = _json(folder / "config.json")
   parts = [
     _curve(metrics.read(folder)),
     _evaluation(_json(folder / "evaluation.json")),
     _samples(folder),
-    _record(record.read(folder), _json(folder / "config.json")),
-    _next(folder),
+    _record(record.read(folder), config),
+    _next(folder, config),
   ]
   body = "\n".join(part for part in parts if part)
   page = (
@@ -177,10 +178,11 @@ def _record(starts: Sequence[dict[str, Any]], config: Any) -> str:
   )
 
 
-def _next(folder: epath.Path) -> str:
-  where = html.escape(shlex.quote(str(folder)))
-  return (
-    "<h2>Next</h2><pre>"
-    f'python -m lumina_jax.sample --workdir={where} --prompt="3 1 4"\n'
-    f"python -m lumina_jax.evaluate --workdir={where}</pre>"
-  )
+def _next(folder: epath.Path, config: dict[str, Any]) -> str:
+  where = shlex.quote(str(folder))
+  prompt = shlex.quote(config["training"]["sample_prompts"][0])
+  lines = [f"python -m lumina_jax.sample --workdir={where} --prompt={prompt}"]
+  if "canvases" in config["data"]:  # evaluate reads digits only.
+    lines.append(f"python -m lumina_jax.evaluate --workdir={where}")
+  text = html.escape("\n".join(lines))
+  return f"<h2>Next</h2><pre>{text}</pre>"

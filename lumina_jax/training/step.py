@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -26,25 +26,42 @@ Batch = tuple[Tokens, Condition]
 Step = Callable[[TrainState, Batch], tuple[TrainState, dict[str, jax.Array]]]
 
 
+class FlowLoss(NamedTuple):
+  """Losses of the samples of a batch.
+
+  Attributes:
+    loss: `f32[B, N]`, zero where there is no sample.
+    exists: `bool[B, N]`, whether there is one.
+    times: `f32[B, N]` that they were taken at.
+    balance: `f32[]`, how unequally experts are used; None if it has no weight.
+  """
+
+  loss: jax.Array
+  exists: jax.Array
+  times: jax.Array
+  balance: jax.Array | None
+
+  @property
+  def mean(self) -> jax.Array:
+    """`f32[]`, every sample weighing the same."""
+    return self.loss.sum() / jnp.maximum(self.exists.sum(), 1)
+
+
 def flow_loss(
   network: Network,
   params: Params,
   batch: Batch,
   times: TimeDistribution,
   key: jax.Array,
-) -> tuple[jax.Array, jax.Array, jax.Array]:
+) -> FlowLoss:
   """Flow-matching losses of a batch.
 
   Args:
     network: predicts the velocity.
     params: its parameters.
-    batch: tokens of data, and their condition with text codes.
+    batch: tokens of data, and their condition with prompt codes.
     times: distribution of t.
     key: with a sample's id it fixes that sample's time and noise.
-
-  Returns:
-    `f32[B, N]` losses, `bool[B, N]` whether there is a sample, and the
-    `f32[B, N]` times.
   """
   tokens, condition = batch
   keys = sample_keys(key, condition.sample_ids)
@@ -59,10 +76,14 @@ def flow_loss(
   x0 = jnp.where(real[..., None], noise, 0)
   x_t = path.interpolate(x0, x1, per_token(t[..., None], tokens.segments))
   condition = network.encode(params, condition._replace(time=t))
-  predicted = network.velocity(params, tokens._replace(patches=x_t), condition)
+  inputs = params, tokens._replace(patches=x_t), condition
+  if network.model.balance_weight:
+    predicted, balance = network.velocity_and_balance(*inputs)
+  else:
+    predicted, balance = network.velocity(*inputs), None
   error = predicted - path.velocity(x0, x1)
   loss, exists = losses.per_sample(error, real, tokens.segments, t.shape[1])
-  return loss, exists, t
+  return FlowLoss(loss, exists, t, balance)
 
 
 def make_train_step(
@@ -81,20 +102,23 @@ def make_train_step(
   def train_step(state: TrainState, batch: Batch):
     key = jax.random.fold_in(jax.random.key(seed), state.step)
 
-    def mean_loss(params):
-      loss, exists, _ = flow_loss(network, params, batch, times, key)
-      return loss.sum() / jnp.maximum(exists.sum(), 1), exists.sum()
+    def objective(params):
+      flow = flow_loss(network, params, batch, times, key)
+      loss = flow.mean
+      values = {"loss": loss, "samples": flow.exists.sum()}
+      if flow.balance is not None:
+        values["balance"] = flow.balance
+        loss += network.model.balance_weight * flow.balance
+      return loss, values
 
-    (loss, samples), grads = jax.value_and_grad(mean_loss, has_aux=True)(
+    (_, values), grads = jax.value_and_grad(objective, has_aux=True)(
       state.params
     )
     updates, opt_state = tx.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
     ema = average(state.ema, params, state.step, ema_decay)
-    metrics = {
-      "loss": loss,
+    metrics = values | {
       "grad_norm": optax.tree.norm(grads),
-      "samples": samples,
       "useful_tokens": jnp.mean(batch[0].segments != 0),
     }
     return TrainState(state.step + 1, params, ema, opt_state), metrics
