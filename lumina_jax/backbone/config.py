@@ -55,7 +55,8 @@ class ModelConfig:
     time_scale: factor from our time (0..1) to the network's (audio: 1000).
     norm_eps: epsilon of every RMSNorm.
     dtype: "bfloat16" or "float32": what matrix products compute in.
-      Parameters are always float32; so are norms, softmax and modulation.
+      Parameters are always float32; so are norms, softmax and modulation, and
+      where tokens choose experts the residual stream.
     remat: recompute each block in the backward pass.
     unroll: layers per scan iteration; depth = fully unrolled, for debugging.
   """

@@ -100,6 +100,9 @@ class DiT(nn.Module):
       x = jnp.where(at, learnt("nextframe"), x)
     if cfg.pad_token:
       x = jnp.where((tokens.segments == 0)[..., None], learnt("pad"), x)
+    if "token" in cfg.routing:
+      # A token near the border of two experts shall not cross it by rounding.
+      x = x.astype(jnp.float32)
     return nn.with_logical_constraint(x, STREAM)
 
   def _condition(self, cond: jax.Array, condition: Condition) -> jax.Array:
@@ -221,7 +224,7 @@ class Block(nn.Module):
     cfg = self.cfg
     *shift, scale, gate = parts
     norm = RMSNorm(cfg.norm_eps, scale=cfg.pre_norm_scale, name=f"{name}_norm")
-    h = function(modulate(norm(x), scale, *shift))
+    h = function(modulate(norm(x), scale, *shift)).astype(x.dtype)
     if cfg.sandwich:
       h = RMSNorm(cfg.norm_eps, name=f"{name}_post_norm")(h)
     gate = jnp.tanh(gate) if cfg.tanh_gate else gate

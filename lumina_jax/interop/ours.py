@@ -253,6 +253,7 @@ class _OneByOne(type_handlers.NumpyHandler):
 
   async def serialize(self, values, infos, args=None):
     for value, info, arg in zip(values, infos, args, strict=True):
-      for written in await super().serialize([value.read()], [info], [arg]):
-        written.result()
+      (written,) = await super().serialize([value.read()], [info], [arg])
+      written.result()
+      del written  # It holds the array.
     return []

@@ -26,8 +26,9 @@ def new(
     OSError: if the disk has no room.
   """
   old = path.with_name(f".{path.stem}.old{path.suffix}")
-  if old.exists() and not path.exists():  # Killed between two renames.
+  if not path.exists() and old.exists():  # Killed between two renames.
     old.rename(path)
+  remove(old)  # Of one killed after both.
   if path.exists() and not overwrite:
     raise FileExistsError(
       f"{path} exists; name another place, or overwrite it (--force, "
@@ -58,7 +59,7 @@ def new(
 
 def remove(path: pathlib.Path) -> None:
   """Removes a file or folder, if it is there."""
-  if path.is_dir():
+  if path.is_dir() and not path.is_symlink():
     shutil.rmtree(path)
   else:
     path.unlink(missing_ok=True)

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from lumina_jax.backbone import ModelConfig
-from lumina_jax.interop import place, pth, safetensors
+from lumina_jax.interop import place, pth, safetensors, unpickler
 from lumina_jax.interop.constructors import model_args
 from lumina_jax.interop.diffusers import config_json, diffusers_names
 from lumina_jax.interop.layout import Layout
@@ -78,6 +78,8 @@ def write_lumina(
   """
   layout = _lumina_layout(weights.cfg)
   nbytes = _nbytes(layout, dtype)
+  args = model_args(weights.cfg, dict(weights.args))
+  args = unpickler.as_dict("model_args", args)  # Plain, or refused here.
   with place.new(path, nbytes, overwrite) as new:
     if path.suffix in SINGLE_FILE:
       _write_file(weights, layout, new, dtype, progress)
@@ -87,7 +89,6 @@ def write_lumina(
     _write_file(weights, layout, whole, dtype, progress)
     with contextlib.suppress(OSError):  # A disk without hard links.
       os.link(whole, new / f"consolidated_ema.00-of-01{suffix}")
-    args = model_args(weights.cfg, dict(weights.args))
     pth.write_namespace(new / MODEL_ARGS, args)
 
 
@@ -144,9 +145,12 @@ def _copy(
   add: Callable[[str, np.ndarray], None],
   progress: Progress,
 ) -> None:
-  for number, path in enumerate(layout.table, 1):
+  def copy(path):  # A call of its own: what it read is gone when it ends.
     for key, array in layout.write(path, weights.read(path)):
       add(key, array)
+
+  for number, path in enumerate(layout.table, 1):
+    copy(path)
     progress(number, len(layout.table))
 
 
