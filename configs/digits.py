@@ -22,6 +22,7 @@ def get_config(variant: str = "next") -> ConfigDict:
     raise ValueError(f"unknown variant {variant!r}: use 'flag' or 'next'")
   config = ConfigDict()
   config.seed = 0
+  config.init_from = ""
   config.model = model(variant)
   config.text_encoder = ConfigDict(
     dict(width=128, byte_width=32, word_bytes=16, max_words=24)

@@ -54,6 +54,7 @@ def get_config(variant: str = "next_600m") -> ConfigDict:
   model = MODELS[variant]
   config = ConfigDict()
   config.seed = 0
+  config.init_from = ""
   config.model = ConfigDict(dataclasses.asdict(model))
   config.data = ConfigDict(
     dict(

@@ -60,6 +60,7 @@ def get_config(variant: str = "next_2b_gqa") -> ConfigDict:
   tokens = 288 if flag else 256
   config = ConfigDict()
   config.seed = 0
+  config.init_from = ""
   config.model = ConfigDict(dataclasses.asdict(model))
   config.text_encoder = ConfigDict(
     dict(width=model.text_width, byte_width=32, word_bytes=16, max_words=WORDS)

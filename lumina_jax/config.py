@@ -71,9 +71,16 @@ class TrainingConfig:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RunConfig:
-  """Everything a run depends on; without a text encoder prompts are classes."""
+  """Everything a run depends on; without a text encoder prompts are classes.
+
+  Attributes:
+    seed: of all random numbers.
+    init_from: weights of the backbone to begin with, of any format that
+      `lumina convert` reads; "" = random ones. The text encoder starts anew.
+  """
 
   seed: int
+  init_from: str = ""
   model: ModelConfig
   text_encoder: Utf8Config | None = None
   data: DigitsConfig | SyntheticConfig

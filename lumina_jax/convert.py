@@ -25,26 +25,13 @@ from absl import flags
 from lumina_jax import entry_point
 from lumina_jax.backbone import shapes
 from lumina_jax.interop import ours, target
-from lumina_jax.interop.pytorch import open_pytorch
+from lumina_jax.interop.formats import open_weights
 from lumina_jax.interop.tensor import DTYPES, dtype_of
 from lumina_jax.interop.weights import Weights
 from lumina_jax.reporting.progress import Progress
 
 OURS = "lumina_jax"
 LAYOUTS = (OURS, *target.LAYOUTS)
-
-
-def open_weights(
-  source: pathlib.Path, ema: bool | None, model_args: Mapping[str, Any]
-) -> Weights:
-  """Opens weights of any format; errors as in `interop.load_pytorch`."""
-  if not ours.is_ours(source):
-    return open_pytorch(source, model_args, ema)
-  if model_args:
-    raise ValueError(
-      f"{source} is ours and says all of its network; leave --model_arg out"
-    )
-  return ours.open_ours(source, ema)
 
 
 def convert(
@@ -80,7 +67,7 @@ def convert(
     FileNotFoundError, FileExistsError, OSError, ValueError: as `load_pytorch`
       and `save_pytorch` do.
   """
-  weights = open_weights(source, ema, model_args or {})
+  weights = open_weights(source, ema, model_args)
   total = len(jax.tree.leaves(shapes(weights.cfg)))
   with Progress("converting", total, unit="parameters", note="") as bar:
 

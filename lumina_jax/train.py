@@ -9,6 +9,7 @@ import contextlib
 import shlex
 
 import jax
+import optax
 from absl import flags
 from etils import epath
 from ml_collections import config_flags
@@ -21,6 +22,7 @@ from lumina_jax import config as configs
 from lumina_jax import entry_point
 from lumina_jax import workdir as workdirs
 from lumina_jax.config import RunConfig
+from lumina_jax.interop.formats import open_weights
 from lumina_jax.network import Network
 from lumina_jax.parallel.mesh import make_mesh
 from lumina_jax.pipeline import LuminaPipeline
@@ -30,7 +32,13 @@ from lumina_jax.training import step as steps
 from lumina_jax.training.checkpoint import Checkpoints
 from lumina_jax.training.metrics import Metrics, Window
 from lumina_jax.training.optimizer import make_optimizer
-from lumina_jax.training.state import TrainState, abstract_state, create_state
+from lumina_jax.training.state import (
+  TrainState,
+  abstract_state,
+  begin_with,
+  check_same_network,
+  create_state,
+)
 
 SAMPLES = "samples"
 
@@ -49,7 +57,7 @@ def train(config: RunConfig, folder: epath.Path) -> TrainState:
   ):
     state = saved.restore(abstract_state(network, optimizer, mesh))
     if state is None:
-      state = create_state(network, optimizer, mesh, config.seed)
+      state = first_state(config, optimizer, mesh)
     start = int(state.step)
     if start > plan.steps:
       raise ValueError(
@@ -94,6 +102,20 @@ def train(config: RunConfig, folder: epath.Path) -> TrainState:
     draw_samples(config, network, state, folder)
     report.write(folder)
   return state
+
+
+def first_state(
+  config: RunConfig,
+  optimizer: optax.GradientTransformation,
+  mesh: jax.sharding.Mesh,
+) -> TrainState:
+  """A state to start a run with: random, or with weights from elsewhere."""
+  if not config.init_from:
+    return create_state(config.network, optimizer, mesh, config.seed)
+  weights = open_weights(config.init_from)
+  check_same_network(config.model, weights, config.init_from)
+  state = create_state(config.network, optimizer, mesh, config.seed)
+  return begin_with(state, weights)
 
 
 def check(config: RunConfig, mesh: jax.sharding.Mesh) -> None:
@@ -183,6 +205,8 @@ def announce(
   )
   start = int(state.step)
   where = f"resumed at step {start}" if start else "from scratch"
+  if config.init_from and not start:
+    where = f"from the weights in {config.init_from}"
   print(f"{config.training.steps} steps, {where}, into {folder}", flush=True)
 
 

@@ -85,8 +85,7 @@ def predict_velocity(
     rates = type(rope)(*scales).rates(
       condition.time, cfg.head_dim, cfg.position_axes, cfg.rope_theta
     )
-    # A rule stretches what the network was trained with.
-    condition = condition._replace(rope_rates=rates / cfg.rope_linear)
+    condition = condition._replace(rope_rates=rates)
   rows = packing.first_fit(
     [(grid.num_tokens,) for grid in grids], (_ladder(grids),)
   )

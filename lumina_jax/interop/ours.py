@@ -31,7 +31,6 @@ NETWORK = "network.json"
 PARAMS = "params"
 EXPORTED = "model.safetensors"
 CHUNK_BYTES = 64 << 20  # What orbax encodes, and a reader decodes, at once.
-FILE_BYTES = 256 << 20
 
 
 class OrbaxWeights:
@@ -212,7 +211,10 @@ def write_ours(
   with place.new(folder, nbytes, overwrite) as new:
     new.mkdir()
     registry = type_handlers.create_type_handler_registry((_Later, _OneByOne()))
-    handler = ocp.PyTreeCheckpointHandler(type_handler_registry=registry)
+    # OCDBT would keep a parameter in memory once more until it is committed.
+    handler = ocp.PyTreeCheckpointHandler(
+      type_handler_registry=registry, use_ocdbt=False
+    )
     chunks = {path: ocp.SaveArgs(chunk_byte_size=CHUNK_BYTES) for path in flat}
     with ocp.Checkpointer(handler) as checkpointer:
       checkpointer.save(
@@ -220,8 +222,6 @@ def write_ours(
         args=ocp.args.PyTreeSave(
           tree,
           save_args=traverse_util.unflatten_dict(chunks),
-          # Otherwise it keeps what is written in memory up to 2 GB.
-          ocdbt_target_data_file_size=FILE_BYTES,
         ),
       )
     text = json.dumps(configs.to_dict(weights.cfg), indent=2) + "\n"

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from flax import linen as nn
+from flax import traverse_util
 from jax.sharding import Mesh
 
+from lumina_jax.backbone import ModelConfig
+from lumina_jax.interop.weights import Weights, paths
 from lumina_jax.network import Network
 from lumina_jax.parallel import mesh as meshes
 
@@ -54,6 +59,45 @@ def abstract_state(
     abstract,
     placed,
   )
+
+
+def begin_with(state: TrainState, weights: Weights) -> TrainState:
+  """A fresh state whose backbone and its average are weights from elsewhere.
+
+  They are read and placed on the devices one at a time.
+
+  Args:
+    state: from `create_state`; given away.
+    weights: of the same network, see `check_same_network`.
+  """
+  flat = traverse_util.flatten_dict(state.params)
+  for path in paths(weights.cfg):
+    mine = ("backbone", *path)
+    array = weights.read(path, np.dtype(np.float32))
+    flat[mine] = jax.device_put(array, flat[mine].sharding)
+  params = traverse_util.unflatten_dict(flat)
+  # The step gives its state away, so the average needs arrays of its own.
+  return state._replace(params=params, ema=jax.tree.map(jnp.copy, params))
+
+
+def check_same_network(cfg: ModelConfig, weights: Weights, path: str) -> None:
+  """Compares what is trained with what it shall begin with.
+
+  Raises:
+    ValueError: naming the fields of the model that differ.
+  """
+  free = ("dtype", "remat", "unroll", "balance_weight")
+  wrong = [
+    f"model.{field.name} = {getattr(cfg, field.name)!r}, there "
+    f"{getattr(weights.cfg, field.name)!r}"
+    for field in dataclasses.fields(cfg)
+    if field.name not in free
+    and getattr(cfg, field.name) != getattr(weights.cfg, field.name)
+  ]
+  if wrong:
+    raise ValueError(
+      f"init_from = {path} is of another network: {'; '.join(wrong)}"
+    )
 
 
 def create_state(
