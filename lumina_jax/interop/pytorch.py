@@ -100,7 +100,9 @@ def load_pytorch(
     ema: averaged weights or raw ones; None = averaged if there are both.
 
   Returns:
-    The network and its parameters, float32 arrays on the host.
+    The network, which computes in float32 (`dataclasses.replace(cfg,
+    dtype="bfloat16")` for speed), and its parameters, float32 arrays on the
+    host: `jax.device_put` them once before using them often.
 
   Raises:
     FileNotFoundError: if there are no weights; says what was looked for.
