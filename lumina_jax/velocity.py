@@ -14,6 +14,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 from lumina_jax import packing
 from lumina_jax.backbone import DiT, ModelConfig
@@ -61,7 +62,7 @@ def predict_velocity(
       sample's own number of tokens, separators included (Lumina-Next, 2.1).
 
   Returns:
-    What `latents` is: an array, or a list of arrays.
+    What `latents` is: an array or a list of them, of numpy or on the device.
 
   Raises:
     ValueError: naming an argument whose shape or value does not fit.
@@ -91,8 +92,10 @@ def predict_velocity(
   )
   tokens = _tokens(cfg, rows, grids, latents)
   velocity = _apply(cfg, params, tokens, _rows(rows, condition))
+  if isinstance(latents[0], np.ndarray) and not isinstance(velocity, Tracer):
+    velocity = np.asarray(velocity)  # Cut on the host, where nothing compiles.
   pieces = _cut(rows, grids, velocity)
-  return pieces if is_list else jnp.stack(pieces)
+  return pieces if is_list else velocity.__array_namespace__().stack(pieces)
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -115,7 +118,7 @@ def _check_latents(cfg: ModelConfig, latents: Latents, is_list: bool) -> None:
 
 
 def _check_time(time: Any) -> None:
-  if isinstance(time, jax.core.Tracer):
+  if isinstance(time, Tracer):
     return
   wrong = [t for t in np.asarray(time).tolist() if not 0 <= t <= 1]
   if wrong:
@@ -147,7 +150,7 @@ def _labels(cfg: ModelConfig, label: Any, count: int) -> Any:
   if label is None:
     return None
   label = _each(label, count, "label", np.int32)
-  if not isinstance(label, jax.core.Tracer):
+  if not isinstance(label, Tracer):
     wrong = [
       c for c in np.asarray(label).tolist() if not 0 <= c <= cfg.num_labels
     ]
@@ -202,16 +205,17 @@ def _ladder(grids: Sequence[Grid]) -> int:
 
 def _tokens(cfg, rows, grids, latents) -> Tokens:
   """Layout on the host, values wherever the latents are."""
+  xp = latents[0].__array_namespace__()
   length, dim = _ladder(grids), cfg.patch_dim
   layouts, values = [], []
   for row in rows:
     mine = [grids[i] for i in row]
     blank = [np.zeros((g.num_tokens, dim), np.float32) for g in mine]
     layouts.append(packing.pack(mine, blank, length, dim, cfg.position_axes))
-    patches = [grids[i].tokenize(jnp.asarray(latents[i])) for i in row]
-    patches = jnp.concatenate(patches).astype(jnp.float32)
-    values.append(jnp.pad(patches, ((0, length - len(patches)), (0, 0))))
-  return packing.stack(layouts)._replace(patches=jnp.stack(values))
+    patches = [grids[i].tokenize(latents[i]) for i in row]
+    patches = xp.concatenate(patches).astype(np.float32)
+    values.append(xp.pad(patches, ((0, length - len(patches)), (0, 0))))
+  return packing.stack(layouts)._replace(patches=xp.stack(values))
 
 
 def _rows(rows: list[list[int]], condition: Condition) -> Condition:
@@ -240,7 +244,7 @@ def _rows(rows: list[list[int]], condition: Condition) -> Condition:
   )
 
 
-def _cut(rows, grids, velocity) -> list[jax.Array]:
+def _cut(rows, grids, velocity) -> list[Any]:
   """Rows `f32[R, L, P]` -> velocities `f32[*shape, C]` in the order given."""
   pieces = {}
   for row, values in zip(rows, velocity, strict=True):

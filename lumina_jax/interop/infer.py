@@ -26,6 +26,8 @@ SAID = {
   "hidden_size": "width",
   "n_layers": "depth",
   "depth": "depth",
+  "n_heads": "heads",
+  "num_heads": "heads",
   "n_kv_heads": "kv_heads",
   "in_channels": "channels",
   "cap_feat_dim": "text_width",
@@ -126,11 +128,11 @@ def _channels(seen: Seen, audio: bool, patch: tuple[int, ...]) -> int:
 
 
 def _heads(seen: Seen, args: Mapping[str, Any]) -> int:
+  if seen.has_block("attention.gate"):
+    return seen.block("attention.gate")[0]
   for name in ("n_heads", "num_heads"):
     if _arg(args, name, None) is not None:
       return int(args[name])
-  if seen.has_block("attention.gate"):
-    return seen.block("attention.gate")[0]
   if NAMED.fullmatch(str(_arg(args, "model", ""))):
     return NAMED_HEADS
   raise ValueError(

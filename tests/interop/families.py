@@ -1,0 +1,119 @@
+"""Small random networks of every family in the original code."""
+
+import functools
+
+import jax
+import numpy as np
+import pytest
+from flax import traverse_util
+
+from lumina_jax import backbone, convert
+from lumina_jax.backbone import ModelConfig
+from lumina_jax.backbone.config import (
+  FLAG_IMAGENET,
+  FLAG_T2I,
+  NEXT_IMAGENET,
+  NEXT_T2I,
+)
+from lumina_jax.interop import layout, ours, weights
+from lumina_jax.interop.layout import Layout
+from lumina_jax.interop.lumina import lumina_names
+
+shapes = functools.cache(backbone.shapes)
+
+TEXT = dict(text_width=24)
+CLASSES = dict(num_labels=10)
+
+
+def small(**fields) -> ModelConfig:
+  """A network whose feed-forward a lone file tells in full."""
+  common = dict(
+    patch=(2, 2),
+    channels=4,
+    width=32,
+    depth=2,
+    heads=4,
+    kv_heads=4,
+    cond_width=32,
+    ffn_multiple=96,
+    dtype="float32",
+  )
+  return ModelConfig(**common | fields)
+
+
+def experts(*routing: str) -> ModelConfig:
+  return small(**NEXT_IMAGENET | CLASSES, routing=routing, experts=3)
+
+
+FAMILIES = {
+  "flag_text": small(**FLAG_T2I | TEXT),
+  "next_text": small(**NEXT_T2I | TEXT, kv_heads=2),
+  "flag_imagenet": small(**FLAG_IMAGENET | CLASSES),
+  "next_imagenet": small(**NEXT_IMAGENET | CLASSES, kv_heads=1),
+  "moe_time": experts("time"),
+  "moe_token": experts("token"),
+  "moe_both": experts("time", "token"),
+  "audio": small(
+    **FLAG_T2I | TEXT | dict(separators=False),
+    patch=(1,),
+    channels=5,
+    qk_norm=False,
+    zero_text_pool=False,
+    time_scale=1000.0,
+  ),
+}
+NEXT = FAMILIES["next_text"]
+# What a lone file does not tell, in the words of the original's constructors.
+UNTOLD = {
+  "flag_text": {},
+  "next_text": {},
+  "flag_imagenet": {"n_heads": 4},
+  "next_imagenet": {"n_heads": 4},
+  "moe_time": {"n_heads": 4, "model": "Next-DiT-MoE/time"},
+  "moe_token": {"n_heads": 4, "model": "Next-DiT-MoE/space"},
+  "moe_both": {"n_heads": 4},
+  "audio": {"time_scale": 1000},
+}
+
+
+def random_like(tree, seed: int = 0):
+  """Arrays of the same shapes, none of them zero: each of them matters."""
+  rng = np.random.default_rng(seed)
+  return jax.tree.map(
+    lambda x: 0.3 * rng.standard_normal(x.shape, np.float32), tree
+  )
+
+
+def random_params(cfg: ModelConfig, seed: int = 0):
+  """Random parameters of a network."""
+  return random_like(shapes(cfg), seed)
+
+
+def state_dict(cfg: ModelConfig, params) -> dict[str, np.ndarray]:
+  """The same in the names of the original code."""
+  theirs = Layout(cfg, lumina_names(cfg), sigma=len(cfg.patch) > 1)
+  return {
+    key: np.ascontiguousarray(array)
+    for path, x in traverse_util.flatten_dict(params).items()
+    for key, array in theirs.write(path, x)
+  }
+
+
+def assert_same(found, expected) -> None:
+  """Two trees of arrays have the same names, types and bits."""
+  found, expected = (
+    traverse_util.flatten_dict(tree, sep="/") for tree in (found, expected)
+  )
+  assert found.keys() == expected.keys()
+  for name, x in expected.items():
+    assert found[name].dtype == x.dtype, name
+    np.testing.assert_array_equal(found[name], x, err_msg=name)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def shapes_once():
+  """Traces a network once, which takes longer than all else here."""
+  with pytest.MonkeyPatch.context() as patch:
+    for module in (convert, layout, ours, weights):
+      patch.setattr(module, "shapes", shapes)
+    yield
