@@ -17,6 +17,7 @@ _PUBLIC = {
   "predict_velocity": "lumina_jax.velocity",
   "load_pytorch": "lumina_jax.interop",
   "save_pytorch": "lumina_jax.interop",
+  "load_weights": "lumina_jax.interop",
   "ModelConfig": "lumina_jax.backbone",
   "DiT": "lumina_jax.backbone",
   "Network": "lumina_jax.network",

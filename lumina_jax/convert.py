@@ -85,7 +85,10 @@ def convert(
 
 
 def choose_layout(
-  layout: str | None, source: pathlib.Path, destination: pathlib.Path
+  layout: str | None,
+  source: pathlib.Path,
+  destination: pathlib.Path,
+  format_: str = "safetensors",
 ) -> str:
   """The layout that was asked for, or the only one that makes sense.
 
@@ -98,6 +101,8 @@ def choose_layout(
         f"--layout={layout} makes a folder; {destination} is the name of a file"
       )
     return "lumina"
+  if format_ == "pth" and layout != "lumina":
+    raise ValueError("--format=pth is for --layout=lumina")
   if layout is None and ours.is_ours(source):
     raise ValueError(
       f"{source} is ours: name what it shall become, --layout=lumina or "
@@ -131,11 +136,11 @@ def main(argv: list[str]) -> None:
       f"expected SOURCE DESTINATION, got {argv[1:] or 'nothing'}; for example: "
       "lumina convert old.pth new.safetensors"
     )
-  source, destination = map(pathlib.Path, argv[1:])
+  source, destination = (pathlib.Path(a).expanduser() for a in argv[1:])
   weights = convert(
     source,
     destination,
-    choose_layout(args.layout, source, destination),
+    choose_layout(args.layout, source, destination, args.format),
     dtype=args.dtype,
     ema=args.ema,
     model_args=parse_args(args.model_arg),

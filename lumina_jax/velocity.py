@@ -38,8 +38,8 @@ def predict_velocity(
 ) -> Latents:
   """The velocity x_1 - x_0 that the network predicts at x_t.
 
-  Latents of one size go a sample to a row; a list of different sizes is packed
-  into rows as long as its longest. Lengths are rounded up a ladder of eight
+  Samples are packed into rows as long as the longest of them, so those of one
+  size mostly have a row each. Lengths are rounded up a ladder of eight
   steps an octave, so that many sizes share few compiled programs; padding and
   packing change nothing. Can be traced: jit and grad work through it.
 
@@ -50,7 +50,8 @@ def predict_velocity(
       without B, of any sizes. Channels come last.
     time: from 0 (noise) to 1 (data), one number or `f32[B]`. (The network may
       count otherwise; `cfg.time_scale` sees to that.)
-    text: features `f32[B, S, E]` of a text-conditional network.
+    text: features `f32[B, S, E]` of a text-conditional network, or a list of B
+      arrays `f32[S_i, E]`.
     text_mask: `[B, S]`, which of them count; None = all. The published audio
       network was trained with all of them, padding included.
     label: `i32[B]` of a class-conditional network; `cfg.num_labels` is the
@@ -68,6 +69,7 @@ def predict_velocity(
     ValueError: naming an argument whose shape or value does not fit.
   """
   is_list = isinstance(latents, (list, tuple))
+  latents = [_array(x) for x in latents] if is_list else _array(latents)
   _check_latents(cfg, latents, is_list)
   grids = [cfg.grid(*x.shape[:-1]) for x in latents]
   count = len(grids)
@@ -82,6 +84,8 @@ def predict_velocity(
       attention_scale=_attention_scale(grids, proportional_attention_base)
     )
   if rope is not None:
+    if not isinstance(rope, (Rescale, Watershed)):
+      raise ValueError(f"rope = {rope!r}: Rescale(...) or Watershed(...)")
     scales = (_each(x, count, "rope", np.float32) for x in rope)
     rates = type(rope)(*scales).rates(
       condition.time, cfg.head_dim, cfg.position_axes, cfg.rope_theta
@@ -103,6 +107,11 @@ def _apply(cfg, params, tokens, condition):
   return DiT(cfg).apply({"params": params}, tokens, condition)
 
 
+def _array(x: Any) -> Any:
+  """Arrays as they are; lists and tensors of PyTorch as numpy's."""
+  return x if isinstance(x, jax.Array) else np.asarray(x)
+
+
 def _check_latents(cfg: ModelConfig, latents: Latents, is_list: bool) -> None:
   if not len(latents):
     raise ValueError("latents: there are none")
@@ -120,7 +129,8 @@ def _check_latents(cfg: ModelConfig, latents: Latents, is_list: bool) -> None:
 def _check_time(time: Any) -> None:
   if isinstance(time, Tracer):
     return
-  wrong = [t for t in np.asarray(time).tolist() if not 0 <= t <= 1]
+  # Float32 may step over 1 by a hair.
+  wrong = [t for t in np.asarray(time).tolist() if not 0 <= t <= 1 + 1e-6]
   if wrong:
     raise ValueError(
       f"time = {wrong[0]}: from 0 (noise) to 1 (data); whole steps are to be "
@@ -149,6 +159,10 @@ def _labels(cfg: ModelConfig, label: Any, count: int) -> Any:
     )
   if label is None:
     return None
+  if not isinstance(label, jax.Array):
+    label = np.asarray(label)
+  if not np.issubdtype(label.dtype, np.integer):
+    raise ValueError(f"label is of type {label.dtype}; classes are integers")
   label = _each(label, count, "label", np.int32)
   if not isinstance(label, Tracer):
     wrong = [
@@ -173,20 +187,35 @@ def _text(cfg: ModelConfig, text: Any, mask: Any, count: int) -> dict[str, Any]:
     if mask is not None:
       raise ValueError("text_mask: there is no text to mask")
     return {}
-  if text.ndim != 3 or (text.shape[0], text.shape[2]) != (
-    count,
-    cfg.text_width,
-  ):
+  if isinstance(text, (list, tuple)) and mask is None:
+    text, mask = _side_by_side([_array(x) for x in text], cfg.text_width)
+  text, width = _array(text), cfg.text_width
+  mask = np.ones(text.shape[:2], np.int32) if mask is None else _array(mask)
+  if text.ndim != 3 or (text.shape[0], text.shape[2]) != (count, width):
     raise ValueError(
-      f"text has shape {text.shape}; expected ({count}, S, {cfg.text_width})"
+      f"text has shape {text.shape}; expected ({count}, S, {width})"
     )
-  if mask is None:
-    mask = np.ones(text.shape[:2], np.int32)
   if mask.shape != text.shape[:2]:
     raise ValueError(
       f"text_mask has shape {mask.shape}; expected {text.shape[:2]}"
     )
   return {"text": text, "text_segments": (mask != 0).astype(np.int32)}
+
+
+def _side_by_side(texts: Sequence[Any], width: int) -> tuple[Any, np.ndarray]:
+  """Features `f32[S_i, E]` of unlike lengths as one array and its mask."""
+  if not texts:
+    raise ValueError("text: there is none")
+  for number, text in enumerate(texts):
+    if text.ndim != 2 or text.shape[1] != width:
+      raise ValueError(
+        f"text[{number}] has shape {text.shape}; expected (S, {width})"
+      )
+  lengths = [len(text) for text in texts]
+  xp = texts[0].__array_namespace__()
+  padded = [xp.pad(x, ((0, max(lengths) - len(x)), (0, 0))) for x in texts]
+  mask = np.arange(max(lengths)) < np.asarray(lengths)[:, None]
+  return xp.stack(padded), mask
 
 
 def _attention_scale(grids: Sequence[Grid], base: float) -> np.ndarray:

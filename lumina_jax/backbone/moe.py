@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -74,7 +75,7 @@ class Experts(nn.Module):
     gate = self._kernels("gate", width, self.hidden)
     up = self._kernels("up", width, self.hidden)
     down = self._kernels("down", self.hidden, width)
-    apply = swiglu if self.is_initializing() else _on_every_shard(swiglu)
+    apply = _on_every_shard(swiglu, x_BLD.shape)
     return apply(x_BLD.astype(self.dtype), choice, weights, gate, up, down)
 
   def _route(self, by: jax.Array) -> jax.Array:
@@ -121,16 +122,21 @@ def swiglu(x_BLD, choice, weights, gate, up, down) -> jax.Array:
   return y.reshape(x_BLD.shape).astype(x_BLD.dtype)
 
 
-def _on_every_shard(function):
+def _on_every_shard(function: Callable, shape: tuple[int, ...]) -> Callable:
   """Sorts within each device's tokens, so that none has to travel.
 
   Tokens stay where they are; kernels are gathered as any weight of a layer is,
   except over the devices that share a feed-forward, whose parts are summed.
+  Rows that do not divide over the devices are sorted all together.
   """
   mesh = jax.sharding.get_abstract_mesh()
   stream = nn.logical_to_mesh_axes(STREAM)
   if mesh.empty or mesh.size == 1 or stream is None:
     return function
+  for size, axes in zip(shape, stream, strict=False):
+    axes = (axes,) if isinstance(axes, str) else axes or ()
+    if size % math.prod(mesh.shape[axis] for axis in axes):
+      return function
   wide = nn.logical_to_mesh_axes(("mlp",))[0]
 
   def local(*args):

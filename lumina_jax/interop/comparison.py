@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -46,8 +46,19 @@ def _lines(title: str, keys: list[str], detail: Callable[[str], str]):
     prefix, number, rest = _split(key)
     groups[prefix, rest, detail(key)].append(number)
   for (prefix, rest, shape), numbers in groups.items():
-    number = "" if numbers == [""] else f"{{{','.join(numbers)}}}"
+    number = "" if numbers == [""] else f"{{{_ranges(map(int, numbers))}}}"
     yield f"  {prefix}{number}{rest}: {shape}"
+
+
+def _ranges(numbers: Iterable[int]) -> str:
+  """0, 1, 2, 5 -> "0-2,5"."""
+  runs: list[list[int]] = []
+  for number in sorted(numbers):
+    if runs and number == runs[-1][-1] + 1:
+      runs[-1][1:] = [number]
+    else:
+      runs.append([number])
+  return ",".join("-".join(map(str, run)) for run in runs)
 
 
 def _split(key: str) -> tuple[str, str, str]:

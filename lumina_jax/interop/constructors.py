@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import difflib
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from lumina_jax.backbone import PUBLISHED, ModelConfig
@@ -26,6 +28,41 @@ CONSTRUCTORS = {
   "next_dit_moe_token_600m": "DiT_Llama_600M_patch2_Spatial",
   "next_dit_moe_both_600m": "DiT_Llama_600M_patch2_Both",
 }
+
+
+# Argument -> where we have the same number.
+SAID = {
+  "dim": "width",
+  "hidden_size": "width",
+  "n_layers": "depth",
+  "depth": "depth",
+  "n_heads": "heads",
+  "num_heads": "heads",
+  "n_kv_heads": "kv_heads",
+  "in_channels": "channels",
+  "cap_feat_dim": "text_width",
+  "context_dim": "text_width",
+  "num_classes": "num_labels",
+  "qk_norm": "qk_norm",
+}
+
+
+# Arguments that nothing in the weights contradicts.
+OTHERS = (
+  "model",
+  "patch_size",
+  "norm_eps",
+  "multiple_of",
+  "ffn_dim_multiplier",
+  "learn_sigma",
+  "rope_scaling_factor",
+  "ntk_factor",
+  "scale_factor",
+  "time_scale",
+  "num_experts",
+  "num_experts_per_tok",
+)
+KNOWN = {*SAID, *OTHERS}
 
 
 def model_args(cfg: ModelConfig, known: dict[str, Any]) -> dict[str, Any]:
@@ -106,3 +143,38 @@ def _model(cfg: ModelConfig) -> str:
   if cfg.num_labels:
     return f"{'Flag' if cfg.shift else 'Next'}-DiT-ImageNet"
   return "lumina_t2i" if cfg.shift else "lumina_next_t2i"
+
+
+def check_names(
+  args: Mapping[str, Any], known: Iterable[str] = tuple(KNOWN)
+) -> None:
+  """Refuses a name that is nearly one we know; all others are left alone.
+
+  Args:
+    args: to look through.
+    known: the names that mean something.
+
+  Raises:
+    ValueError: naming the one that was probably meant.
+  """
+  for name in args:
+    near = difflib.get_close_matches(name, known, 1, cutoff=0.8)
+    if near and near[0] != name:
+      raise ValueError(f"model_args: {name!r}; did you mean {near[0]!r}?")
+
+
+def compare(cfg: ModelConfig, args: Mapping[str, Any]) -> None:
+  """Holds arguments against the network that the weights show.
+
+  Raises:
+    ValueError: naming what each says.
+  """
+  wrong = [
+    f"{name} = {args[name]!r}, the weights {getattr(cfg, ours)!r}"
+    for name, ours in SAID.items()
+    if args.get(name) is not None and args[name] != getattr(cfg, ours)
+  ]
+  # train.py of the original has num_classes among its flags for text, too.
+  wrong = [w for w in wrong if cfg.num_labels or "num_classes" not in w]
+  if wrong:
+    raise ValueError(f"model_args do not fit: they say {'; '.join(wrong)}")

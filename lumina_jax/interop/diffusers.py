@@ -151,7 +151,7 @@ def _or(values: Mapping[str, Any], name: str, otherwise: Any) -> Any:
 
 
 def config_json(cfg: ModelConfig) -> dict[str, Any]:
-  """What config.json says of the network, the inverse of `config`."""
+  """What config.json says of the network, the inverse of `diffusers_config`."""
   return {
     "_class_name": CLASS,
     "_diffusers_version": "0.30.0",

@@ -13,28 +13,13 @@ from typing import Any
 
 from lumina_jax.backbone import ModelConfig
 from lumina_jax.backbone.config import NEXT_DIT
+from lumina_jax.interop.constructors import compare
 from lumina_jax.interop.seen import Seen, Shapes, some
 
 # The constructors that train.py of the original offers by name; all of them
 # have 32 heads. Weights of their width with other arguments say so in `args`.
 NAMED = re.compile(r"(DiT_Llama|NextDiT)_\w+_patch2\w*")
 NAMED_HEADS = 32
-
-# Argument -> where we have the same number.
-SAID = {
-  "dim": "width",
-  "hidden_size": "width",
-  "n_layers": "depth",
-  "depth": "depth",
-  "n_heads": "heads",
-  "num_heads": "heads",
-  "n_kv_heads": "kv_heads",
-  "in_channels": "channels",
-  "cap_feat_dim": "text_width",
-  "context_dim": "text_width",
-  "num_classes": "num_labels",
-  "qk_norm": "qk_norm",
-}
 
 
 def lumina_config(
@@ -89,7 +74,7 @@ def lumina_config(
     **_feed_forward(seen, args, width),
     **_family(seen, audio, width),
   )
-  _compare(cfg, args)
+  compare(cfg, args)
   return cfg, _sigma(seen, cfg)
 
 
@@ -137,7 +122,7 @@ def _heads(seen: Seen, args: Mapping[str, Any]) -> int:
     return NAMED_HEADS
   raise ValueError(
     "the number of heads cannot be read off the weights; name it: "
-    "model_args={'n_heads': ...}, or the constructor: "
+    "model_args={'n_heads': 32} (--model_arg=n_heads=32), or the constructor: "
     "model_args={'model': 'DiT_Llama_600M_patch2'}"
   )
 
@@ -257,15 +242,3 @@ def _sigma(seen: Seen, cfg: ModelConfig) -> bool:
     f"{cfg.channels} channels need {cfg.patch_dim}, or twice that with "
     "learn_sigma. If patch_size is not 2, name it in model_args"
   )
-
-
-def _compare(cfg: ModelConfig, args: Mapping[str, Any]) -> None:
-  wrong = [
-    f"{name} = {args[name]!r}, the weights {getattr(cfg, ours)!r}"
-    for name, ours in SAID.items()
-    if _arg(args, name, None) is not None and args[name] != getattr(cfg, ours)
-  ]
-  # train.py of the original has num_classes among its flags for text, too.
-  wrong = [w for w in wrong if cfg.num_labels or "num_classes" not in w]
-  if wrong:
-    raise ValueError(f"model_args do not fit: they say {'; '.join(wrong)}")

@@ -24,8 +24,8 @@ from lumina_jax.backbone import ModelConfig, shapes
 from lumina_jax.interop import place, safetensors
 from lumina_jax.interop.comparison import Shapes, check
 from lumina_jax.interop.source import read_json
-from lumina_jax.interop.target import Progress
-from lumina_jax.interop.weights import Path, Weights
+from lumina_jax.interop.target import Progress, check_destination
+from lumina_jax.interop.weights import Path, Weights, read_as
 
 NETWORK = "network.json"
 PARAMS = "params"
@@ -195,6 +195,7 @@ def write_ours(
     FileExistsError: if it exists and may not be overwritten.
     OSError: if the disk has no room. Nothing is left half written.
   """
+  check_destination(folder)
   flat = traverse_util.flatten_dict(shapes(weights.cfg))
   done = 0
 
@@ -202,7 +203,7 @@ def write_ours(
     def read():
       nonlocal done
       progress(done := done + 1, len(flat))
-      return weights.read(path, dtype)
+      return read_as(weights, path, dtype)
 
     return _Later(flat[path].shape, dtype, read)
 

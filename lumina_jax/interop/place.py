@@ -3,9 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import pathlib
+import re
 import shutil
 from collections.abc import Iterator
+
+# What we put into folders, and so may replace.
+OURS = re.compile(
+  r"consolidated.*|model_args\.pth|diffusion_pytorch_model.*|config\.json|"
+  r"network\.json|params"
+)
 
 
 @contextlib.contextmanager
@@ -14,26 +22,22 @@ def new(
 ) -> Iterator[pathlib.Path]:
   """A name beside `path` to write to; renamed to it at the end.
 
-  On any error what was written is removed and what was there stays.
+  On any error what was written is removed and what was there stays. Links are
+  followed, so that they go on leading to what is written.
 
   Args:
     path: where the file or folder shall appear.
     nbytes: that will be written, about.
-    overwrite: whether something may be there.
+    overwrite: whether weights may be there.
 
   Raises:
-    FileExistsError: if something is there and may not be overwritten.
+    FileExistsError: if something is there and may not be overwritten, or holds
+      more than weights.
     OSError: if the disk has no room.
   """
-  old = path.with_name(f".{path.stem}.old{path.suffix}")
-  if not path.exists() and old.exists():  # Killed between two renames.
-    old.rename(path)
-  remove(old)  # Of one killed after both.
-  if path.exists() and not overwrite:
-    raise FileExistsError(
-      f"{path} exists; name another place, or overwrite it (--force, "
-      "overwrite=True)"
-    )
+  path = pathlib.Path(os.path.realpath(path.expanduser()))
+  _recover(path)
+  _refuse_existing(path, overwrite)
   path.parent.mkdir(parents=True, exist_ok=True)
   free = shutil.disk_usage(path.parent).free
   if nbytes > free:
@@ -41,10 +45,10 @@ def new(
       f"{path} needs {nbytes / 1e9:.2f} GB, its disk has {free / 1e9:.2f} GB "
       "left; make room, or save as bfloat16"
     )
-  trial = path.with_name(f".{path.stem}.tmp{path.suffix}")
-  remove(trial)  # Of one who was killed.
+  trial, old = (_beside(path, os.getpid(), kind) for kind in ("new", "old"))
   try:
     yield trial
+    _refuse_existing(path, overwrite)  # Something may have come meanwhile.
     if path.exists():
       path.rename(old)
     trial.rename(path)
@@ -55,6 +59,51 @@ def new(
   finally:
     for left in (trial, old):
       remove(left)
+
+
+def _beside(path: pathlib.Path, process: int, kind: str) -> pathlib.Path:
+  name = f".{path.stem}.lumina_jax-{process}-{kind}{path.suffix}"
+  return path.with_name(name)
+
+
+def _recover(path: pathlib.Path) -> None:
+  """Cleans up after processes that were killed, and after no others."""
+  stem, suffix = re.escape(path.stem), re.escape(path.suffix)
+  ours = re.compile(rf"\.{stem}\.lumina_jax-(\d+)-(new|old){suffix}")
+  for left in list(path.parent.iterdir()) if path.parent.is_dir() else ():
+    name = ours.fullmatch(left.name)
+    if not name or _runs(int(name[1])):
+      continue
+    if name[2] == "old" and not path.exists():
+      left.rename(path)  # Killed between two renames.
+    remove(left)
+
+
+def _runs(process: int) -> bool:
+  try:
+    os.kill(process, 0)
+  except ProcessLookupError:
+    return False
+  except PermissionError:
+    return True
+  return process != os.getpid()
+
+
+def _refuse_existing(path: pathlib.Path, overwrite: bool) -> None:
+  if not path.exists():
+    return
+  if not overwrite:
+    raise FileExistsError(
+      f"{path} exists; name another place, or overwrite it (--force, "
+      "overwrite=True)"
+    )
+  if path.is_dir():
+    names = sorted(f.name for f in path.iterdir())
+    if foreign := [name for name in names if not OURS.fullmatch(name)]:
+      raise FileExistsError(
+        f"{path} holds more than weights ({', '.join(foreign[:4])}) and is not "
+        "overwritten; name another place"
+      )
 
 
 def remove(path: pathlib.Path) -> None:

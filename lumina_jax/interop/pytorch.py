@@ -18,7 +18,12 @@ import numpy as np
 from lumina_jax.backbone import ModelConfig
 from lumina_jax.interop import infer, source
 from lumina_jax.interop.comparison import Shapes, check
-from lumina_jax.interop.diffusers import diffusers_config, diffusers_names
+from lumina_jax.interop.constructors import check_names
+from lumina_jax.interop.diffusers import (
+  config_json,
+  diffusers_config,
+  diffusers_names,
+)
 from lumina_jax.interop.layout import Layout
 from lumina_jax.interop.lumina import lumina_names
 from lumina_jax.interop.source import Merged
@@ -62,18 +67,21 @@ def open_pytorch(
   Arguments and errors are those of `load_pytorch`.
   """
   found = source.find(pathlib.Path(path), ema)
-  merged = Merged(found.shards)
-  shapes, args = merged.shapes(), found.args | dict(model_args or {})
+  merged, told = Merged(found.shards), dict(model_args or {})
+  shapes, args = merged.shapes(), found.args | told
   try:
     if found.layout == "diffusers":
       cfg, sigma = diffusers_config(args, _separate(merged, shapes))
+      check_names(told, config_json(cfg))  # It has names of its own.
       table = diffusers_names(cfg)
     else:
+      check_names(told)
       cfg, sigma = infer.lumina_config(shapes, args)
       table = lumina_names(cfg)
     layout = Layout(cfg, table, sigma)
     check(layout.shapes(), shapes)
-  except ValueError as error:
+  # Also what values of a wrong type or size lead to.
+  except (ArithmeticError, TypeError, ValueError) as error:
     raise ValueError(f"{path}: {error}") from error
   # A diffusers config.json speaks of nothing but the network.
   beside = args if found.layout == "lumina" else {}

@@ -58,6 +58,12 @@ def read(path: pathlib.Path) -> dict[str, Tensor]:
   return tensors
 
 
+def metadata(path: pathlib.Path) -> dict[str, str]:
+  """What a file says beside its tensors."""
+  with safe_open(path, "np") as file:
+    return file.metadata() or {}
+
+
 def _read(path: pathlib.Path, name: str) -> np.ndarray:
   with safe_open(path, "np") as file:
     return file.get_tensor(name)
@@ -74,6 +80,7 @@ class Writer:
     path: pathlib.Path,
     shapes: Mapping[str, tuple[int, ...]],
     dtype: np.dtype,
+    metadata: Mapping[str, str] | None = None,
   ):
     """Starts a file.
 
@@ -81,11 +88,13 @@ class Writer:
       path: of the file, written in place.
       shapes: of every tensor that it will hold.
       dtype: of all of them.
+      metadata: what the file says beside them.
     """
     (code,) = (name for name, of in TYPES.items() if of == dtype)
     self._dtype, self._shapes = dtype, dict(shapes)
     # What PyTorch's loaders look for before they read a file.
-    header, self._offsets, end = {"__metadata__": {"format": "pt"}}, {}, 0
+    said = {"format": "pt"} | dict(metadata or {})
+    header, self._offsets, end = {"__metadata__": said}, {}, 0
     for name, shape in self._shapes.items():
       start, end = end, end + math.prod(shape) * dtype.itemsize
       self._offsets[name] = start

@@ -21,7 +21,8 @@ class Seen:
     self._shapes = shapes
     numbers = re.compile(r"(layers|blocks)\.(\d+)\.")
     found = [m for key in shapes if (m := numbers.match(key))]
-    self.blocks = 1 + max((int(m[2]) for m in found), default=-1)
+    # How many, not the highest: a stray one shall show as unexpected.
+    self.blocks = len({m[2] for m in found})
     self._prefix = found[0][1] if found else "layers"
 
   def __getitem__(self, key: str) -> tuple[int, ...]:

@@ -57,17 +57,15 @@ def find(path: pathlib.Path, ema: bool | None = None) -> Source:
     FileNotFoundError: if there is nothing, or not what was asked for.
     ValueError: if a file is broken, or holds no state dict.
   """
+  path = path.expanduser()
   if path.is_file():
-    tensors = _tensors(path)
-    inner = _inner(tensors)
-    # The whole audio model feeds its network whole steps of time.
-    args = {"time_scale": 1000.0} if inner else {}
-    return Source("lumina", [inner or tensors], args, None)
+    return _single(path, ema)
   if not path.exists():
     raise FileNotFoundError(f"{path} does not exist; looked for {LOOKED_FOR}")
   if (path / "transformer" / CONFIG).exists():
     path = path / "transformer"
   if any(path.glob(f"{DIFFUSERS}*")):
+    _refuse_choice(path, ema)
     return _diffusers(path)
   files = [m for f in path.iterdir() if (m := SHARD.fullmatch(f.name))]
   if not files:
@@ -84,11 +82,41 @@ def find(path: pathlib.Path, ema: bool | None = None) -> Source:
   return Source("lumina", shards, args, ema)
 
 
+def _single(path: pathlib.Path, ema: bool | None) -> Source:
+  part = SHARD.fullmatch(path.name)
+  if part and int(part["parts"]) > 1:
+    raise ValueError(
+      f"{path} is one of {int(part['parts'])} shards; give the folder"
+    )
+  _refuse_choice(path, ema)
+  tensors = _tensors(path)
+  args = {}
+  if path.suffix == ".safetensors":
+    said = safetensors.metadata(path)
+    if MODEL_ARGS in said:  # By ourselves.
+      args = json.loads(said[MODEL_ARGS])
+  inner = _inner(tensors)
+  if inner:  # The whole audio model feeds its network whole steps of time.
+    args = {"time_scale": 1000.0}
+  return Source("lumina", [inner or tensors], args, None)
+
+
+def _refuse_choice(path: pathlib.Path, ema: bool | None) -> None:
+  if ema is not None:
+    raise FileNotFoundError(
+      f"{path} holds one set of weights and does not say which; ask for "
+      "neither averaged nor raw ones"
+    )
+
+
 def _choose(
   path: pathlib.Path, files: list[re.Match], ema: bool | None
-) -> tuple[list[str], bool]:
-  """The files of one set of shards, in order."""
+) -> tuple[list[str], bool | None]:
+  """The files of one set of shards, in order, and whether they are averaged."""
   kinds = {bool(m["ema"]) for m in files}
+  if len({(path / m[0]).stat().st_ino for m in files}) < len(files):
+    _refuse_choice(path, ema)  # One file under both names.
+    return _choose(path, [m for m in files if not m["ema"]], False)[0], None
   if ema is None:
     ema = True in kinds
   if ema not in kinds:
@@ -153,7 +181,7 @@ def read_json(path: pathlib.Path) -> dict[str, Any]:
 
 def _tensors(path: pathlib.Path) -> dict[str, Tensor]:
   if path.suffix == ".safetensors":
-    return safetensors.read(path)
+    return _unwrapped(safetensors.read(path))
   value = pth.read(path)
   # Trainers wrap the state dict; what stands beside it is not ours.
   for wrapper in ("state_dict", "model"):
@@ -166,7 +194,7 @@ def _tensors(path: pathlib.Path) -> dict[str, Tensor]:
       f"{path} holds no state dict: expected tensors by name, or such a dict "
       "under 'state_dict' or 'model'"
     )
-  return value
+  return _unwrapped(value)
 
 
 def _inner(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -176,6 +204,14 @@ def _inner(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     for key, tensor in tensors.items()
     if key.startswith(LIGHTNING)
   }
+
+
+def _unwrapped(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+  """Without what PyTorch's wrappers put before every name."""
+  for prefix in ("module.", "_orig_mod."):
+    if tensors and all(key.startswith(prefix) for key in tensors):
+      return {k.removeprefix(prefix): v for k, v in tensors.items()}
+  return tensors
 
 
 # Dimension along which fairscale cuts a weight; all others are whole on every

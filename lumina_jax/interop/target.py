@@ -20,7 +20,7 @@ from lumina_jax.interop.layout import Layout
 from lumina_jax.interop.lumina import lumina_names
 from lumina_jax.interop.source import CONFIG, DIFFUSERS, MODEL_ARGS
 from lumina_jax.interop.tensor import dtype_of
-from lumina_jax.interop.weights import Weights
+from lumina_jax.interop.weights import Weights, read_as
 
 # Hugging Face's hub and loaders like files of no more than this.
 SHARD_BYTES = 5_000_000_000
@@ -44,6 +44,7 @@ def write(
     ValueError: for an unknown layout, or a file's name where it is a folder.
   """
   path, kind = pathlib.Path(path), dtype_of(dtype)
+  check_destination(path)
   if layout not in LAYOUTS:
     raise ValueError(f"layout {layout!r}: use one of {', '.join(LAYOUTS)}")
   if layout == "diffusers":
@@ -52,6 +53,20 @@ def write(
     write_diffusers(weights, path, kind, overwrite, progress)
   else:
     write_lumina(weights, path, kind, suffix, overwrite, progress)
+
+
+def check_destination(path: pathlib.Path) -> None:
+  """Refuses names under which a folder or a file would surprise.
+
+  Raises:
+    ValueError: naming what to write instead.
+  """
+  if path.suffix in (".pt", ".ckpt", ".bin"):
+    raise ValueError(
+      f"{path} looks like a file: files end in {' or '.join(SINGLE_FILE)}"
+    )
+  if "://" in str(path) or str(path).startswith("gs:"):
+    raise ValueError(f"{path}: buckets are not written to; name a local path")
 
 
 def write_lumina(
@@ -66,7 +81,9 @@ def write_lumina(
 
   One file whatever its size: in the original's names a second file is a second
   tensor-parallel rank. Raw and averaged weights are the same here, so both of
-  its names lead to the file, by a hard link.
+  its names lead to the file, by a hard link. A .safetensors file says itself
+  what model_args.pth would. Of audio it is the bare network, which the original
+  keeps within a larger checkpoint.
 
   Args:
     weights: to write.
@@ -82,11 +99,12 @@ def write_lumina(
   args = unpickler.as_dict("model_args", args)  # Plain, or refused here.
   with place.new(path, nbytes, overwrite) as new:
     if path.suffix in SINGLE_FILE:
-      _write_file(weights, layout, new, dtype, progress)
+      # Of the kind that was named, wherever a link of that name leads.
+      _write_file(weights, layout, new, path.suffix, dtype, args, progress)
       return
     new.mkdir()
     whole = new / f"consolidated.00-of-01{suffix}"
-    _write_file(weights, layout, whole, dtype, progress)
+    _write_file(weights, layout, whole, suffix, dtype, args, progress)
     with contextlib.suppress(OSError):  # A disk without hard links.
       os.link(whole, new / f"consolidated_ema.00-of-01{suffix}")
     pth.write_namespace(new / MODEL_ARGS, args)
@@ -118,7 +136,7 @@ def write_diffusers(
         writer = safetensors.Writer(new / name, shapes, dtype)
         stack.enter_context(writer)
         writers |= dict.fromkeys(shapes, writer)
-      _copy(weights, layout, lambda k, x: writers[k].add(k, x), progress)
+      _copy(weights, layout, lambda k, x: writers[k].add(k, x), dtype, progress)
     if len(shards) > 1:
       _json(
         new / f"{DIFFUSERS}.safetensors.index.json",
@@ -143,10 +161,11 @@ def _copy(
   weights: Weights,
   layout: Layout,
   add: Callable[[str, np.ndarray], None],
+  dtype: np.dtype,
   progress: Progress,
 ) -> None:
   def copy(path):  # A call of its own: what it read is gone when it ends.
-    for key, array in layout.write(path, weights.read(path)):
+    for key, array in layout.write(path, read_as(weights, path, dtype)):
       add(key, array)
 
   for number, path in enumerate(layout.table, 1):
@@ -154,18 +173,14 @@ def _copy(
     progress(number, len(layout.table))
 
 
-def _write_file(weights, layout: Layout, path, dtype, progress) -> None:
-  if path.suffix == ".pth":
+def _write_file(weights, layout, path, suffix, dtype, args, progress) -> None:
+  if suffix == ".pth":
     with pth.Writer(path) as file:
-      _copy(
-        weights,
-        layout,
-        lambda key, x: file.add(key, x.astype(dtype, copy=False)),
-        progress,
-      )
+      _copy(weights, layout, file.add, dtype, progress)
   else:
-    with safetensors.Writer(path, layout.shapes(), dtype) as file:
-      _copy(weights, layout, file.add, progress)
+    said = {MODEL_ARGS: json.dumps(args, default=list)}
+    with safetensors.Writer(path, layout.shapes(), dtype, said) as file:
+      _copy(weights, layout, file.add, dtype, progress)
 
 
 def _nbytes(layout: Layout, dtype: np.dtype) -> int:

@@ -48,12 +48,31 @@ class InMemory:
     """
     self.cfg, self.args, self.ema = cfg, dict(args or {}), None
     self._flat = traverse_util.flatten_dict(params)
+    if ("backbone", "patch_embed", "kernel") in self._flat:
+      raise ValueError(
+        "these are the parameters of a whole pipeline; pass params['backbone']"
+      )
     names = {"/".join(path): x.shape for path, x in self._flat.items()}
     check(_named(cfg), names)
 
   def read(self, path: Path, dtype: np.dtype | None = None) -> np.ndarray:
     array = np.asarray(jax.device_get(self._flat[path]))
     return array if dtype is None else array.astype(dtype, copy=False)
+
+
+def read_as(weights: Weights, path: Path, dtype: np.dtype) -> np.ndarray:
+  """One parameter in a type of numbers.
+
+  Raises:
+    ValueError: if numbers of it are too large for the type.
+  """
+  with np.errstate(over="ignore"):
+    array = weights.read(path, dtype)
+  if dtype == np.float16 and not np.isfinite(array).all():
+    raise ValueError(
+      f"{'/'.join(path)} holds numbers that float16 cannot; use bfloat16"
+    )
+  return array
 
 
 def _named(cfg: ModelConfig) -> dict[str, tuple[int, ...]]:

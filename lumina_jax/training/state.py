@@ -70,10 +70,13 @@ def begin_with(state: TrainState, weights: Weights) -> TrainState:
     state: from `create_state`; given away.
     weights: of the same network, see `check_same_network`.
   """
+  for leaf in jax.tree.leaves(state.ema):
+    leaf.delete()
   flat = traverse_util.flatten_dict(state.params)
   for path in paths(weights.cfg):
     mine = ("backbone", *path)
     array = weights.read(path, np.dtype(np.float32))
+    flat[mine].delete()  # No device shall hold it twice.
     flat[mine] = jax.device_put(array, flat[mine].sharding)
   params = traverse_util.unflatten_dict(flat)
   # The step gives its state away, so the average needs arrays of its own.
@@ -86,13 +89,15 @@ def check_same_network(cfg: ModelConfig, weights: Weights, path: str) -> None:
   Raises:
     ValueError: naming the fields of the model that differ.
   """
-  free = ("dtype", "remat", "unroll", "balance_weight")
+  # How it computes and starts, and how its feed-forward came to its width.
+  free = {"dtype", "remat", "unroll", "balance_weight", "zero_text_pool"}
+  free |= {"ffn_multiple", "ffn_factor"}
+  names = [f.name for f in dataclasses.fields(cfg) if f.name not in free]
   wrong = [
-    f"model.{field.name} = {getattr(cfg, field.name)!r}, there "
-    f"{getattr(weights.cfg, field.name)!r}"
-    for field in dataclasses.fields(cfg)
-    if field.name not in free
-    and getattr(cfg, field.name) != getattr(weights.cfg, field.name)
+    f"model.{name} = {getattr(cfg, name)!r}, there "
+    f"{getattr(weights.cfg, name)!r}"
+    for name in (*names, "ffn_width")
+    if getattr(cfg, name) != getattr(weights.cfg, name)
   ]
   if wrong:
     raise ValueError(

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 import subprocess
 import sys
 import tracemalloc
@@ -23,7 +24,7 @@ from interop.families import (
   random_params,
   shapes_once,  # noqa: F401
 )
-from safetensors.numpy import save_file
+from safetensors.numpy import load_file, save_file
 
 from lumina_jax import config as configs
 from lumina_jax import convert
@@ -98,7 +99,7 @@ def test_from_pytorch_to_ours_as_a_process(lumina, tmp_path):
   assert "WARNING" not in done.stderr
   last = done.stdout.splitlines()[-1]
   count = sum(x.size for x in jax.tree.leaves(random_params(NEXT)))
-  assert last.startswith(f"{count / 1e6:.1f} M averaged parameters, float32, ")
+  assert last.startswith(f"{count / 1e6:.1f} M parameters, float32, ")
   assert f"in {tmp_path / 'weights'} (peak memory 0." in last
   assert_same(our_params(tmp_path / "weights"), random_params(NEXT))
 
@@ -159,14 +160,42 @@ def test_from_file_to_file(command, tmp_path, capsys):
 def test_from_ours_to_both_of_pytorch_and_back(command, lumina, tmp_path):
   params = random_params(NEXT)
   command(lumina, tmp_path / "ours")
-  for layout, file in (
-    ("lumina", "consolidated.00-of-01.pth"),
-    ("diffusers", "diffusion_pytorch_model.safetensors"),
+  for name, file, *words in (
+    ("a", "consolidated.00-of-01.pth", "--layout=lumina", "--format=pth"),
+    ("b", "consolidated.00-of-01.safetensors", "--layout=lumina"),
+    ("c", "diffusion_pytorch_model.safetensors", "--layout=diffusers"),
   ):
-    out = tmp_path / layout
-    command(tmp_path / "ours", out, f"--layout={layout}", "--format=pth")
-    assert (out / file).exists()
-    assert_same(load_pytorch(out)[1], params)
+    command(tmp_path / "ours", tmp_path / name, *words)
+    assert (tmp_path / name / file).exists()
+    assert_same(load_pytorch(tmp_path / name)[1], params)
+
+
+@pytest.mark.parametrize(
+  "words", [(), ("--layout=diffusers",), ("--layout=lumina_jax",)]
+)
+def test_pth_is_for_the_layout_of_the_original(
+  command, lumina, tmp_path, words
+):
+  with pytest.raises(ValueError, match="--format=pth is for --layout=lumina"):
+    command(lumina, tmp_path / "out", "--format=pth", *words)
+  assert not list(tmp_path.iterdir())
+
+
+def test_averaged_or_raw_is_said_where_it_is_known(
+  command, lumina, tmp_path, capsys
+):
+  one = (lumina / "consolidated.00-of-01.safetensors").read_bytes()
+  for which, ema in (("averaged", "_ema"), ("raw", "")):
+    folder = tmp_path / which
+    folder.mkdir()
+    (folder / f"consolidated{ema}.00-of-01.safetensors").write_bytes(one)
+    command(folder, tmp_path / f"{which}_out")
+    assert f" M {which} parameters" in capsys.readouterr().out
+  # Where there is a choice between two names of one file there is none.
+  for flag in ("--ema", "--noema"):
+    with pytest.raises(FileNotFoundError, match="does not say which"):
+      command(lumina, tmp_path / "out", flag)
+  assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(
@@ -263,6 +292,10 @@ def test_arguments_of_a_network_on_the_command_line(command, tmp_path):
   )
   params = random_params(cfg)
   save_pytorch(params, cfg, tmp_path / "a.safetensors")
+  tensors = load_file(tmp_path / "a.safetensors")
+  save_file(tensors, tmp_path / "a.safetensors")  # Says nothing any more.
+  with pytest.raises(ValueError, match="--model_arg=n_heads=32"):
+    command(tmp_path / "a.safetensors", tmp_path / "out")
   words = ("n_heads=4", "norm_eps=1e-6", "num_experts_per_tok=1")
   command(
     tmp_path / "a.safetensors",
@@ -292,13 +325,23 @@ def test_words_become_values():
 
 
 def test_force_replaces(command, lumina, tmp_path):
-  (tmp_path / "out").mkdir()
-  (tmp_path / "out" / "mine").write_text("")
+  other = random_params(NEXT, seed=1)
+  save_pytorch(other, NEXT, tmp_path / "out")
   with pytest.raises(FileExistsError, match="--force"):
     command(lumina, tmp_path / "out")
+  assert_same(load_pytorch(tmp_path / "out")[1], other)
   command(lumina, tmp_path / "out", "--force")
   assert_same(our_params(tmp_path / "out"), random_params(NEXT))
-  assert not (tmp_path / "out" / "mine").exists()
+  names = {path.name for path in (tmp_path / "out").iterdir()}
+  assert names == {"network.json", "params"}
+
+
+def test_force_does_not_replace_a_run(command, lumina, run, tmp_path):
+  shutil.copytree(run[0], tmp_path / "mine")
+  before = sorted((tmp_path / "mine").rglob("*"))
+  with pytest.raises(FileExistsError, match=r"weights \(checkpoints"):
+    command(lumina, tmp_path / "mine", "--force")
+  assert sorted((tmp_path / "mine").rglob("*")) == before
 
 
 @pytest.mark.parametrize("layout", ["lumina", "lumina_jax"])

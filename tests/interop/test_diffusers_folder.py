@@ -135,7 +135,7 @@ def test_a_variant_is_told_from_the_weights_themselves(whole):
     ({"num_layers": 1}, r"layers.{1}.attn1.to_q.weight: (32, 32)"),
     ({"num_kv_heads": 4}, "expected (32, 32), found (16, 32)"),
     ({"num_attention_heads": 5}, "width = 32 is not divisible by heads=5"),
-    ({"qk_norm": False}, "layers.{0,1}.attn1.norm_q.weight"),
+    ({"qk_norm": False}, "layers.{0-1}.attn1.norm_q.weight"),
   ],
 )
 def test_a_config_of_another_network(whole, values, message):
@@ -165,3 +165,6 @@ def test_model_args_stand_above_config_json(whole, params):
   cfg, back = load_pytorch(whole, {"num_layers": 2, "norm_eps": 1e-5})
   assert cfg == NEXT
   assert_same(back, params)
+  # They are in the words of config.json, and held against these.
+  with pytest.raises(ValueError, match="'n_layers'; did you mean 'num_layers'"):
+    load_pytorch(whole, {"num_layers": 2, "n_layers": 2})

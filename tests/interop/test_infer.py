@@ -2,6 +2,7 @@
 
 import dataclasses
 import re
+import time
 
 import numpy as np
 import pytest
@@ -76,8 +77,11 @@ def test_every_published_image_network_has_a_constructor():
 )
 def test_a_lone_file_without_text_asks_for_the_heads(states, save, name):
   args = {k: v for k, v in UNTOLD[name].items() if k != "n_heads"}
-  with pytest.raises(ValueError, match=r"model_args=\{'n_heads': \.\.\.\}"):
+  with pytest.raises(ValueError, match="cannot be read off") as error:
     load_pytorch(save(states[name]), args)
+  assert "name it: model_args={'n_heads': 32} (--model_arg=n_heads=32)" in str(
+    error.value
+  )
 
 
 @pytest.mark.parametrize("name", ["moe_time", "moe_token"])
@@ -133,6 +137,55 @@ def test_model_args_that_contradict_the_weights(
     load_pytorch(save(states[name]), UNTOLD[name] | args)
 
 
+@pytest.mark.parametrize(
+  ("args", "named"),
+  [
+    ({"nheads": 2}, "model_args: 'nheads'; did you mean 'n_heads'?"),
+    ({"n_head": 2}, "'n_head'; did you mean 'n_heads'?"),
+    ({"norm-eps": 1e-6}, "'norm-eps'; did you mean 'norm_eps'?"),
+    ({"pathc_size": 4}, "'pathc_size'; did you mean 'patch_size'?"),
+    ({"num_expert": 3}, "'num_expert'; did you mean 'num_experts'?"),
+  ],
+)
+def test_a_name_that_is_nearly_right(states, save, args, named):
+  path = save(states["next_text"])
+  with pytest.raises(ValueError, match=re.escape(named)) as error:
+    load_pytorch(path, args)
+  assert str(path) in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["next_text", "next_imagenet", "moe_time"])
+@pytest.mark.parametrize(
+  "args",
+  [
+    {"n_heads": [4]},
+    {"n_heads": {}},
+    {"n_heads": "four"},
+    {"n_heads": 0},
+    {"n_heads": 1e999},
+    {"patch_size": "2x2"},
+    {"patch_size": [2, 2]},
+    {"patch_size": 0},
+    {"multiple_of": "many"},
+    {"multiple_of": 0},
+    {"ffn_dim_multiplier": "x"},
+    {"ffn_dim_multiplier": 1e999},
+    {"norm_eps": [1]},
+    {"norm_eps": "tiny"},
+    {"scale_factor": {}},
+    {"time_scale": []},
+  ],
+  ids=str,
+)
+def test_values_of_no_use(states, save, name, args):
+  if args == {"time_scale": []}:
+    args = {"time_scale": [1]}
+  path = save(states[name])
+  with pytest.raises(ValueError, match="lone") as error:
+    load_pytorch(path, UNTOLD[name] | args)
+  assert str(path) in str(error.value)
+
+
 def test_flags_of_the_original_that_do_not_concern_a_network(states, save):
   # train.py writes all of its flags, num_classes for text as well.
   args = {"num_classes": 1000, "lr": 1e-4, "n_kv_heads": None, "vae": "sdxl"}
@@ -174,16 +227,54 @@ def test_all_that_is_wrong_is_listed_at_once(states, save):
     [
       f"{path}: the tensors are not those of this network",
       "3 missing:",
-      "  layers.{0,1}.attention.wq.weight: (32, 32)",
+      "  layers.{0-1}.attention.wq.weight: (32, 32)",
       "  layers.{1}.ffn_norm1.weight: (32,)",
       "2 unexpected:",
       "  head.weight: (7,)",
       "  layers.{1}.surplus: (2, 3)",
       "3 of another shape:",
       "  pad_token: expected (32,), found (31,)",
-      "  layers.{0,1}.attention.wv.weight: expected (16, 32), found (16, 30)",
+      "  layers.{0-1}.attention.wv.weight: expected (16, 32), found (16, 30)",
     ]
   )
+
+
+def test_runs_of_numbers_share_a_line(states, save):
+  state = dict(states["next_text"])
+  for i in (4, 0, 2, 1, 7, 8):
+    state[f"layers.{i}.surplus"] = np.zeros(3, np.float32)
+  with pytest.raises(ValueError, match=r"layers\.\{0-2,4,7-8\}\.surplus: \(3,"):
+    load_pytorch(save(state))
+
+
+@pytest.mark.parametrize("number", [3 * 10**6, 3 * 10**15])
+def test_a_stray_block_is_unexpected_and_costs_no_time(states, save, number):
+  state = dict(states["next_text"])
+  state[f"layers.{number}.surplus"] = np.zeros(3, np.float32)
+  start = time.monotonic()
+  with pytest.raises(ValueError, match=r"\n1 unexpected:\n") as error:
+    load_pytorch(save(state))
+  assert time.monotonic() - start < 5
+  assert f"\n  layers.{{{number}}}.surplus: (3,)" in str(error.value)
+  assert len(str(error.value)) < 5000
+
+
+@pytest.mark.parametrize("prefix", ["module.", "_orig_mod."])
+def test_what_wrappers_put_before_every_name_is_dropped(
+  states, save, tmp_path, prefix
+):
+  state = {f"{prefix}{key}": x for key, x in states["next_text"].items()}
+  with pth.Writer(tmp_path / "lone.pth") as file:
+    for key, x in state.items():
+      file.add(key, x)
+  for path in (save(state), tmp_path / "lone.pth"):
+    found, back = load_pytorch(path)
+    assert found == NEXT
+    assert_same(back, random_params(NEXT))
+  # A name without it says that the prefix is no wrapper's.
+  state["pad_token"] = state.pop(f"{prefix}pad_token")
+  with pytest.raises(ValueError, match="no state dict of a Lumina network"):
+    load_pytorch(save(state))
 
 
 @pytest.mark.parametrize(

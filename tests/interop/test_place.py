@@ -130,6 +130,27 @@ def test_words_that_mean_nothing(tmp_path, params):
   assert not names(tmp_path)
 
 
+@pytest.mark.parametrize("suffix", [".pt", ".ckpt", ".bin"])
+@pytest.mark.parametrize("layout", ["lumina", "diffusers", "lumina_jax"])
+def test_names_of_files_that_we_do_not_write(tmp_path, source, suffix, layout):
+  out = tmp_path / f"out{suffix}"
+  message = (
+    rf"out{suffix} looks like a file: files end in \.safetensors or \.pt"
+  )
+  with pytest.raises(ValueError, match=message):
+    convert(source, out, layout)
+  assert not names(tmp_path)
+
+
+def test_parameters_of_a_whole_pipeline(tmp_path, params):
+  whole = {"backbone": params, "null_text": {"x": np.zeros(3)}}
+  with pytest.raises(
+    ValueError, match=r"whole pipeline; pass params\['backbone"
+  ):
+    save_pytorch(whole, NEXT, tmp_path / "out")
+  assert not names(tmp_path)
+
+
 def test_parameters_of_another_network(tmp_path, params):
   flat = traverse_util.flatten_dict(params)
   del flat["final", "bias"]
@@ -144,19 +165,94 @@ def test_parameters_of_another_network(tmp_path, params):
 
 
 @pytest.mark.parametrize("name", PLACES)
-def test_a_destination_that_exists_is_kept_unless_told(tmp_path, source, name):
+@pytest.mark.parametrize("before", PLACES)
+def test_a_destination_that_exists_is_kept_unless_told(
+  tmp_path, source, name, before, elsewhere
+):
   path = tmp_path / name
-  if path.suffix:
-    path.write_text("mine")
-  else:
-    (path / "deep").mkdir(parents=True)
+  shutil.copytree(elsewhere, tmp_path / "all")
+  (tmp_path / "all" / before).rename(path)
+  shutil.rmtree(tmp_path / "all")
+  kept = contents(tmp_path)
   with pytest.raises(FileExistsError, match=rf"{name} exists.*--force"):
     convert(source, path, PLACES[name])
-  assert path.read_text() == "mine" if path.suffix else names(path) == {"deep"}
+  assert contents(tmp_path) == kept
   convert(source, path, PLACES[name], overwrite=True)
   assert_same(read(path), random_params(NEXT))
   assert names(tmp_path) == {name}
-  assert path.suffix or "deep" not in names(path)
+  convert(source, tmp_path / f"fresh{path.suffix}", PLACES[name])
+  if not path.suffix:  # Nothing of what was there is left among it.
+    assert names(path) == names(tmp_path / "fresh")
+
+
+@pytest.fixture(scope="module")
+def elsewhere(tmp_path_factory, source):
+  """Other weights, in every format."""
+  folder = tmp_path_factory.mktemp("elsewhere")
+  save_pytorch(random_params(NEXT, seed=1), NEXT, folder / "a.safetensors")
+  for name, layout in PLACES.items():
+    convert(folder / "a.safetensors", folder / name, layout)
+  return folder
+
+
+def contents(folder: pathlib.Path) -> dict[str, bytes | None]:
+  """All that is in a folder, by name."""
+  return {
+    str(path.relative_to(folder)): path.read_bytes() if path.is_file() else None
+    for path in folder.rglob("*")
+  }
+
+
+def a_workdir(path, source):
+  (path / "checkpoints" / "4").mkdir(parents=True)
+  (path / "config.json").write_text("{}")
+  return "checkpoints", source
+
+
+def with_a_stranger(path, source):
+  convert(source, path, "lumina")
+  (path / "notes.txt").write_text("mine")
+  return "notes.txt", source
+
+
+def a_parent_of_the_source(path, source):
+  convert(source, path / "weights", "lumina")
+  return "weights", path / "weights"
+
+
+def with_the_source(path, source):
+  path.mkdir()
+  return "lone.safetensors", shutil.copy(source, path)
+
+
+def an_export(path, source):
+  path.mkdir()
+  (path / "config.json").write_text("{}")
+  (path / "model.safetensors").write_text("")
+  return "model.safetensors", source
+
+
+@pytest.mark.parametrize("name", [n for n in PLACES if "." not in n])
+@pytest.mark.parametrize(
+  "make",
+  [
+    a_workdir,
+    with_a_stranger,
+    a_parent_of_the_source,
+    with_the_source,
+    an_export,
+  ],
+)
+def test_a_folder_that_holds_more_than_weights_is_kept_even_if_told(
+  tmp_path, source, name, make
+):
+  stranger, source = make(tmp_path / name, source)
+  kept = contents(tmp_path)
+  message = rf"holds more than weights \({re.escape(stranger)}\)"
+  with pytest.raises(FileExistsError, match=message) as error:
+    convert(source, tmp_path / name, PLACES[name], overwrite=True)
+  assert str(tmp_path / name) in str(error.value)
+  assert contents(tmp_path) == kept
 
 
 @pytest.mark.parametrize("name", PLACES)
@@ -252,25 +348,44 @@ def test_a_killed_conversion_leaves_no_destination(
   assert names(tmp_path) == {name}
 
 
-@pytest.mark.parametrize("name", ["theirs", "lone.pth"])
+@pytest.fixture(scope="module")
+def dead() -> int:
+  """The id of a process that has ended."""
+  with subprocess.Popen([sys.executable, "-c", ""]) as process:
+    process.wait()
+  return process.pid
+
+
+def beside(path: pathlib.Path, process: int, kind: str) -> pathlib.Path:
+  """What a process calls a destination before it is done."""
+  name = f".{path.stem}.lumina_jax-{process}-{kind}{path.suffix}"
+  return path.with_name(name)
+
+
+# The last ones look like temporary names, and like patterns.
+NAMED = ["theirs", "lone.pth", "v1.5", "lumina_jax-new", "a[1]*.safetensors"]
+
+
+@pytest.mark.parametrize("name", NAMED)
 def test_one_killed_between_two_renames_has_lost_nothing(
-  tmp_path, source, params, name
+  tmp_path, source, params, name, dead
 ):
   path = tmp_path / name
   convert(source, path, "lumina")
-  old = path.with_name(f".{path.stem}.old{path.suffix}")
-  path.rename(old)
+  path.rename(beside(path, dead, "old"))
   with pytest.raises(FileExistsError):
     convert(source, path, "lumina")
   assert_same(read(path), params)
   assert names(tmp_path) == {name}
 
 
-@pytest.mark.parametrize("name", ["theirs", "lone.pth"])
-def test_one_killed_before_it_removed_the_old(tmp_path, source, params, name):
+@pytest.mark.parametrize("name", NAMED)
+def test_one_killed_before_it_removed_the_old(
+  tmp_path, source, params, name, dead
+):
   path = tmp_path / name
   convert(source, path, "lumina", dtype="bfloat16")
-  path.rename(path.with_name(f".{path.stem}.old{path.suffix}"))
+  path.rename(beside(path, dead, "old"))
   other = random_params(NEXT, seed=1)
   save_pytorch(other, NEXT, path.with_name("new" + path.suffix))
   path.with_name("new" + path.suffix).rename(path)
@@ -280,6 +395,73 @@ def test_one_killed_before_it_removed_the_old(tmp_path, source, params, name):
   convert(source, path, "lumina", overwrite=True)
   assert_same(read(path), params)
   assert names(tmp_path) == {name}
+
+
+@pytest.mark.parametrize("name", NAMED)
+def test_what_a_dead_process_had_begun_is_removed(
+  tmp_path, source, params, name, dead
+):
+  path = tmp_path / name
+  if path.suffix in target.SINGLE_FILE:
+    beside(path, dead, "new").write_text("half")
+  else:
+    beside(path, dead, "new").mkdir()
+    (beside(path, dead, "new") / "consolidated.00-of-01.pth").write_text("half")
+  convert(source, path, "lumina")
+  assert_same(read(path), params)
+  assert names(tmp_path) == {name}
+
+
+@pytest.mark.parametrize("name", NAMED)
+def test_what_others_have_under_way_is_left_alone(
+  tmp_path, source, params, name, dead
+):
+  path = tmp_path / name
+  with subprocess.Popen(["sleep", "60"]) as living:
+    theirs = {
+      beside(path, living.pid, "new"),
+      beside(path, living.pid, "old"),
+      # Of a dead process, but of another destination.
+      beside(tmp_path / f"other{path.suffix}", dead, "new"),
+      beside(tmp_path / f"{path.stem}.log", dead, "new"),
+      tmp_path / f".{path.stem}.lumina_jax-mine-new{path.suffix}",
+    }
+    for other in theirs:
+      other.write_text("theirs")
+    try:
+      convert(source, path, "lumina")
+      convert(source, path, "lumina", overwrite=True)
+      assert {other.read_text() for other in theirs} == {"theirs"}
+    finally:
+      living.kill()
+  assert_same(read(path), params)
+  assert names(tmp_path) == {name, *(other.name for other in theirs)}
+
+
+def test_what_appears_meanwhile_is_not_overwritten(tmp_path):
+  path = tmp_path / "lone.pth"
+  with (
+    pytest.raises(FileExistsError, match=r"lone\.pth exists"),
+    place.new(path, 0, overwrite=False) as new,
+  ):
+    assert new == beside(path, os.getpid(), "new")
+    new.write_text("mine")
+    path.write_text("theirs")
+  assert contents(tmp_path) == {"lone.pth": b"theirs"}
+  with place.new(path, 0, overwrite=True) as new:
+    new.write_text("mine")
+    path.write_text("still theirs")
+  assert contents(tmp_path) == {"lone.pth": b"mine"}
+  path = tmp_path / "folder"
+  with (
+    pytest.raises(FileExistsError, match=r"more than weights \(notes\)"),
+    place.new(path, 0, overwrite=True) as new,
+  ):
+    new.mkdir()
+    path.mkdir()
+    (path / "notes").write_text("theirs")
+  assert names(tmp_path) == {"lone.pth", "folder"}
+  assert contents(path) == {"notes": b"theirs"}
 
 
 @pytest.mark.parametrize("name", PLACES)
@@ -295,26 +477,45 @@ def test_weights_can_be_converted_in_place(tmp_path, source, name):
   )
 
 
-def test_a_link_is_replaced_and_what_it_points_at_is_kept(tmp_path, source):
-  (tmp_path / "mine").mkdir()
-  (tmp_path / "mine" / "deep").write_text("")
-  (tmp_path / "link").symlink_to("mine")
-  convert(source, tmp_path / "link", "lumina", overwrite=True)
-  assert_same(read(tmp_path / "link"), random_params(NEXT))
-  assert names(tmp_path) == {"mine", "link"}
-  assert names(tmp_path / "mine") == {"deep"}
+@pytest.mark.parametrize("to", ["mine", "mine.pth", "mine.safetensors"])
+@pytest.mark.parametrize("name", PLACES)
+def test_a_link_stays_one_and_what_it_points_at_is_replaced(
+  tmp_path, source, params, name, to, elsewhere
+):
+  link, disk = tmp_path / name, tmp_path / "disk"
+  disk.mkdir()
+  link.symlink_to(f"disk/{to}")
+  # What it points at is made, then kept, then replaced.
+  convert(elsewhere / "a.safetensors", link, PLACES[name])
+  assert_same(read(link), random_params(NEXT, seed=1))
+  with pytest.raises(FileExistsError, match="exists"):
+    convert(source, link, PLACES[name])
+  convert(source, link, PLACES[name], overwrite=True)
+  assert_same(read(link), params)
+  assert link.is_symlink() and str(link.readlink()) == f"disk/{to}"
+  assert names(tmp_path) == {name, "disk"} and names(disk) == {to}
+  assert (disk / to).is_file() == bool(link.suffix)
+
+
+def test_the_home_folder_is_found(tmp_path, params, monkeypatch):
+  monkeypatch.setenv("HOME", str(tmp_path / "home"))
+  monkeypatch.chdir(tmp_path)
+  save_pytorch(params, NEXT, "~/deep/lone.safetensors")
+  assert_same(load_pytorch("~/deep/lone.safetensors")[1], params)
+  assert names(tmp_path) == {"home"}
 
 
 def test_a_rename_that_fails_brings_the_old_one_back(tmp_path):
   path = tmp_path / "weights"
   path.mkdir()
-  (path / "mine").write_text("")
+  (path / "network.json").write_text("mine")
   with (
     pytest.raises(FileNotFoundError),
     place.new(path, 0, overwrite=True) as new,
   ):
     assert not new.exists()  # And never is: there is nothing to rename.
-  assert names(path) == {"mine"} and names(tmp_path) == {"weights"}
+  assert contents(path) == {"network.json": b"mine"}
+  assert names(tmp_path) == {"weights"}
 
 
 def test_an_interrupt_leaves_nothing_behind(tmp_path, params):

@@ -22,12 +22,19 @@ from interop.families import (
   small,
   state_dict,
 )
-from safetensors.numpy import load_file
+from safetensors import safe_open
+from safetensors.numpy import load_file, save_file
 
 from lumina_jax.backbone import ModelConfig
 from lumina_jax.backbone.config import FLAG_T2I, NEXT_IMAGENET, NEXT_T2I
 from lumina_jax.convert import convert
-from lumina_jax.interop import load_pytorch, ours, save_pytorch
+from lumina_jax.interop import (
+  load_pytorch,
+  load_weights,
+  ours,
+  pth,
+  save_pytorch,
+)
 from lumina_jax.interop.infer import ffn_fields
 from lumina_jax.interop.target import write
 from lumina_jax.interop.weights import gather
@@ -81,10 +88,98 @@ def test_a_lone_file_with_what_it_does_not_tell(
   family, lumina, tmp_path, suffix
 ):
   name, cfg, params = family
-  convert(lumina, tmp_path / f"lone{suffix}", "lumina")
-  found, back = load_pytorch(tmp_path / f"lone{suffix}", UNTOLD[name])
+  path = tmp_path / f"lone{suffix}"
+  convert(lumina, path, "lumina")
+  if suffix == ".safetensors":  # As others write it, without metadata.
+    save_file(load_file(path), path)
+  found, back = load_pytorch(path, UNTOLD[name])
   assert found == cfg
   assert_same(back, params)
+
+
+def test_a_lone_file_of_ours_tells_all(family, lumina, tmp_path):
+  _, cfg, params = family
+  convert(lumina, tmp_path / "lone.safetensors", "lumina")
+  # Also out of its folder.
+  (tmp_path / "copy.safetensors").write_bytes(
+    (lumina / "consolidated.00-of-01.safetensors").read_bytes()
+  )
+  for name in ("lone", "copy"):
+    found, back = load_pytorch(tmp_path / f"{name}.safetensors")
+    assert found == cfg
+    assert_same(back, params)
+  with safe_open(tmp_path / "lone.safetensors", "np") as file:
+    said = file.metadata()
+  assert said["format"] == "pt"  # transformers and diffusers insist on it.
+  args = pth.read_namespace(lumina / "model_args.pth")
+  assert json.loads(said["model_args.pth"]) == args
+
+
+def test_model_args_stand_above_what_a_lone_file_says(tmp_path):
+  path = tmp_path / "lone.safetensors"
+  save_pytorch(random_params(NEXT), NEXT, path)
+  assert load_pytorch(path, {"norm_eps": 1e-3})[0] == dataclasses.replace(
+    NEXT, norm_eps=1e-3
+  )
+  with pytest.raises(ValueError, match="n_heads = 8, the weights 4"):
+    load_pytorch(path, {"n_heads": 8})
+
+
+@pytest.mark.parametrize(
+  ("name", "layout"),
+  [
+    ("theirs", "lumina"),
+    ("lone.safetensors", "lumina"),
+    ("lone.pth", "lumina"),
+    ("for_diffusers", "diffusers"),
+    ("ours", "lumina_jax"),
+  ],
+)
+def test_load_weights_takes_any_format(tmp_path, name, layout):
+  params = random_params(NEXT)
+  save_pytorch(params, NEXT, tmp_path / "a.safetensors")
+  convert(tmp_path / "a.safetensors", tmp_path / name, layout, dtype="bfloat16")
+  for path in (tmp_path / name, str(tmp_path / name)):
+    found, back = load_weights(path)
+    assert dataclasses.replace(found, dtype="float32") == NEXT
+    assert_same(back, cast(params, ml_dtypes.bfloat16))
+  with pytest.raises(FileNotFoundError, match="does not say which"):
+    load_weights(tmp_path / name, ema=True)
+
+
+@pytest.mark.parametrize("place", ["lumina", "diffusers", "lone.pth", "ours"])
+def test_numbers_too_large_for_half_precision_are_named(tmp_path, place):
+  params = random_params(NEXT)
+  kernel = params["blocks"]["feed_forward"]["up"]["kernel"].copy()
+  kernel[1, 2, 3] = 7e4
+  params["blocks"]["feed_forward"]["up"] = {"kernel": kernel}
+  source, out = tmp_path / "a.safetensors", tmp_path / place
+  save_pytorch(params, NEXT, source)
+  layout = {"diffusers": "diffusers", "ours": "lumina_jax"}.get(place, "lumina")
+  with pytest.raises(
+    ValueError, match="blocks/feed_forward/up/kernel holds numbers that float16"
+  ):
+    convert(source, out, layout, dtype="float16")
+  assert [p.name for p in tmp_path.iterdir()] == ["a.safetensors"]
+  convert(source, out, layout, dtype="bfloat16")
+  assert_same(load_weights(out)[1], cast(params, ml_dtypes.bfloat16))
+
+
+@pytest.mark.parametrize("place", ["lumina", "diffusers", "lone.pth", "ours"])
+def test_the_type_of_one_layer_does_not_decide_for_another(tmp_path, place):
+  params, source = random_params(NEXT), tmp_path / "a.safetensors"
+  state = state_dict(NEXT, params)
+  for key in state:
+    if key.startswith("layers.0."):
+      state[key] = state[key].astype(np.float16)
+  save_file(state, source)
+  expected = params | {"blocks": jax.tree.map(np.copy, params["blocks"])}
+  for x in jax.tree.leaves(expected["blocks"]):
+    x[0] = x[0].astype(np.float16)
+  layout = {"diffusers": "diffusers", "ours": "lumina_jax"}.get(place, "lumina")
+  convert(source, tmp_path / place, layout)
+  assert_same(load_pytorch(source)[1], expected)
+  assert_same(load_weights(tmp_path / place)[1], expected)
 
 
 def test_our_own_folder_keeps_all_of_the_network(family, lumina, tmp_path):
@@ -145,10 +240,11 @@ def test_half_precision_in_pth_and_in_our_folder(tmp_path, dtype):
   ],
   ids=["next", "flag", "moe"],
 )
-def test_a_folder_tells_what_its_weights_do_not(tmp_path, cfg):
+@pytest.mark.parametrize("name", ["out", "out.safetensors"])
+def test_files_tell_what_their_weights_do_not(tmp_path, cfg, name):
   params = random_params(cfg)
-  save_pytorch(params, cfg, tmp_path / "out")
-  found, back = load_pytorch(tmp_path / "out")
+  save_pytorch(params, cfg, tmp_path / name)
+  found, back = load_pytorch(tmp_path / name)
   assert found == cfg
   assert_same(back, params)
 

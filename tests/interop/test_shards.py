@@ -125,6 +125,20 @@ def test_a_missing_shard_is_named(tmp_path, text):
     load_pytorch(tmp_path / "run")
 
 
+@pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
+def test_a_shard_alone_is_not_taken_for_the_whole(tmp_path, text, suffix):
+  save(tmp_path / "run", shards(text[1], 2), suffix=suffix)
+  path = tmp_path / "run" / f"consolidated.00-of-02{suffix}"
+  with pytest.raises(
+    ValueError, match="one of 2 shards; give the fol"
+  ) as error:
+    load_pytorch(path)
+  assert str(path) in str(error.value)
+  save(tmp_path / "one", [text[1]], suffix=suffix)
+  path = tmp_path / "one" / f"consolidated.00-of-01{suffix}"
+  assert_same(load_pytorch(path)[1], text[0])
+
+
 def test_shards_with_different_keys(tmp_path, text):
   ranks = shards(text[1], 2)
   del ranks[1]["layers.1.attention.wq.weight"]
@@ -185,11 +199,29 @@ def test_weights_that_are_not_there(tmp_path, there, asked, message):
   assert_same(load_pytorch(tmp_path / "run")[1], params)
 
 
-def test_what_we_write_is_raw_and_averaged_at_once(tmp_path):
+@pytest.mark.parametrize(
+  ("name", "layout"),
+  [
+    ("out", "lumina"),
+    ("a.safetensors", "lumina"),
+    ("a.pth", "lumina"),
+    ("out", "diffusers"),
+  ],
+)
+def test_one_set_of_weights_does_not_say_which(tmp_path, name, layout):
   params = random_params(NEXT)
-  save_pytorch(params, NEXT, tmp_path / "out")
+  path = tmp_path / name
+  save_pytorch(params, NEXT, path, layout)
+  assert open_pytorch(path).ema is None
+  assert_same(load_pytorch(path)[1], params)
   for ema in (True, False):
-    assert_same(load_pytorch(tmp_path / "out", ema=ema)[1], params)
+    with pytest.raises(FileNotFoundError, match="does not say which") as error:
+      load_pytorch(path, ema=ema)
+    assert str(path) in str(error.value)
+
+
+def test_both_names_of_what_we_write_are_one_file(tmp_path):
+  save_pytorch(random_params(NEXT), NEXT, tmp_path / "out")
   raw, averaged = sorted((tmp_path / "out").glob("consolidated*"))
   assert os.path.samefile(raw, averaged)  # Takes no room.
 

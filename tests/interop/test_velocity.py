@@ -121,6 +121,29 @@ def test_text_that_is_masked_out_does_not_matter(params):
   assert np.isfinite(predict_velocity(TEXT, params, x, 0.5, **nothing)).all()
 
 
+def test_text_of_unlike_lengths_is_text_with_a_mask(params):
+  x, given = normal(3, 8, 6, 4), text_of(3)
+  expected = predict_velocity(TEXT, params, x, TIME, **given)
+  pieces = [t[: 5 - i] for i, t in enumerate(given["text"])]
+  for text in (pieces, tuple(pieces), [t.tolist() for t in pieces]):
+    found = predict_velocity(TEXT, params, x, TIME, text=text)
+    assert isinstance(found, np.ndarray)
+    assert_close(found, expected)
+  on_device = [jnp.asarray(t) for t in pieces]
+  found = predict_velocity(TEXT, params, list(x), TIME, text=on_device)
+  assert all(isinstance(v, np.ndarray) for v in found)
+  assert_close(np.stack(found), expected)
+  # Of one length they are a batch, and take a mask; it may be a list, too.
+  mask = given["text_mask"].tolist()
+  text = list(given["text"])
+  for words in (text, given["text"], given["text"].tolist()):
+    found = predict_velocity(
+      TEXT, params, x.tolist(), TIME.tolist(), text=words, text_mask=mask
+    )
+    assert isinstance(found, list)
+    assert_close(np.stack(found), expected)
+
+
 def test_audio_has_one_axis():
   params, given = params_of(AUDIO), text_of(2)
   latents = normal(2, 12, 5)
@@ -236,7 +259,23 @@ def test_rows_are_of_eight_lengths_an_octave_and_waste_an_eighth():
     (dict(text=normal(2, 24)), "(2, 24); expected (2, S, 24)"),
     (dict(text_mask=np.ones((2, 4))), "(2, 4); expected (2, 5)"),
     (dict(text_mask=np.ones(5)), "text_mask has shape (5,)"),
+    (dict(text=[], text_mask=None), "text: there is none"),
+    (
+      dict(text=[normal(5, 24), normal(3, 23)], text_mask=None),
+      "text[1] has shape (3, 23); expected (S, 24)",
+    ),
+    (
+      dict(text=[normal(24), normal(24)], text_mask=None),
+      "text[0] has shape (24,); expected (S, 24)",
+    ),
+    (
+      dict(text=[normal(5, 24)], text_mask=None),
+      "text has shape (1, 5, 24); expected (2, S, 24)",
+    ),
+    (dict(text_mask=[[1, 1, 1, 1, 0]]), "(1, 5); expected (2, 5)"),
     (dict(label=[1, 2]), "label: this network knows no classes"),
+    (dict(rope=2.0), "rope = 2.0: Rescale(...) or Watershed(...)"),
+    (dict(rope=(2.0, 1.0)), "rope = (2.0, 1.0): Rescale(...) or Watersh"),
     (dict(rope=Rescale(linear=TIME)), "rope has shape (3,)"),
     (dict(proportional_attention_base=1), "proportional_attention_base = 1"),
   ],
@@ -253,6 +292,9 @@ def test_what_does_not_fit_is_named(given, named):
     (dict(label=None), "label is needed: a class from 0 to 9, or 10 for none"),
     (dict(label=[1, 11]), "label = 11: from 0 to 10"),
     (dict(label=-1), "label = -1: from 0 to 10"),
+    (dict(label=1.7), "label is of type float64; classes are integers"),
+    (dict(label=jnp.ones(2)), "label is of type float32; classes are integers"),
+    (dict(label=True), "label is of type bool; classes are integers"),
     (dict(label=[1, 2, 3]), "label has shape (3,); expected one number, or 2"),
     (dict(text=normal(2, 5, 24)), "text: this network takes none"),
     (dict(text_mask=np.ones((2, 5))), "text_mask: there is no text to mask"),
