@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import einops
 import jax
 import jax.numpy as jnp
 
-from lumina_jax.attention.dense import dense
-from lumina_jax.attention.mask import has_key, mask
+from lumina_jax.attention.chunked import chunked
+from lumina_jax.attention.mask import has_key
 
 
 def attend(
@@ -19,7 +20,7 @@ def attend(
   """Attention among tokens of equal, non-zero segment.
 
   Args:
-    q: `[B, L, H, K]` queries.
+    q: `[B, L, H, K]` queries; head h reads kv head h // (H / G).
     k: `[B, S, G, K]` keys, G divides H.
     v: `[B, S, G, K]` values.
     q_segments: `i32[B, L]`.
@@ -28,5 +29,9 @@ def attend(
   Returns:
     `[B, L, H, K]`; zeros, without gradient, where a query has no key.
   """
-  out = dense(q, k, v, mask(q_segments, kv_segments))
+  group = q.shape[2] // k.shape[2]
+  q = einops.rearrange(q, "b l (g r) k -> b g (l r) k", r=group)
+  k, v = (einops.rearrange(x, "b s g k -> b g s k") for x in (k, v))
+  out = chunked(q, k, v, jnp.repeat(q_segments, group, axis=1), kv_segments)
+  out = einops.rearrange(out, "b g (l r) k -> b l (g r) k", r=group)
   return jnp.where(has_key(q_segments, kv_segments)[..., None, None], out, 0)

@@ -173,17 +173,14 @@ def test_a_name_that_is_nearly_right(states, save, args, named):
     {"norm_eps": [1]},
     {"norm_eps": "tiny"},
     {"scale_factor": {}},
-    {"time_scale": []},
+    {"time_scale": [1]},
   ],
   ids=str,
 )
 def test_values_of_no_use(states, save, name, args):
-  if args == {"time_scale": []}:
-    args = {"time_scale": [1]}
   path = save(states[name])
-  with pytest.raises(ValueError, match="lone") as error:
+  with pytest.raises(ValueError, match=re.escape(f"{path}: ")):
     load_pytorch(path, UNTOLD[name] | args)
-  assert str(path) in str(error.value)
 
 
 def test_flags_of_the_original_that_do_not_concern_a_network(states, save):

@@ -1,0 +1,340 @@
+"""Next-DiT here and in diffusers, timed in turn: python -m benchmarks.forward
+
+The same weights in `DiT(cfg).apply` under jax.jit and, by way of
+`save_pytorch`, in diffusers' LuminaNextDiT2DModel, eager and under
+torch.compile; all threads for each, on the same inputs. Forward, and the mean
+square of the output with its gradient in every parameter.
+
+Each round calls every contestant once, so that what disturbs the machine
+disturbs all alike. On a GPU, which has to be there:
+
+  python -m benchmarks.forward --device=gpu --dtype=bfloat16 --sizes=128 \
+    --network=next_dit_t2i_2b_gqa --batch=1
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import pathlib
+import platform
+import shutil
+import tempfile
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import flags
+
+from lumina_jax import entry_point, packing
+from lumina_jax.backbone import PUBLISHED, DiT, ModelConfig, shapes
+from lumina_jax.backbone.config import NEXT_T2I
+from lumina_jax.interop import save_pytorch
+from lumina_jax.tokens import Condition, Tokens
+
+SMALL = ModelConfig(
+  **NEXT_T2I
+  | dict(
+    patch=(2, 2),
+    channels=4,
+    width=512,
+    depth=8,
+    heads=8,
+    kv_heads=2,
+    cond_width=512,
+    text_width=512,
+  )
+)
+NETWORKS = {"small": SMALL} | {
+  name: cfg for name, cfg in PUBLISHED.items() if "next_dit_t2i" in name
+}
+DEFAULT = f"remat={SMALL.remat}"
+PAUSE = 0.05  # Seconds for the threads of the one before to fall asleep.
+
+Work = Callable[[], Any]  # One call; returns once its arrays are there.
+Contestants = dict[str, Work]
+
+
+class Sample(NamedTuple):
+  """What all contestants are fed: latents `f32[B, H, W, C]` and condition."""
+
+  latents: np.ndarray
+  condition: Condition
+
+
+def random_params(cfg: ModelConfig) -> Any:
+  """Weights under which every part of the network shows in the output."""
+  rng = np.random.default_rng(0)
+
+  def draw(path, leaf):
+    x = 0.02 * rng.standard_normal(leaf.shape, np.float32)
+    return 1 + x if path[-1].key == "scale" else x
+
+  return jax.tree_util.tree_map_with_path(draw, shapes(cfg))
+
+
+def random_sample(cfg: ModelConfig, size: int, batch: int, words: int):
+  rng = np.random.default_rng(1)
+
+  def draw(*shape):
+    return rng.standard_normal(shape, np.float32)
+
+  return Sample(
+    draw(batch, size, size, cfg.channels),
+    Condition(
+      time=rng.random((batch, 1), np.float32),
+      text=draw(batch, words, cfg.text_width),
+      text_segments=np.ones((batch, words), np.int32),
+    ),
+  )
+
+
+def tokens_of(cfg: ModelConfig, latents: np.ndarray) -> Tokens:
+  """One sample a row and no padding."""
+  grid = cfg.grid(*latents.shape[1:3])
+  axes, length = cfg.position_axes, grid.num_tokens
+  return packing.stack(
+    [
+      packing.pack([grid], [patches], length, cfg.patch_dim, axes)
+      for patches in grid.tokenize(latents)
+    ]
+  )
+
+
+def our_forward(cfg: ModelConfig, params: Any, inputs: tuple) -> Contestants:
+  def velocity(params, tokens, condition):
+    return DiT(cfg).apply({"params": params}, tokens, condition)
+
+  return {"ours": _jitted(velocity, params, *inputs)}
+
+
+def our_training(cfg: ModelConfig, params: Any, inputs: tuple) -> Contestants:
+  """With layers recomputed in the backward pass, and without."""
+
+  def loss(params, tokens, condition, cfg):
+    velocity = DiT(cfg).apply({"params": params}, tokens, condition)
+    return jnp.mean(velocity**2)
+
+  def step(remat):
+    own = dataclasses.replace(cfg, remat=remat)
+    gradient = jax.value_and_grad(lambda *args: loss(*args, own))
+    return _jitted(gradient, params, *inputs)
+
+  return {f"remat={remat}": step(remat) for remat in (True, False)}
+
+
+def _jitted(function: Callable, *args: Any) -> Work:
+  compiled = jax.jit(function).lower(*args).compile()
+  return lambda: jax.block_until_ready(compiled(*args))
+
+
+class Torch:
+  """diffusers' LuminaNextDiT2DModel with weights of ours.
+
+  Attributes:
+    versions: of the libraries.
+    threads: that PyTorch uses.
+  """
+
+  def __init__(self, cfg: ModelConfig, params: Any, device: str, dtype: str):
+    try:
+      import diffusers
+      import torch
+    except ImportError as error:
+      entry_point.fail(
+        ImportError(
+          f"this compares with PyTorch ({error}): pip install -r "
+          "requirements-parity.txt"
+        )
+      )
+    self._torch, self._cfg = torch, cfg
+    self._device = "cuda" if device == "gpu" else device
+    self._dtype = getattr(torch, dtype)
+    self.threads = torch.get_num_threads()
+    self.versions = (
+      f"torch {torch.__version__}, diffusers {diffusers.__version__}"
+    )
+    with tempfile.TemporaryDirectory() as folder:
+      save_pytorch(params, cfg, f"{folder}/model", layout="diffusers")
+      model = diffusers.LuminaNextDiT2DModel.from_pretrained(
+        f"{folder}/model", torch_dtype=self._dtype, low_cpu_mem_usage=False
+      )
+    self._model = model.to(self._device)
+
+  def forward(self, sample: Sample) -> Contestants:
+    def velocity(model, arguments):
+      with self._torch.inference_mode():
+        return self._velocity(model, arguments)
+
+    return self._contestants(velocity, sample)
+
+  def training(self, sample: Sample) -> Contestants:
+    def step(model, arguments):
+      model.zero_grad(set_to_none=True)
+      loss = (self._velocity(model, arguments) ** 2).mean()
+      loss.backward()
+      return loss.detach()
+
+    return self._contestants(step, sample)
+
+  def forget(self) -> None:
+    """Frees the gradients and what torch.compile compiled."""
+    self._model.zero_grad(set_to_none=True)
+    self._torch._dynamo.reset()
+
+  def _contestants(self, function: Callable, sample: Sample) -> Contestants:
+    arguments = self._arguments(sample)
+
+    def work(model):
+      def call():
+        out = function(model, arguments)
+        if self._device == "cuda":
+          self._torch.cuda.synchronize()
+        return out
+
+      return call
+
+    compiled = self._torch.compile(self._model, dynamic=False)
+    return {
+      "torch eager": work(self._model),
+      "torch.compile": work(compiled),
+    }
+
+  def _arguments(self, sample: Sample) -> dict[str, Any]:
+    from diffusers.models import embeddings
+
+    condition, cfg = sample.condition, self._cfg
+    rotary = embeddings.get_2d_rotary_pos_embed_lumina(
+      cfg.head_dim, *cfg.grid(*sample.latents.shape[1:3]).counts
+    )
+    place = self._torch.as_tensor
+    here, there = {"device": self._device}, {"dtype": self._dtype}
+    return dict(
+      hidden_states=place(
+        np.moveaxis(sample.latents, -1, 1).copy(), **here, **there
+      ),
+      timestep=place(condition.time[:, 0], **here),
+      encoder_hidden_states=place(condition.text, **here, **there),
+      encoder_mask=place(condition.text_segments, **here),
+      image_rotary_emb=rotary.to(self._device),
+      cross_attention_kwargs={},
+      return_dict=False,
+    )
+
+  def _velocity(self, model: Any, arguments: dict[str, Any]) -> Any:
+    """`[B, C, H, W]`; the model predicts as many channels more, unused."""
+    return model(**arguments)[0][:, : self._cfg.channels].float()
+
+
+def in_turn(contestants: Contestants, rounds: int) -> dict[str, np.ndarray]:
+  """Milliseconds of each in each round, after two calls not counted."""
+  for work in [*contestants.values()] * 2:
+    work()
+  times = {name: [] for name in contestants}
+  for _ in range(rounds):
+    for name, work in contestants.items():
+      time.sleep(PAUSE)
+      began = time.perf_counter()
+      work()
+      times[name].append(1e3 * (time.perf_counter() - began))
+  return {name: np.array(values) for name, values in times.items()}
+
+
+def difference(cfg: ModelConfig, ours: Any, theirs: Any) -> str:
+  """The largest, in numbers and in standard deviations of the output."""
+  theirs = np.moveaxis(theirs.cpu().numpy(), 1, -1)
+  grid = cfg.grid(*theirs.shape[1:3])
+  ours = grid.detokenize(np.asarray(ours, np.float32))
+  largest = np.abs(ours - theirs).max()
+  return f"{largest:.1e} ({largest / theirs.std():.1e} std)"
+
+
+def report(label: str, times: dict[str, np.ndarray]) -> None:
+  """A line: median and minimum of each, best torch over ours."""
+  cells = [
+    f"{name} {np.median(values):.1f} ({values.min():.1f})"
+    for name, values in times.items()
+  ]
+  our_name = next(iter(times))
+  ratios = []
+  for best in (np.median, np.min):
+    theirs = [best(x) for name, x in times.items() if "torch" in name]
+    ratios.append(min(theirs) / best(times[our_name]))
+  print(
+    f"| {label} | {' | '.join(cells)} | {ratios[0]:.2f} ({ratios[1]:.2f}) |",
+    flush=True,
+  )
+
+
+def compare(
+  cfg: ModelConfig, params: Any, torch: Torch, size: int, device: jax.Device
+) -> None:
+  """Measures latents of one size and prints two lines."""
+  args = flags.FLAGS
+  sample = random_sample(cfg, size, args.batch, args.words)
+  tokens = tokens_of(cfg, sample.latents)
+  inputs = jax.device_put((tokens, sample.condition), device)
+  label = f"{size}x{size}, {tokens.ids.shape[1]} tokens"
+
+  forward = our_forward(cfg, params, inputs) | torch.forward(sample)
+  apart = difference(cfg, forward["ours"](), forward["torch.compile"]())
+  report(f"{label}, forward", in_turn(forward, args.rounds))
+  torch.forget()
+  training = our_training(cfg, params, inputs) | torch.training(sample)
+  report(f"{label}, and backward", in_turn(training, args.rounds))
+  torch.forget()
+  print(f"  largest difference of outputs: {apart}", flush=True)
+
+
+def processor() -> str:
+  """Its name, as the system tells it."""
+  with contextlib.suppress(OSError):
+    for line in pathlib.Path("/proc/cpuinfo").read_text().splitlines():
+      if line.startswith("model name"):
+        return line.partition(":")[2].strip()
+  return platform.processor() or platform.machine()
+
+
+def main(_) -> None:
+  args = flags.FLAGS
+  if args.device == "cpu" and not shutil.which(os.environ.get("CXX", "g++")):
+    raise ValueError("torch.compile needs a C++ compiler: apt-get install g++")
+  cfg = dataclasses.replace(NETWORKS[args.network], dtype=args.dtype)
+  params = random_params(cfg)
+  torch = Torch(cfg, params, args.device, args.dtype)
+  device = jax.devices(args.device)[0]
+  params = jax.device_put(
+    jax.tree.map(lambda x: x.astype(args.dtype), params), device
+  )
+  count = sum(x.size for x in jax.tree.leaves(params))
+  name = processor() if args.device == "cpu" else device.device_kind
+  print(
+    f"{name}, {os.cpu_count()} cores (torch: {torch.threads} threads)\n"
+    f"JAX {jax.__version__}, {torch.versions}; {args.dtype}\n"
+    f"{args.network}: {cfg.depth} layers, {cfg.width} wide, {cfg.heads} heads, "
+    f"{cfg.kv_heads} kv heads, {count / 1e6:.1f} M parameters; batch "
+    f"{args.batch}, {args.words} words\n"
+    f"ms, median (minimum) of {args.rounds} rounds; last, the best of torch "
+    f"over ours, in training over the default, {DEFAULT}"
+  )
+  for size in map(int, args.sizes):
+    compare(cfg, params, torch, size, device)
+
+
+if __name__ == "__main__":
+  # JAX would take three quarters of a GPU that it shares with PyTorch here.
+  os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+  flags.DEFINE_list("sizes", ["16", "32", "64"], "Sides of square latents.")
+  flags.DEFINE_integer("rounds", 10, "Rounds that are timed.", lower_bound=1)
+  flags.DEFINE_integer("batch", 2, "Samples at once.", lower_bound=1)
+  flags.DEFINE_integer("words", 64, "Tokens of a caption.", lower_bound=1)
+  flags.DEFINE_enum("network", "small", list(NETWORKS), "Which network.")
+  flags.DEFINE_enum("device", "cpu", ["cpu", "gpu"], "Where both run.")
+  flags.DEFINE_enum(
+    "dtype", "float32", ["float32", "bfloat16"], "Weights and products of both."
+  )
+  entry_point.run(main)
