@@ -145,6 +145,10 @@ def _model(cfg: ModelConfig) -> str:
   return "lumina_t2i" if cfg.shift else "lumina_next_t2i"
 
 
+# Flags of training scripts that only look like arguments of the network.
+UNRELATED = ("batch_size", "z_channels", "scaling_factor")
+
+
 def check_names(
   args: Mapping[str, Any], known: Iterable[str] = tuple(KNOWN)
 ) -> None:
@@ -159,7 +163,7 @@ def check_names(
   """
   for name in args:
     near = difflib.get_close_matches(name, known, 1, cutoff=0.8)
-    if near and near[0] != name:
+    if near and near[0] != name and name not in UNRELATED:
       raise ValueError(f"model_args: {name!r}; did you mean {near[0]!r}?")
 
 

@@ -94,7 +94,7 @@ def _single(path: pathlib.Path, ema: bool | None) -> Source:
   if path.suffix == ".safetensors":
     said = safetensors.metadata(path)
     if MODEL_ARGS in said:  # By ourselves.
-      args = json.loads(said[MODEL_ARGS])
+      args = dict(json.loads(said[MODEL_ARGS]))
   inner = _inner(tensors)
   if inner:  # The whole audio model feeds its network whole steps of time.
     args = {"time_scale": 1000.0}
