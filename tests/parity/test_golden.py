@@ -201,7 +201,8 @@ class Training:
 @pytest.fixture(
   scope="module",
   params=[
-    name if name in TEXT else pytest.param(name, marks=slow) for name in NAMES
+    name if name == "next_dit_t2i" else pytest.param(name, marks=slow)
+    for name in NAMES
   ],
 )
 def training(request, golden):
