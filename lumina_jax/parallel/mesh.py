@@ -23,6 +23,7 @@ RULES = (
   ("cond_in", ("fsdp", "context")),
   ("heads", "tensor"),
   ("mlp", "tensor"),
+  ("vocab", "tensor"),
   ("modulation", "tensor"),
   ("cond", None),
   ("norm", None),
