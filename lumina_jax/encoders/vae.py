@@ -1,0 +1,246 @@
+"""The image autoencoder: pictures to latents and back, frozen.
+
+A convolutional encoder halves the picture between blocks of residual layers; a
+decoder doubles it again; in the middle of each stands one layer of attention
+(Rombach et al. 2022, section 3.1 and appendix G). It is the network that
+diffusers calls AutoencoderKL, of Stable Diffusion, SDXL, SD3 and FLUX;
+`interop.vae` reads and writes its folders.
+
+Channels come last everywhere. Its parameters are replicated on every device,
+84 million at the most, so none of their axes has a name; what is large are its
+activations, and those divide over frames.
+
+B frames, H rows, W columns of pixels, h and w of latents, C latent channels.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from lumina_jax.attention import attend
+from lumina_jax.backbone.layers import Einsum, xavier
+from lumina_jax.encoders.convolution import Conv, GroupNorm
+
+Params = dict[str, Any]
+
+DTYPES = ("float32", "bfloat16")
+LOGVAR = -30.0, 20.0  # Beyond, a deviation leaves float32.
+
+
+@dataclasses.dataclass(frozen=True)
+class VaeConfig:
+  """Sizes of an autoencoder; the defaults are Stable Diffusion's.
+
+  Attributes:
+    channels: of a picture.
+    latent_channels: C.
+    widths: channels of each block, from the picture inwards.
+    layers: residual layers of an encoder's block; a decoder's has one more.
+    norm_groups: groups of channels that are normed together.
+    scaling_factor: latents are (z - shift_factor) * scaling_factor.
+    shift_factor: likewise.
+    quant_conv: whether a 1x1 convolution follows the encoder.
+    post_quant_conv: whether one precedes the decoder.
+    mid_attention: whether the middle attends.
+    dtype: of the convolutions, "float32" or "bfloat16"; norms and softmax are
+      float32 in any case.
+  """
+
+  channels: int = 3
+  latent_channels: int = 4
+  widths: tuple[int, ...] = (128, 256, 512, 512)
+  layers: int = 2
+  norm_groups: int = 32
+  scaling_factor: float = 0.18215
+  shift_factor: float = 0.0
+  quant_conv: bool = True
+  post_quant_conv: bool = True
+  mid_attention: bool = True
+  dtype: str = "float32"
+
+  def __post_init__(self):
+    for name in ("channels", "latent_channels", "layers", "norm_groups"):
+      if getattr(self, name) < 1:
+        raise ValueError(f"{name} = {getattr(self, name)} must be positive")
+    odd = [w for w in self.widths if w < 1 or w % self.norm_groups]
+    if odd or not self.widths:
+      raise ValueError(
+        f"widths = {self.widths}: name one or more, each a multiple of "
+        f"norm_groups = {self.norm_groups}"
+      )
+    if not (math.isfinite(self.scaling_factor) and self.scaling_factor > 0):
+      raise ValueError(
+        f"scaling_factor = {self.scaling_factor} must be positive; 1 leaves "
+        "latents as they are"
+      )
+    if self.dtype not in DTYPES:
+      raise ValueError(f"dtype {self.dtype!r}: use one of {', '.join(DTYPES)}")
+
+  @property
+  def factor(self) -> int:
+    """Pixels along a side of a latent."""
+    return 2 ** (len(self.widths) - 1)
+
+
+_SIXTEEN = VaeConfig(
+  latent_channels=16, quant_conv=False, post_quant_conv=False
+)
+PUBLISHED = {
+  "sd": VaeConfig(),
+  "sdxl": VaeConfig(scaling_factor=0.13025),
+  "sd3": dataclasses.replace(
+    _SIXTEEN, scaling_factor=1.5305, shift_factor=0.0609
+  ),
+  "flux": dataclasses.replace(
+    _SIXTEEN, scaling_factor=0.3611, shift_factor=0.1159
+  ),
+}
+
+
+class Residual(nn.Module):
+  """x + conv(silu(norm(conv(silu(norm(x)))))); x is projected if it widens."""
+
+  cfg: VaeConfig
+  width: int
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> jax.Array:
+    groups, dtype = self.cfg.norm_groups, jnp.dtype(self.cfg.dtype)
+    y = nn.silu(GroupNorm(groups, name="first_norm")(x))
+    y = Conv(self.width, dtype, name="first")(y)
+    y = nn.silu(GroupNorm(groups, name="second_norm")(y))
+    y = Conv(self.width, dtype, name="second")(y)
+    if x.shape[-1] != self.width:
+      x = Conv(self.width, dtype, side=1, name="shortcut")(x)
+    return x + y
+
+
+class Attention(nn.Module):
+  """x + out(attend(query, key, value)) of norm(x); all places, one head."""
+
+  cfg: VaeConfig
+
+  @nn.compact
+  def __call__(self, x_BHWC: jax.Array) -> jax.Array:
+    B, H, W, C = x_BHWC.shape
+    linear = functools.partial(
+      Einsum,
+      "BLD,DE->BLE",
+      (C, C),
+      (None, None),
+      xavier(),
+      bias=True,
+      dtype=jnp.dtype(self.cfg.dtype),
+    )
+    y = GroupNorm(self.cfg.norm_groups, name="norm")(x_BHWC)
+    y = y.reshape(B, H * W, C)
+    heads = [
+      linear(name=name)(y)[:, :, None] for name in ("query", "key", "value")
+    ]
+    one = jnp.ones((B, H * W), jnp.int32)
+    y = linear(name="out")(attend(*heads, one, one)[:, :, 0])
+    return x_BHWC + y.reshape(B, H, W, C)
+
+
+class Middle(nn.Module):
+  """A residual layer, attention, a residual layer."""
+
+  cfg: VaeConfig
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> jax.Array:
+    x = Residual(self.cfg, x.shape[-1], name="residual_0")(x)
+    if self.cfg.mid_attention:
+      x = Attention(self.cfg, name="attention")(x)
+    return Residual(self.cfg, x.shape[-1], name="residual_1")(x)
+
+
+class Encoder(nn.Module):
+  """Pictures `[B, H, W, 3]` -> mean and log variance `[B, h, w, 2 C]`."""
+
+  cfg: VaeConfig
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> jax.Array:
+    cfg, dtype = self.cfg, jnp.dtype(self.cfg.dtype)
+    x = Conv(cfg.widths[0], dtype, name="first")(x)
+    for i, width in enumerate(cfg.widths):
+      for j in range(cfg.layers):
+        x = Residual(cfg, width, name=f"block_{i}_residual_{j}")(x)
+      if i < len(cfg.widths) - 1:
+        x = Conv(width, dtype, size="half", name=f"block_{i}_down")(x)
+    x = Middle(cfg, name="middle")(x)
+    x = nn.silu(GroupNorm(cfg.norm_groups, name="last_norm")(x))
+    x = Conv(2 * cfg.latent_channels, dtype, name="last")(x)
+    if cfg.quant_conv:
+      x = Conv(2 * cfg.latent_channels, dtype, side=1, name="quant")(x)
+    return x
+
+
+class Decoder(nn.Module):
+  """Latents `[B, h, w, C]`, not scaled -> pictures `[B, H, W, 3]`."""
+
+  cfg: VaeConfig
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> jax.Array:
+    cfg, dtype = self.cfg, jnp.dtype(self.cfg.dtype)
+    if cfg.post_quant_conv:
+      x = Conv(cfg.latent_channels, dtype, side=1, name="post_quant")(x)
+    x = Conv(cfg.widths[-1], dtype, name="first")(x)
+    x = Middle(cfg, name="middle")(x)
+    for i, width in enumerate(cfg.widths[::-1]):
+      for j in range(cfg.layers + 1):
+        x = Residual(cfg, width, name=f"block_{i}_residual_{j}")(x)
+      if i < len(cfg.widths) - 1:
+        x = Conv(width, dtype, size="double", name=f"block_{i}_up")(x)
+    x = nn.silu(GroupNorm(cfg.norm_groups, name="last_norm")(x))
+    return Conv(cfg.channels, dtype, name="last")(x)
+
+
+@functools.cache
+def boxed_shapes(cfg: VaeConfig) -> Params:
+  """Parameters as shapes, boxed with their logical axes; takes no memory.
+
+  Tracing takes a while, so callers share what is returned.
+  """
+  key, side = jax.random.key(0), cfg.factor
+  init = {
+    "encoder": (Encoder(cfg), jnp.zeros((1, side, side, cfg.channels))),
+    "decoder": (Decoder(cfg), jnp.zeros((1, 1, 1, cfg.latent_channels))),
+  }
+  return {
+    name: jax.eval_shape(network.init, key, x)["params"]
+    for name, (network, x) in init.items()
+  }
+
+
+def moments(
+  cfg: VaeConfig, params: Params, images: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+  """The distribution of z given a picture, a normal of independent numbers.
+
+  Args:
+    cfg: the network.
+    params: of the network.
+    images: `f32[B, H, W, 3]` in [-1, 1].
+
+  Returns:
+    Its mean and the logarithm of its variance, `f32[B, h, w, C]` each.
+  """
+  x = Encoder(cfg).apply({"params": params["encoder"]}, images)
+  mean, logvar = jnp.split(x.astype(jnp.float32), 2, axis=-1)
+  return mean, jnp.clip(logvar, *LOGVAR)
+
+
+def picture(cfg: VaeConfig, params: Params, z: jax.Array) -> jax.Array:
+  """The picture of z: `f32[B, h, w, C]` -> `f32[B, H, W, 3]`, not clipped."""
+  x = Decoder(cfg).apply({"params": params["decoder"]}, z)
+  return x.astype(jnp.float32)
