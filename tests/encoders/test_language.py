@@ -1,0 +1,215 @@
+"""A language model as a text encoder: what features depend on."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import ml_dtypes
+import numpy as np
+import pytest
+from flax import linen as nn
+
+from lumina_jax.encoders.language import (
+  LanguageConfig,
+  boxed_shapes,
+  encode_tokens,
+)
+
+# Everything that a family may have, at once.
+CFG = LanguageConfig(
+  vocab=29,
+  width=16,
+  depth=3,
+  heads=4,
+  kv_heads=2,
+  head_dim=8,
+  ffn_width=24,
+  activation="gelu_tanh",
+  norm_eps=1e-6,
+  query_scale=0.4,
+  norm_offset=1.0,
+  embed_scale=4.0,
+  score_cap=3.0,
+  window=4,
+  post_norms=True,
+  qk_norm=True,
+)
+LAST = dataclasses.replace(CFG, hidden="last")
+LENGTH = 12
+
+
+@pytest.fixture(autouse=True, scope="module")
+def quick():
+  """Compiled in half the time."""
+  jax.config.update("jax_disable_most_optimizations", True)
+  yield
+  jax.config.update("jax_disable_most_optimizations", False)
+
+
+@functools.cache
+def parameters(cfg=CFG):
+  rng = np.random.default_rng(0)
+  return jax.tree.map(
+    lambda x: 0.5 * rng.standard_normal(x.shape, np.float32),
+    nn.unbox(boxed_shapes(cfg)),
+  )
+
+
+def features(tokens, segments=None, cfg=CFG, params=None):
+  """Of one row, padded to LENGTH at the right: all rows are one program."""
+  segments = np.ones(len(tokens)) if segments is None else segments
+  rows = np.zeros((2, 1, LENGTH), np.int32)
+  rows[0, 0, : len(tokens)], rows[1, 0, : len(tokens)] = tokens, segments
+  params = parameters(cfg) if params is None else params
+  out = encode_tokens(cfg, params, *rows)
+  assert out.shape == (1, LENGTH, cfg.width) and out.dtype == jnp.float32
+  return np.asarray(out)[0]
+
+
+def close(found, expected):
+  assert np.abs(expected).mean() > 0.1  # There is something to compare.
+  np.testing.assert_allclose(found, expected, atol=2e-5, rtol=1e-5)
+
+
+A, B, C = [2, 7, 7, 1, 9, 28], [2, 5], [2, 11, 3, 20]
+
+
+def test_packed_captions_are_as_alone():
+  """Though their places in the row differ: only differences count."""
+  row = features(A + B + C, [1] * 6 + [2] * 2 + [3] * 4)
+  close(row[:6], features(A)[:6])
+  close(row[6:8], features(B)[:2])
+  close(row[8:], features(C)[:4])
+
+
+@pytest.mark.parametrize("cfg", [CFG, LAST], ids=["penultimate", "last"])
+def test_padding_is_zero_and_not_seen(cfg):
+  pad = [25, 26, 27]
+  left = features(pad + A, [0] * 3 + [1] * 6, cfg)
+  within = features(B + pad + C, [1] * 2 + [0] * 3 + [2] * 4, cfg)
+  close(left[3:9], features(A, cfg=cfg)[:6])
+  close(within[5:9], features(C, cfg=cfg)[:4])
+  assert not left[:3].any() and not left[9:].any()
+  assert not within[2:5].any()
+
+
+def test_a_row_of_padding_is_zero():
+  assert not features([3, 4], [0, 0], LAST).any()
+
+
+def test_a_token_sees_what_stands_before_it_only():
+  before, after = features(A), features([*A[:3], 4, 4, 4])
+  close(after[:3], before[:3])
+  assert (np.abs(after[3:6] - before[3:6]).max(axis=1) > 1e-2).all()
+
+
+def test_order_matters():
+  first, second = features([2, 7, 9, 5]), features([2, 9, 7, 5])
+  assert np.abs(first[3] - second[3]).max() > 1e-2
+
+
+def reach(cfg) -> int:
+  """How many tokens of a row can change its last one's features."""
+  row = np.arange(3, 3 + LENGTH)
+  whole = features(row, cfg=cfg)[-1]
+  found = []
+  for place in range(LENGTH):
+    other = row.copy()
+    other[place] = 1
+    changed = np.abs(features(other, cfg=cfg)[-1] - whole).max() > 1e-6
+    found.append(changed)
+  assert found == sorted(found)  # The last ones, without a gap.
+  return sum(found)
+
+
+def test_first_layer_has_a_window_and_the_second_none():
+  plain = dataclasses.replace(CFG, score_cap=0.0)
+  assert reach(dataclasses.replace(plain, depth=2)) == CFG.window
+  assert reach(plain) == LENGTH
+  assert reach(dataclasses.replace(plain, depth=2, window=0)) == LENGTH
+
+
+def test_penultimate_is_what_enters_the_last_layer():
+  """Of a model whose last layer adds nothing, normed, is its last."""
+  last = jax.tree.map(np.copy, parameters(LAST))
+  for path in (("attention", "out"), ("feed_forward", "down")):
+    last["blocks"][path[0]][path[1]]["kernel"][-1] = 0
+  fewer = {
+    "embed": last["embed"],
+    "blocks": jax.tree.map(lambda x: x[:-1], last["blocks"]),
+  }
+  x = features(A, params=fewer)[:6]
+  normed = x / np.sqrt((x * x).mean(axis=-1, keepdims=True) + CFG.norm_eps)
+  normed *= 1 + last["final_norm"]["scale"]
+  close(features(A, cfg=LAST, params=last)[:6], normed)
+
+
+def test_penultimate_needs_no_parameters_of_the_last_layer():
+  penultimate, last = parameters(), parameters(LAST)
+  assert "final_norm" in last and "final_norm" not in penultimate
+  layers = lambda p: {x.shape[0] for x in jax.tree.leaves(p["blocks"])}  # noqa: E731
+  assert layers(last) == {3} and layers(penultimate) == {2}
+
+
+def test_norms_may_be_stored_less_one():
+  plain = dataclasses.replace(CFG, norm_offset=0.0)
+  shifted = jax.tree_util.tree_map_with_path(
+    lambda path, x: x + 1 if path[-1].key == "scale" else x, parameters()
+  )
+  close(features(A, cfg=plain, params=shifted)[:6], features(A)[:6])
+
+
+def test_half_precision_is_near_and_is_half():
+  half = dataclasses.replace(CFG, dtype="bfloat16")
+  params = jax.tree.map(lambda x: x.astype(ml_dtypes.bfloat16), parameters())
+  found, exact = features(A, cfg=half, params=params), features(A)
+  error = np.abs(found - exact).mean() / np.abs(exact).mean()
+  assert 1e-4 < error < 0.04
+  np.testing.assert_array_equal(
+    found, found.astype(ml_dtypes.bfloat16).astype(np.float32)
+  )
+
+
+def test_embedding_scale_is_rounded_in_half_precision():
+  cfg = dataclasses.replace(
+    CFG, dtype="bfloat16", embed_scale=3072**0.5, depth=2, post_norms=False
+  )
+  params = jax.tree.map(np.zeros_like, parameters(cfg))
+  params["embed"] = np.ones_like(params["embed"])
+  assert (features(A, cfg=cfg, params=params)[:6] == 55.5).all()
+
+
+def test_one_program_for_each_shape():
+  tokens = np.ones((2, LENGTH), np.int32)
+  encode_tokens(CFG, parameters(), tokens, tokens)
+  before = encode_tokens._cache_size()
+  for segments in (tokens, 0 * tokens, np.arange(LENGTH) // 3 + tokens):
+    encode_tokens(CFG, parameters(), tokens, segments.astype(np.int32))
+  assert encode_tokens._cache_size() == before
+
+
+def test_axes_that_one_head_cannot_be_cut_along():
+  def axes(cfg):
+    key = boxed_shapes(cfg)["blocks"]["attention"]["key"]["kernel"]
+    return key.names
+
+  assert axes(CFG) == ("layers", "embed", "heads", "head_dim")
+  alone = dataclasses.replace(CFG, kv_heads=1)
+  assert axes(alone) == ("layers", "embed", None, "head_dim")
+
+
+@pytest.mark.parametrize(
+  ("change", "message"),
+  [
+    (dict(kv_heads=3), "multiple of kv_heads = 3"),
+    (dict(head_dim=7), "head_dim = 7 must be even"),
+    (dict(hidden="first"), "hidden = 'first': use one of last, penultimate"),
+    (dict(activation="relu"), "activation = 'relu'"),
+    (dict(dtype="int8"), "dtype = 'int8'"),
+    (dict(depth=1), "ask for hidden = 'last'"),
+  ],
+)
+def test_what_cannot_be_is_refused(change, message):
+  with pytest.raises(ValueError, match=message):
+    dataclasses.replace(CFG, **change)

@@ -1,0 +1,239 @@
+"""Language models and their tokenizers against transformers and diffusers."""
+
+import dataclasses
+import functools
+import types
+
+import jax
+import numpy as np
+import pytest
+from encoders.small_tokenizer import SENTENCES, write_tokenizer
+
+from lumina_jax.encoders.captions import CaptionEncoder
+from lumina_jax.encoders.language import encode_tokens
+from lumina_jax.encoders.tokenizer import Tokenizer
+from lumina_jax.interop.language import load_language
+
+torch = pytest.importorskip(
+  "torch", reason="torch is an oracle: pip install -r requirements-parity.txt"
+)
+transformers = pytest.importorskip("transformers")
+
+pytestmark = pytest.mark.parity
+
+VOCAB, LENGTH = 400, 12
+SMALL = dict(
+  vocab_size=VOCAB,
+  hidden_size=32,
+  intermediate_size=48,
+  num_hidden_layers=4,
+  num_attention_heads=4,
+  num_key_value_heads=2,
+  head_dim=16,
+  pad_token_id=0,
+  bos_token_id=2,
+  eos_token_id=1,
+  attn_implementation="eager",
+)
+LINEAR = {"rope_type": "linear", "rope_theta": 500.0, "factor": 3.0}
+# Class, and what is not SMALL.
+VARIANTS = {
+  "llama": ("Llama", dict(num_key_value_heads=4, head_dim=8)),
+  "llama gqa linear": ("Llama", dict(rope_parameters=LINEAR)),
+  "llama exact gelu": ("Llama", dict(hidden_act="gelu")),
+  "gemma mqa": ("Gemma", dict(num_key_value_heads=1)),
+  "gemma mha": ("Gemma", dict(num_key_value_heads=4, hidden_act="gelu")),
+  "gemma2": (
+    "Gemma2",
+    dict(
+      sliding_window=4, query_pre_attn_scalar=24, attn_logit_softcapping=2.0
+    ),
+  ),
+  "qwen3": ("Qwen3", dict(rms_norm_eps=1e-4)),
+}
+SLOW = ("gemma mha", "llama exact gelu")  # What others do not show is little.
+INDEX = {"last": -1, "penultimate": -2}
+LENGTHS = (LENGTH, 5, 1, 9)
+IDS = np.random.default_rng(0).integers(3, VOCAB, (4, LENGTH), np.int32)
+
+
+def mask(side) -> np.ndarray:
+  """Real tokens of rows of unlike LENGTHS, `bool[4, LENGTH]`."""
+  places = np.arange(LENGTH) if side == "right" else np.arange(LENGTH)[::-1]
+  return places < np.array(LENGTHS)[:, None]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def exact_and_quick():
+  """In full precision; compiled in half the time."""
+  jax.config.update("jax_disable_most_optimizations", True)
+  with jax.default_matmul_precision("highest"):
+    yield
+  jax.config.update("jax_disable_most_optimizations", False)
+
+
+@functools.cache
+def model(variant):
+  """Their model with no parameter that is zero, one or like another."""
+  name, changes = VARIANTS[variant]
+  config = getattr(transformers, f"{name}Config")(**SMALL | changes)
+  found = getattr(transformers, f"{name}ForCausalLM")(config).eval()
+  torch.manual_seed(0)
+  with torch.no_grad():
+    for parameter in found.parameters():
+      matrix = parameter.ndim > 1
+      parameter.normal_(0 if matrix else 0.7, 0.2 if matrix else 0.4)
+  return found
+
+
+def theirs(found, hidden, ids, real) -> np.ndarray:
+  with torch.no_grad():
+    out = found(
+      torch.tensor(np.where(real, ids, 0)),
+      attention_mask=torch.tensor(real.astype(int)),
+      output_hidden_states=True,
+    )
+  return out.hidden_states[INDEX[hidden]].float().numpy()
+
+
+def ours(cfg, params, ids, segments) -> np.ndarray:
+  return np.asarray(encode_tokens(cfg, params, ids, segments.astype(np.int32)))
+
+
+@pytest.fixture(scope="module")
+def save(tmp_path_factory):
+  """Variant -> folder that their model is saved in."""
+
+  @functools.cache
+  def saved(variant):
+    folder = tmp_path_factory.mktemp("model")
+    model(variant).save_pretrained(folder)
+    return folder
+
+  return saved
+
+
+def assert_close(found, expected):
+  assert np.abs(expected).mean() > 0.1  # There is something to compare.
+  error = np.abs(found - expected).max()
+  print(f"largest error {error:.1e} of {np.abs(expected).max():.1f}")
+  assert error <= 1e-4
+
+
+@pytest.mark.parametrize("hidden", INDEX)
+@pytest.mark.parametrize(
+  "variant",
+  [
+    pytest.param(v, marks=pytest.mark.slow if v in SLOW else ())
+    for v in VARIANTS
+  ],
+)
+def test_hidden_states_are_theirs(save, variant, hidden):
+  cfg, params = load_language(save(variant), hidden, "float32")
+  for side in ("left", "right"):
+    real = mask(side)
+    found = ours(cfg, params, IDS, real)
+    assert_close(found[real], theirs(model(variant), hidden, IDS, real)[real])
+    assert not found[~real].any()
+
+
+@pytest.mark.parametrize(
+  "change", [dict(window=0), dict(score_cap=0.0), dict(post_norms=False)]
+)
+def test_what_gemma_2_adds_is_seen(save, change):
+  cfg, params = load_language(save("gemma2"), "last", "float32")
+  real = np.ones_like(IDS, bool)
+  expected = theirs(model("gemma2"), "last", IDS, real)
+  cfg = dataclasses.replace(cfg, **change)
+  if "post_norms" in change:
+    names = ("attention_post_norm", "feed_forward_post_norm")
+    blocks = {k: x for k, x in params["blocks"].items() if k not in names}
+    params = params | {"blocks": blocks}
+  assert np.abs(ours(cfg, params, IDS, real) - expected).max() > 1e-2
+
+
+def test_packed_captions_are_theirs_alone(save):
+  cfg, params = load_language(save("gemma2"), "penultimate", "float32")
+  segments = np.repeat([1, 2, 3], [5, 1, 6])[None]
+  found = ours(cfg, params, IDS[:1], segments)
+  for segment in (1, 2, 3):
+    alone = IDS[:1, segments[0] == segment]
+    expected = theirs(
+      model("gemma2"), "penultimate", alone, np.ones_like(alone, bool)
+    )
+    assert_close(found[:, segments[0] == segment], expected)
+
+
+@pytest.mark.parametrize("form", ["shards", "base model"])
+def test_other_files_hold_the_same(save, tmp_path, form):
+  one = load_language(save("gemma2"), "last", "float32")
+  if form == "shards":
+    model("gemma2").save_pretrained(tmp_path, max_shard_size="40kB")
+    assert len(list(tmp_path.glob("*.safetensors"))) > 2
+  else:
+    model("gemma2").model.save_pretrained(tmp_path)
+  other = load_language(tmp_path, "last", "float32")
+  assert other[0] == one[0]
+  jax.tree.map(np.testing.assert_array_equal, other[1], one[1])
+
+
+@pytest.mark.parametrize(
+  "variant",
+  [
+    "llama",
+    "gemma mqa",
+    pytest.param("gemma2", marks=pytest.mark.slow),
+    pytest.param("qwen3", marks=pytest.mark.slow),
+  ],
+)
+def test_half_precision_is_as_theirs(save, tmp_path, variant):
+  exact = model(variant)
+  real = np.ones_like(IDS, bool)
+  expected = theirs(exact, "last", IDS, real)
+  exact.save_pretrained(tmp_path)
+  half = type(exact).from_pretrained(
+    tmp_path, dtype=torch.bfloat16, attn_implementation="eager"
+  )
+  rounded = theirs(half, "last", IDS, real)
+  found = ours(*load_language(tmp_path, "last", "bfloat16"), IDS, real)
+  size = np.abs(expected).mean()
+  # No further from what is exact, or from theirs, than theirs is off.
+  assert np.abs(found - expected).mean() / size < 0.04
+  assert np.abs(found - rounded).mean() / size < 0.04
+  assert np.abs(found - expected).mean() > 1e-4 * size
+
+
+CAPTIONS = [
+  *SENTENCES,
+  " A Photograph of TWO dogs ",
+  "",
+  "one that is far too long: " + "; ".join(SENTENCES * 3),
+]
+
+
+def test_captions_are_encoded_as_in_a_diffusers_pipeline(tmp_path):
+  lumina = pytest.importorskip("diffusers.pipelines.lumina.pipeline_lumina")
+  tokenizer = write_tokenizer(tmp_path / "tokenizer", "gemma", VOCAB)
+  model("gemma mqa").model.save_pretrained(tmp_path / "text_encoder")
+  pipeline = types.SimpleNamespace(
+    tokenizer=transformers.GemmaTokenizer.from_pretrained(tokenizer),
+    text_encoder=model("gemma mqa").model,
+    max_sequence_length=24,
+    _text_preprocessing=functools.partial(
+      lumina.LuminaPipeline._text_preprocessing, None
+    ),
+  )
+  with torch.no_grad():
+    expected, real = lumina.LuminaPipeline._get_gemma_prompt_embeds(
+      pipeline, CAPTIONS, device="cpu"
+    )
+  real = real.numpy().astype(bool)
+  cfg, params = load_language(tmp_path, "penultimate", "float32")
+  encoder = CaptionEncoder(
+    cfg, Tokenizer(tmp_path, 24), lambda: params, clean="strip"
+  )
+  features, found = encoder(CAPTIONS)
+  assert features.shape == expected.shape
+  assert found.sum(axis=1).tolist() == real.sum(axis=1).tolist()
+  assert found.sum(axis=1).max() == 24
+  assert_close(features[found], expected.numpy()[real])
