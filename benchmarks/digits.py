@@ -47,7 +47,7 @@ def sampling() -> None:
         solver="midpoint",
         num_inference_steps=20,
         guidance_scale=guidance,
-        output_type="np",
+        output_type="uint8",
       ).images
 
     first = seconds(draw)

@@ -62,7 +62,7 @@ def prompt_accuracy(
           seed=list(range(len(group.labels))),
           height=SIDE * group.rows,
           width=SIDE * group.columns,
-          output_type="np",
+          output_type="uint8",
         ).images
         digits = cut(canvases, group.rows, group.columns)
         if group.rows == group.columns == 1:

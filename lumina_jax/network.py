@@ -16,6 +16,7 @@ from flax import linen as nn
 
 from lumina_jax.backbone import DiT, ModelConfig
 from lumina_jax.encoders import label, utf8
+from lumina_jax.encoders.frozen import FrozenTextConfig
 from lumina_jax.tokens import Condition, Tokens
 
 Params = Any
@@ -27,8 +28,9 @@ class Network:
 
   Attributes:
     model: the backbone.
-    text_encoder: None for a class-conditional network, whose prompts are the
-      numbers of its classes.
+    text_encoder: of prompts: embedded and trained along, or frozen, and then
+      features take the place of codes. None for a class-conditional network,
+      whose prompts are the numbers of its classes.
 
   Raises:
     ValueError: if the encoder's width is not what the backbone takes, or the
@@ -36,7 +38,7 @@ class Network:
   """
 
   model: ModelConfig
-  text_encoder: utf8.Utf8Config | None
+  text_encoder: utf8.Utf8Config | FrozenTextConfig | None
 
   def __post_init__(self):
     model = self.model
@@ -53,8 +55,13 @@ class Network:
       )
 
   @property
+  def frozen_text(self) -> bool:
+    """Whether prompts come encoded, as features `f32[S, E]`."""
+    return isinstance(self.text_encoder, FrozenTextConfig)
+
+  @property
   def code_width(self) -> int:
-    """K: integers that spell one word of a prompt."""
+    """K: numbers that spell one word of a prompt."""
     encoder = self.text_encoder
     return encoder.code_width if encoder else label.CODE_WIDTH
 
@@ -65,7 +72,7 @@ class Network:
     params = {
       "backbone": DiT(self.model).init(backbone, tokens, condition)["params"]
     }
-    if self.text_encoder:
+    if self.text_encoder and not self.frozen_text:
       codes = jnp.zeros((1, 1, self.code_width), jnp.int32)
       params["text_encoder"] = utf8.Utf8Encoder(self.text_encoder).init(
         text_encoder, codes
@@ -82,16 +89,25 @@ class Network:
     """Prompt -> `i32[S, K]` codes, lines and columns from `origin`; on host.
 
     Raises:
-      ValueError: if the network takes classes and the prompt is none.
+      ValueError: if the network takes classes and the prompt is none, or
+        features of a frozen language model.
     """
     if self.text_encoder is None:
       return label.tokenize(self.model.num_labels, prompt)
+    if self.frozen_text:
+      raise ValueError(
+        f"prompt {prompt!r}: this network takes features f32[S, "
+        f"{self.text_encoder.width}] of a language model; give the pipeline a "
+        "text_encoder, or prompt_embeds in place of prompt"
+      )
     return utf8.tokenize(self.text_encoder, prompt, origin)
 
   def encode(self, params: Params, condition: Condition) -> Condition:
     """Replaces codes `i32[B, S, K]` by features `f32[B, S, E]` or labels."""
     if self.text_encoder is None:
       return label.to_labels(condition)
+    if self.frozen_text:
+      return condition
     encoder = utf8.Utf8Encoder(self.text_encoder)
     features = encoder.apply(
       {"params": params["text_encoder"]},

@@ -59,18 +59,22 @@ def pack(
   return row
 
 
-def pack_text(codes: Sequence[np.ndarray], words: int, width: int) -> Condition:
+def pack_text(
+  codes: Sequence[np.ndarray], words: int, width: int, dtype: Any = np.int32
+) -> Condition:
   """Lays the text codes of a row's samples side by side (numpy, no B).
 
   Args:
-    codes: `i32[S_n, K]` of each sample, in the order of its segment number.
+    codes: `i32[S_n, K]` of each sample, in the order of its segment number;
+      of a frozen language model features `f32[S_n, E]`.
     words: S of the row; what the samples leave is padding.
     width: K, so that a row without samples has a shape too.
+    dtype: of the codes.
 
   Returns:
     A condition with `text` and `text_segments` only.
   """
-  text = np.zeros((words, width), np.int32)
+  text = np.zeros((words, width), dtype)
   segments = np.zeros(words, np.int32)
   start = 0
   for number, sample in enumerate(codes, start=1):
@@ -88,6 +92,16 @@ def stack(rows: Sequence[NamedTuple]) -> Any:
       for field in zip(*rows, strict=True)
     )
   )
+
+
+def ladder(tokens: int) -> int:
+  """Tokens of a row that holds so many: eight steps an octave.
+
+  So many sizes share few compiled programs, at the price of an eighth of
+  padding at most, beyond the sixteen tokens that every row has.
+  """
+  step = max(16, 2 ** (tokens.bit_length() - 4))
+  return -(-tokens // step) * step
 
 
 def first_fit(

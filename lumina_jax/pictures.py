@@ -1,20 +1,24 @@
 """Pictures to make, packed into the few fixed shapes that the sampler knows.
 
-B rows, N samples a row, S text tokens a row.
+B rows, N samples a row, S text tokens a row, C channels, P patch.
 """
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import jax
 import numpy as np
 
 from lumina_jax import packing
+from lumina_jax.backbone import ModelConfig
 from lumina_jax.network import Network
-from lumina_jax.sampler import Request
+from lumina_jax.sampler import Request, SamplingConfig
 from lumina_jax.tokens import Grid
+
+WORDS = 64  # Text of rows without a ladder is rounded up to a multiple of it.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,11 +27,13 @@ class Picture:
 
   Attributes:
     grid: its layout.
-    text: codes `i32[S, K]` of the prompt, from `Network.tokenize`.
-    negative: codes of the negative prompt.
+    text: codes `i32[S, K]` of the prompt, from `Network.tokenize`, or features
+      `f32[S, E]` of a frozen text encoder.
+    negative: of the negative prompt.
     seed: of its noise.
     number: among the pictures of one prompt; with the seed it fixes the noise.
     guidance_scale: 1 = none.
+    start: latents `f32[H, W, C]` in place of the noise.
   """
 
   grid: Grid
@@ -36,6 +42,7 @@ class Picture:
   seed: int
   number: int
   guidance_scale: float
+  start: np.ndarray | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,31 +59,39 @@ class Batch:
 
   def cut(self, patches: np.ndarray) -> dict[int, np.ndarray]:
     """Patches `f32[B, L, P]` -> latents `f32[H, W, C]` by picture number."""
-    latents = {}
-    for row, values in zip(self.rows, patches, strict=True):
+    return {
+      number: grid.detokenize(patches[row, start:stop])
+      for row, start, stop, number, grid in self._places()
+    }
+
+  def paste(self, latents: dict[int, np.ndarray]) -> np.ndarray:
+    """The inverse of `cut`, zero on padding."""
+    patches = np.zeros_like(self.request.tokens.patches, np.float32)
+    for row, start, stop, number, grid in self._places():
+      patches[row, start:stop] = grid.tokenize(latents[number])
+    return patches
+
+  def _places(self) -> Iterator[tuple[int, int, int, int, Grid]]:
+    for row, pictures in enumerate(self.rows):
       start = 0
-      for number, grid in row:
+      for number, grid in pictures:
         stop = start + grid.num_tokens
-        latents[number] = grid.detokenize(values[start:stop])
+        yield row, start, stop, number, grid
         start = stop
-    return latents
 
 
 def batches(
   pictures: Sequence[Picture],
   network: Network,
-  ladder: Sequence[tuple[int, int, int]],
-  row_count: int,
+  sampling: SamplingConfig,
   times: jax.Array,
 ) -> Iterator[Batch]:
   """Packs pictures into rows, and rows into batches of one shape a rung.
 
   Args:
-    pictures: each fits the last rung of the ladder.
+    pictures: each fits the last rung of the ladder, if there is one.
     network: that will draw them.
-    ladder: budgets (tokens, words, samples) of a row, smallest first; all rows
-      take the first that fits the largest picture.
-    row_count: B of every batch.
+    sampling: its ladder, rows, guided channels and rule beyond trained sizes.
     times: grid of the solver.
 
   Yields:
@@ -85,28 +100,45 @@ def batches(
   sizes = [
     (p.grid.num_tokens, max(len(p.text), len(p.negative)), 1) for p in pictures
   ]
-  largest = np.max(sizes, axis=0)
-  fitting = (rung for rung in ladder if np.all(largest <= rung))
-  rung = next(fitting, ladder[-1])
+  rung = _rung(np.max(sizes, axis=0), sampling.ladder)
   rows = packing.first_fit(sizes, rung)
   guided = any(p.guidance_scale != 1 for p in pictures)
   while rows:
-    taken, rows = rows[:row_count], rows[row_count:]
-    taken += [[]] * (row_count - len(taken))
+    taken, rows = rows[: sampling.rows], rows[sampling.rows :]
+    taken += [[]] * (sampling.rows - len(taken))
     chosen = [[pictures[i] for i in row] for row in taken]
     placed = [[(i, pictures[i].grid) for i in row] for row in taken]
-    yield Batch(_request(chosen, network, rung, guided, times), placed)
+    request = _request(chosen, network, sampling, rung, guided, times)
+    batch = Batch(request, placed)
+    if pictures[0].start is not None:
+      given = {i: p.start for i, p in enumerate(pictures)}
+      request = request._replace(start=batch.paste(given))
+    yield Batch(request, placed)
+
+
+def _rung(
+  largest: np.ndarray, ladder: Sequence[tuple[int, int, int]]
+) -> tuple[int, int, int]:
+  if not ladder:
+    tokens, words, _ = largest.tolist()
+    # A class is one word, and so is an empty prompt.
+    few = 1 if words == 1 else -(-words // WORDS) * WORDS
+    return packing.ladder(tokens), few, 1
+  fitting = (rung for rung in ladder if np.all(largest <= rung))
+  return next(fitting, ladder[-1])
 
 
 def _request(
   rows: list[list[Picture]],
   network: Network,
+  sampling: SamplingConfig,
   rung: tuple[int, int, int],
   guided: bool,
   times: jax.Array,
 ) -> Request:
   length, words, samples = rung
   model, width = network.model, network.code_width
+  dtype = np.float32 if network.frozen_text else np.int32
 
   def layout(row):
     grids = [p.grid for p in row]
@@ -115,26 +147,39 @@ def _request(
       grids, blank, length, model.patch_dim, model.position_axes
     )
 
-  def each(field, dtype):
-    out = np.zeros((len(rows), samples), dtype)
+  def each(value, dtype, otherwise=0):
+    out = np.full((len(rows), samples), otherwise, dtype)
     for place, row in zip(out, rows, strict=True):
-      place[: len(row)] = [getattr(p, field) for p in row]
+      place[: len(row)] = [value(p) for p in row]
     return out
 
+  scale, positions = None, None
+  if beyond := sampling.beyond:
+    scale = each(lambda p: beyond.attention_scale(p.grid), np.float32, 1)
+    stretch = each(lambda p: beyond.stretch(p.grid), np.float32, 1)
+    positions = beyond.positions(stretch)
+
   def condition(field):
+    texts = [[getattr(p, field) for p in row] for row in rows]
     spelled = packing.stack(
-      [
-        packing.pack_text([getattr(p, field) for p in row], words, width)
-        for row in rows
-      ]
+      [packing.pack_text(row, words, width, dtype) for row in texts]
     )
-    return spelled._replace(sample_ids=each("number", np.int32))
+    numbers = each(lambda p: p.number, np.int32)
+    return spelled._replace(sample_ids=numbers, attention_scale=scale)
 
   return Request(
     tokens=packing.stack([layout(row) for row in rows]),
     condition=condition("text"),
     negative=condition("negative") if guided else None,
-    seeds=each("seed", np.uint32),
-    guidance_scale=each("guidance_scale", np.float32),
+    seeds=each(lambda p: p.seed, np.uint32),
+    guidance_scale=each(lambda p: p.guidance_scale, np.float32),
+    guided=guided_values(model, sampling.guidance_channels),
     times=times,
+    positions=positions,
   )
+
+
+def guided_values(model: ModelConfig, channels: int) -> Any:
+  """`f32[P]`: 1 for values of a patch in the first channels, 0 = in all."""
+  channel = np.arange(model.patch_dim) % model.channels
+  return (channel < (channels or model.channels)).astype(np.float32)

@@ -1,44 +1,78 @@
 """LuminaPipeline: prompts in, pictures out.
 
-pipe = LuminaPipeline.from_workdir("runs/digits")
-out = pipe(["3 1 4", "a handwritten seven"], seed=0, guidance_scale=2.0)
-out.images[0].save("pi.png")
+pipe = LuminaPipeline.from_pretrained("Lumina-Next-SFT-diffusers")
+out = pipe("a snowman", height=1024, width=1024, seed=0)
+out.images[0].save("snowman.png")
 """
 
 from __future__ import annotations
 
-import dataclasses
-import logging
-import math
-from collections.abc import Callable, Sequence
+import contextlib
+import functools
+import os
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import jax
 import numpy as np
-from PIL import Image
 
-from lumina_jax import pictures as picture_batches
-from lumina_jax import sampler
-from lumina_jax.flow import ode, schedule
+from lumina_jax import asked, drawing, inputs, output, presets, spelling
 from lumina_jax.network import Network, Params
+from lumina_jax.output import Output
+from lumina_jax.parts import Part
 from lumina_jax.pictures import Picture
 from lumina_jax.sampler import SamplingConfig
-from lumina_jax.tokens import Grid
-
-
-@dataclasses.dataclass(frozen=True)
-class Output:
-  """Attributes: images, one for each prompt times num_images_per_prompt."""
-
-  images: list[Any]
+from lumina_jax.transformer import Transformer
 
 
 class LuminaPipeline:
-  """A network with its parameters, ready to sample."""
+  """A network with its parameters, ready to sample.
+
+  Attributes:
+    network: the backbone and how prompts reach it.
+    sampling: how to sample unless a call says otherwise.
+    text_encoder: turns captions into features; None if the network needs none.
+    vae: from latents to pixels; None if the network draws pixels.
+    vae_tile: side of the tiles, in pixels, that large pictures are decoded in;
+      0 = whole.
+    scheduler: what a diffusers folder says of its times.
+    mesh: devices to sample on; None = the first one.
+    files: folders that parts come from: "text_encoder", "tokenizer", and
+      "licence" for the whole.
+  """
 
   def __init__(
-    self, network: Network, params: Params, sampling: SamplingConfig
+    self,
+    network: Network,
+    params: Params | Part,
+    sampling: SamplingConfig,
+    *,
+    text_encoder: Any = None,
+    vae: Any = None,
+    mesh: jax.sharding.Mesh | None = None,
+    one_at_a_time: bool = False,
+    scheduler: Mapping[str, Any] | None = None,
+    files: Mapping[str, Any] | None = None,
   ):
-    self.network, self.params, self.sampling = network, params, sampling
+    """Puts a pipeline together.
+
+    Args:
+      network: as above, like all that are not named here.
+      params: of the network, or how to load them.
+      sampling: as above.
+      text_encoder: as above.
+      vae: as above.
+      mesh: as above.
+      one_at_a_time: whether the text encoder leaves the devices before the
+        network enters them, and the other way round.
+      scheduler: as above.
+      files: as above.
+    """
+    self.network, self.sampling = network, sampling
+    self.text_encoder, self.vae, self.vae_tile = text_encoder, vae, 0
+    self.mesh, self.one_at_a_time = mesh, one_at_a_time
+    self.scheduler, self.files = dict(scheduler or {}), dict(files or {})
+    self._part = params if isinstance(params, Part) else Part.of(params)
 
   @classmethod
   def from_workdir(cls, workdir: str) -> LuminaPipeline:
@@ -52,38 +86,102 @@ class LuminaPipeline:
     return workdirs.load_pipeline(workdir)
 
   @classmethod
-  def from_pretrained(cls, folder: str | None = None) -> LuminaPipeline:
-    """Loads an exported folder; without one, the digits that ship with us.
+  def from_pretrained(
+    cls, path: str | os.PathLike | None = None, **options: Any
+  ) -> LuminaPipeline:
+    """Loads a folder, or a repository of the Hugging Face hub.
+
+    A diffusers folder (model_index.json), a folder of the original code, or our
+    own export; without a path, the digits that ship with us.
+
+    Args:
+      path: of the folder, or "owner/name".
+      **options: those of `pretrained.load`: dtype, mesh, vae, text_encoder,
+        tokenizer, ema, one_at_a_time, cache, token, revision.
 
     Raises:
-      FileNotFoundError: if the folder lacks a file.
+      FileNotFoundError: if something is missing; says what to do.
+      ValueError: if a file is broken, or parts do not fit each other.
     """
-    from lumina_jax import export
+    from lumina_jax import pretrained
 
-    return export.load(folder)
+    return pretrained.load(path, **options)
 
-  def save_pretrained(self, folder: str) -> None:
-    """Exports weights (safetensors, bfloat16) and configuration."""
-    from lumina_jax import export
+  def save_pretrained(
+    self,
+    path: str | os.PathLike,
+    layout: str = "lumina_jax",
+    *,
+    dtype: str = "bfloat16",
+    overwrite: bool = False,
+  ) -> None:
+    """Saves everything that `from_pretrained` needs.
 
-    export.save(self, folder)
+    Args:
+      path: of the folder.
+      layout: "lumina_jax", or "diffusers" for its LuminaPipeline.
+      dtype: of the network's weights.
+      overwrite: whether a pipeline may be there already.
+
+    Raises:
+      ValueError: for a network that the layout has no place for.
+      FileExistsError: if something else is there.
+    """
+    from lumina_jax import pretrained
+
+    pretrained.save(self, path, layout, dtype, overwrite)
+
+  @property
+  def params(self) -> Params:
+    """Of the network, on the devices; loaded first if they are not there."""
+    return self._part.get()
+
+  @property
+  def transformer(self) -> Transformer:
+    """The backbone alone, to call."""
+    return Transformer(self.network.model, self.params["backbone"])
+
+  @property
+  def tokenizer(self) -> Any:
+    return getattr(self.text_encoder, "tokenizer", None)
+
+  @property
+  def components(self) -> dict[str, Any]:
+    """The parts by the names that they have in diffusers."""
+    names = ("transformer", "vae", "text_encoder", "tokenizer", "scheduler")
+    return {name: getattr(self, name) for name in names}
 
   def __call__(
     self,
-    prompt: str | Sequence[str],
+    prompt: str | Sequence[str] | None = None,
     *,
-    negative_prompt: str | Sequence[str] = "",
+    negative_prompt: str | Sequence[str] | None = "",
     height: int | Sequence[int] | None = None,
     width: int | Sequence[int] | None = None,
     num_inference_steps: int | None = None,
     guidance_scale: float | Sequence[float] | None = None,
     num_images_per_prompt: int = 1,
-    seed: int | Sequence[int] = 0,
+    seed: int | Sequence[int] | None = None,
+    generator: Any = None,
     solver: str | None = None,
     shift: float | None = None,
+    sigmas: Sequence[float] | None = None,
+    latents: Any = None,
+    prompt_embeds: Any = None,
+    prompt_attention_mask: Any = None,
+    negative_prompt_embeds: Any = None,
+    negative_prompt_attention_mask: Any = None,
+    clean_caption: bool | None = None,
+    max_sequence_length: int | None = None,
+    scaling_watershed: float | None = None,
+    proportional_attn: bool | None = None,
+    compatibility: str | None = None,
     output_type: str = "pil",
+    return_dict: bool = True,
+    callback_on_step_end: Callable[..., Any] | None = None,
+    callback_on_step_end_tensor_inputs: Sequence[str] = ("latents",),
     progress: Callable[[int, int], None] | None = None,
-  ) -> Output:
+  ) -> Output | tuple[list[Any]]:
     """Makes pictures of prompts.
 
     The same seed, prompt and number within num_images_per_prompt give the same
@@ -94,17 +192,37 @@ class LuminaPipeline:
       prompt: one or several, text or the number of a class, as the network
         takes; "" is unconditional.
       negative_prompt: what guidance steers away from, one or one per prompt.
-      height: in pixels or latents, one or one per prompt; None: the size rule.
+      height: in pixels, or latents if there is no vae; one or one per prompt;
+        None: the size rule.
       width: likewise.
       num_inference_steps: integration steps.
       guidance_scale: one or one per prompt; 1 is plain sampling, and if all
         are 1 it costs half.
       num_images_per_prompt: pictures of each prompt.
-      seed: one or one per prompt.
+      seed: one or one per prompt; None = 0.
+      generator: in place of a seed, as in diffusers; see `inputs.seeds`.
       solver: "euler", "midpoint", "heun" or "rk4".
       shift: of the time grid.
-      output_type: "pil"; "np" for `u8[H, W, C]`; "latent" for what the network
-        drew, `f32[H, W, C]`, neither clipped nor rounded.
+      sigmas: noise levels to step through, from 1 downwards, before the shift;
+        the last step leads to 0.
+      latents: to begin with in place of noise, `f32[N, H, W, C]` or a list.
+      prompt_embeds: features in place of prompts, `f32[N, S, E]` or a list.
+      prompt_attention_mask: `[N, S]`, which of them count; None = all.
+      negative_prompt_embeds: likewise.
+      negative_prompt_attention_mask: likewise.
+      clean_caption: True removes from prompts what web pages leave in them,
+        False only blanks and capitals; None: as the network was trained.
+      max_sequence_length: tokens of a prompt that count.
+      scaling_watershed: `Extrapolation.watershed`.
+      proportional_attn: `Extrapolation.proportional`.
+      compatibility: "diffusers" samples as its LuminaPipeline does.
+      output_type: "pil"; "np" for `f32[H, W, C]` in [0, 1]; "uint8"; "latent"
+        for what the network drew, `f32[H, W, C]`, neither decoded nor clipped.
+      return_dict: False returns `(images,)`.
+      callback_on_step_end: called with (pipeline, step, time, {"latents":
+        list}) after each step of each batch; may return such a dict to go on
+        with. Time runs from 0 (noise) to 1 (data).
+      callback_on_step_end_tensor_inputs: what it is given: "latents".
       progress: called with (pictures done, pictures in all) after each batch.
 
     Returns:
@@ -114,146 +232,146 @@ class LuminaPipeline:
       ValueError: for a size that the patch does not divide or that no rung
         holds, a class that is none, lists of unlike lengths, unknown names, no
         prompt at all.
+      FloatingPointError: if a picture holds values that are not finite.
     """
-    defaults = self.sampling
-    if output_type not in OUTPUT_TYPES:
-      known = ", ".join(OUTPUT_TYPES)
-      raise ValueError(f"output_type {output_type!r}: use one of {known}")
-    steps = _or(num_inference_steps, defaults.num_inference_steps)
-    if steps < 1:
-      raise ValueError(f"num_inference_steps = {steps} must be positive")
-    factor = _or(shift, defaults.shift)
-    if not (factor > 0 and math.isfinite(factor)):
-      raise ValueError(f"shift = {factor} must be positive and finite")
-    tableau = ode.solver(_or(solver, defaults.solver))
+    finish = output.kind(output_type)
+    on_step = callback_on_step_end and drawing.callback_on_step_end(
+      self, callback_on_step_end, callback_on_step_end_tensor_inputs
+    )
+    sampling = presets.choose(
+      self.sampling,
+      compatibility,
+      self.scheduler,
+      dict(
+        num_inference_steps=num_inference_steps,
+        solver=solver,
+        shift=shift,
+        watershed=scaling_watershed,
+        proportional=proportional_attn,
+      ),
+    )
+    times = presets.times(sampling, sigmas)
+    spell = self._speller(compatibility, clean_caption, max_sequence_length)
+    if prompt_embeds is not None:
+      if prompt is not None:
+        raise ValueError("prompt and prompt_embeds: give one of them")
+      plus = prompt_embeds, prompt_attention_mask
+      minus = negative_prompt_embeds, negative_prompt_attention_mask
+      spell = spelling.given(self.network, spell, (*plus, *minus))
+      prompt = [""] * len(spell.features)
     pictures = self.pictures(
       prompt,
       negative_prompt,
       height,
       width,
-      guidance_scale,
+      sampling.guidance_scale if guidance_scale is None else guidance_scale,
       num_images_per_prompt,
-      seed,
+      inputs.Start(seed, generator, latents),
+      spell,
     )
-    times = schedule.shift(schedule.uniform(steps), factor)
     images: dict[int, np.ndarray] = {}
-    for batch in picture_batches.batches(
-      pictures, self.network, defaults.ladder, defaults.rows, times
-    ):
-      patches = sampler.sample(
-        self.params, batch.request, network=self.network, solver=tableau
-      )
-      images |= batch.cut(np.asarray(patches))
-      if progress:
-        progress(len(images), len(pictures))
-    finish = OUTPUT_TYPES[output_type]
-    return Output([finish(images[i]) for i in range(len(pictures))])
+    decode = self.vae is not None and output_type != output.LATENT
+    with self._devices():
+      for drawn in drawing.draw(
+        self.params, self.network, pictures, sampling, times, on_step
+      ):
+        for number, latent in drawn.items():
+          images[number] = self._decode(latent) if decode else latent
+          output.check_finite(images[number], f"picture {number}", self.dtype)
+        if progress:
+          progress(len(images), len(pictures))
+    found = [finish(images[i]) for i in range(len(pictures))]
+    return Output(found) if return_dict else (found,)
 
   def pictures(
     self,
     prompt: str | Sequence[str],
-    negative_prompt: str | Sequence[str] = "",
+    negative_prompt: str | Sequence[str] | None = "",
     height: int | Sequence[int] | None = None,
     width: int | Sequence[int] | None = None,
     guidance_scale: float | Sequence[float] | None = None,
     num_images_per_prompt: int = 1,
-    seed: int | Sequence[int] = 0,
+    start: inputs.Start = inputs.Start(),  # noqa: B008
+    spell: spelling.Spell | None = None,
   ) -> list[Picture]:
     """What a call would draw: every input checked, nothing drawn yet."""
-    prompts = [prompt] if isinstance(prompt, str) else prompt
-    if not isinstance(prompts, Sequence) or not all(
-      isinstance(text, str) for text in prompts
-    ):
-      raise ValueError(f"prompt {prompt!r}: a string or a list of strings")
-    if not prompts:
-      raise ValueError('no prompt; use "" for an unconditional picture')
-    if num_images_per_prompt < 1:
-      raise ValueError(
-        f"num_images_per_prompt = {num_images_per_prompt} must be positive"
-      )
-    count = len(prompts)
-    scale = _or(guidance_scale, self.sampling.guidance_scale)
-    pictures = []
-    for text, minus, high, wide, strength, number in zip(
-      prompts,
-      _one_each(negative_prompt, count, "negative_prompt"),
-      _one_each(height, count, "height"),
-      _one_each(width, count, "width"),
-      _one_each(scale, count, "guidance_scale"),
-      _one_each(seed, count, "seed"),
-      strict=True,
-    ):
-      if not 0 <= number < 2**32:
-        raise ValueError(f"seed = {number}: from 0, below 2**32")
-      grid = self._grid(text, high, wide)
-      codes = self.network.tokenize(text), self.network.tokenize(minus)
-      pictures += [
-        Picture(grid, *codes, int(number), i, float(strength))
-        for i in range(num_images_per_prompt)
-      ]
-    return pictures
-
-  def _grid(self, prompt: str, height: int | None, width: int | None) -> Grid:
-    rule = self.sampling
-    by_rule = rule.height, rule.width
-    if rule.size_rule == "digits":
-      from data_pipelines import captions
-
-      by_rule = captions.size(prompt)
-    height, width = _or(height, by_rule[0]), _or(width, by_rule[1])
-    if height != int(height) or width != int(width):
-      raise ValueError(f"height={height}, width={width}: whole pixels only")
-    height, width = int(height), int(width)
-    try:
-      grid = self.network.model.grid(height, width)
-    except ValueError as error:
-      raise ValueError(f"height={height}, width={width}: {error}") from error
-    most = rule.ladder[-1][0]
-    if grid.num_tokens > most:
-      raise ValueError(
-        f"height={height}, width={width} makes {grid.num_tokens} tokens; the "
-        f"largest rung of the ladder holds {most}. Ask for a smaller picture, "
-        "or add a rung to config.sampling.ladder"
-      )
-    return grid
-
-
-def _or(value, default):
-  return default if value is None else value
-
-
-def _one_each(value, count: int, name: str) -> list[Any]:
-  """Repeats a single value, or checks that there is one per prompt."""
-  if value is None or isinstance(value, (str, int, float, np.generic)):
-    return [value] * count
-  values = list(value)
-  if len(values) != count:
-    raise ValueError(
-      f"{name} has {len(values)} values for {count} prompts; give one, or one "
-      "for each"
+    if guidance_scale is None:
+      guidance_scale = self.sampling.guidance_scale
+    return asked.pictures(
+      (self.network.model, self.sampling, self._factor),
+      prompt,
+      negative_prompt,
+      (height, width),
+      guidance_scale,
+      num_images_per_prompt,
+      start,
+      spell or self._speller(),
     )
-  return values
 
+  def encode_prompt(
+    self,
+    prompt: str | Sequence[str],
+    negative_prompt: str | Sequence[str] | None = "",
+    **how: Any,
+  ) -> tuple[np.ndarray, ...]:
+    """Features of prompts, to pass to calls.
 
-def _to_uint8(image: np.ndarray) -> np.ndarray:
-  """Pixels `f32[H, W, C]` in [-1, 1] -> `u8[H, W, C]`."""
-  if not np.all(np.isfinite(image)):
-    logging.warning(
-      "a picture holds values that are not finite; shown as black"
+    Args:
+      prompt: one or several.
+      negative_prompt: one or one per prompt.
+      **how: compatibility, clean_caption and max_sequence_length of a call.
+
+    Returns:
+      prompt_embeds `f32[N, S, E]`, their mask `bool[N, S]`, and the two of the
+      negative prompts, of the same shapes.
+    """
+    prompts = inputs.prompts(prompt)
+    negatives = negative_prompt or ""
+    negatives = inputs.one_each(negatives, len(prompts), "negative_prompt")
+    spelled = self._speller(**how)(prompts, negatives)
+    return spelling.side_by_side(spelled)
+
+  @property
+  def dtype(self) -> str:
+    """What the network computes in."""
+    return self.network.model.dtype
+
+  @property
+  def _factor(self) -> int:
+    return self.vae.cfg.factor if self.vae else 1
+
+  def _speller(
+    self,
+    compatibility: str | None = None,
+    clean_caption: bool | None = None,
+    max_sequence_length: int | None = None,
+  ) -> spelling.Speller:
+    like_diffusers = compatibility == presets.DIFFUSERS
+    if clean_caption is None and like_diffusers:
+      clean_caption = True
+    return spelling.Speller(
+      self.network,
+      functools.partial(self._encode, clean_caption)
+      if self.text_encoder
+      else None,
+      max_sequence_length,
+      like_diffusers,
     )
-    image = np.nan_to_num(image, nan=-1.0, posinf=1.0, neginf=-1.0)
-  return np.round((np.clip(image, -1, 1) + 1) * 127.5).astype(np.uint8)
 
+  def _encode(
+    self, clean_caption: bool | None, captions: Sequence[str]
+  ) -> list[np.ndarray]:
+    captions = spelling.cleaned(captions, clean_caption)
+    if self.one_at_a_time and not self.text_encoder.knows(captions):
+      self._part.free()
+    with self._devices():
+      features = self.text_encoder.encode(captions)
+    if self.one_at_a_time:
+      self.text_encoder.free()
+    return features
 
-def _to_pil(image: np.ndarray) -> Image.Image:
-  """Grey or colours; of latents their first three channels, as colours."""
-  pixels = _to_uint8(image)
-  if pixels.shape[-1] == 1:
-    return Image.fromarray(pixels[..., 0])
-  # There is no decoder yet. These show shapes, not what the picture looks like.
-  pixels = pixels[..., :3]
-  missing = 3 - pixels.shape[-1]
-  return Image.fromarray(np.pad(pixels, ((0, 0), (0, 0), (0, missing))))
+  def _decode(self, latent: np.ndarray) -> np.ndarray:
+    return np.asarray(self.vae.decode(latent, tile=self.vae_tile or None))
 
-
-OUTPUT_TYPES = {"pil": _to_pil, "np": _to_uint8, "latent": np.asarray}
+  def _devices(self) -> contextlib.AbstractContextManager:
+    return jax.set_mesh(self.mesh) if self.mesh else contextlib.nullcontext()

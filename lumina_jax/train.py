@@ -180,9 +180,14 @@ def draw_samples(
   """Writes a picture of the configured prompts, from the averaged weights."""
   plan = config.training
   pipe = LuminaPipeline(network, state.ema, config.sampling)
-  images = pipe(
-    plan.sample_prompts, num_images_per_prompt=plan.samples_per_prompt
-  ).images
+  try:
+    images = pipe(
+      plan.sample_prompts, num_images_per_prompt=plan.samples_per_prompt
+    ).images
+  except FloatingPointError as error:
+    # Whether to go on is for the loss to say.
+    print(f"no picture at step {int(state.step)}: {error}", flush=True)
+    return
   captions = [
     p for p in plan.sample_prompts for _ in range(plan.samples_per_prompt)
   ]

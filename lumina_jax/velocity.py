@@ -227,9 +227,7 @@ def _attention_scale(grids: Sequence[Grid], base: float) -> np.ndarray:
 
 def _ladder(grids: Sequence[Grid]) -> int:
   """Tokens of a row: the longest sample, rounded up."""
-  longest = max(grid.num_tokens for grid in grids)
-  step = max(16, 2 ** (longest.bit_length() - 4))
-  return -(-longest // step) * step
+  return packing.ladder(max(grid.num_tokens for grid in grids))
 
 
 def _tokens(cfg, rows, grids, latents) -> Tokens:

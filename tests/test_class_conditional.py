@@ -5,7 +5,8 @@ import pytest
 from conftest import randomised, tiny_config
 from PIL import Image
 
-from lumina_jax.pipeline import LuminaPipeline, _to_pil
+from lumina_jax.output import to_pil
+from lumina_jax.pipeline import LuminaPipeline
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +25,7 @@ def draw(pipe):
 def test_latents_are_what_the_network_drew(pipe, draw):
   (latents,) = draw("7")
   assert latents.shape == (8, 8, 4) and latents.dtype == np.float32
-  (pixels,) = pipe("7", output_type="np").images
+  (pixels,) = pipe("7", output_type="uint8").images
   shown = np.round((np.clip(latents, -1, 1) + 1) * 127.5)
   np.testing.assert_array_equal(pixels, shown.astype(np.uint8))
   assert np.abs(latents).max() > 1  # Not clipped.
@@ -75,7 +76,7 @@ def test_export_has_no_text_encoder(pipe, draw, tmp_path):
 )
 def test_any_number_of_channels_makes_a_picture(channels, mode):
   latents = np.random.default_rng(0).uniform(-2, 2, (4, 6, channels))
-  image = _to_pil(latents)
+  image = to_pil(latents)
   assert isinstance(image, Image.Image)
   assert image.size == (6, 4) and image.mode == mode
   if channels == 2:

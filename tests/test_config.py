@@ -10,9 +10,9 @@ from configs import imagenet, text_to_image
 from data_pipelines.digits import DigitsConfig
 from data_pipelines.synthetic import SyntheticConfig
 from lumina_jax import config as configs
-from lumina_jax import export
 from lumina_jax.backbone import ModelConfig
 from lumina_jax.config import differences, load, parse, save, to_dict
+from lumina_jax.pretrained import export
 
 every_variant = pytest.mark.parametrize("variant", ["flag", "next"])
 

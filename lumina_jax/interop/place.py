@@ -9,16 +9,26 @@ import re
 import shutil
 from collections.abc import Iterator
 
+from lumina_jax.interop import licences
+
 # What we put into folders, and so may replace.
 OURS = re.compile(
   r"consolidated.*|model_args\.pth|diffusion_pytorch_model.*|config\.json|"
   r"network\.json|params"
 )
+# Folders of whole pipelines, which weights alone never replace.
+PIPELINE = re.compile(
+  r"config\.json|model\.safetensors|model_index\.json|transformer|vae|"
+  r"text_encoder|tokenizer|scheduler"
+)
 
 
 @contextlib.contextmanager
 def new(
-  path: pathlib.Path, nbytes: int, overwrite: bool
+  path: pathlib.Path,
+  nbytes: int,
+  overwrite: bool,
+  ours: re.Pattern = OURS,
 ) -> Iterator[pathlib.Path]:
   """A name beside `path` to write to; renamed to it at the end.
 
@@ -29,6 +39,8 @@ def new(
     path: where the file or folder shall appear.
     nbytes: that will be written, about.
     overwrite: whether weights may be there.
+    ours: names of what may be replaced. Licences and model cards may as well;
+      of them, those that nothing replaces stay.
 
   Raises:
     FileExistsError: if something is there and may not be overwritten, or holds
@@ -37,7 +49,7 @@ def new(
   """
   path = pathlib.Path(os.path.realpath(path.expanduser()))
   _recover(path)
-  _refuse_existing(path, overwrite)
+  _refuse_existing(path, overwrite, ours)
   path.parent.mkdir(parents=True, exist_ok=True)
   free = shutil.disk_usage(path.parent).free
   if nbytes > free:
@@ -48,7 +60,11 @@ def new(
   trial, old = (_beside(path, os.getpid(), kind) for kind in ("new", "old"))
   try:
     yield trial
-    _refuse_existing(path, overwrite)  # Something may have come meanwhile.
+    _refuse_existing(
+      path, overwrite, ours
+    )  # Something may have come meanwhile.
+    if path.is_dir() and trial.is_dir():
+      licences.carry(path, trial)
     if path.exists():
       path.rename(old)
     trial.rename(path)
@@ -89,8 +105,10 @@ def _runs(process: int) -> bool:
   return process != os.getpid()
 
 
-def _refuse_existing(path: pathlib.Path, overwrite: bool) -> None:
-  if not path.exists():
+def _refuse_existing(
+  path: pathlib.Path, overwrite: bool, ours: re.Pattern
+) -> None:
+  if not path.exists() or (path.is_dir() and not any(path.iterdir())):
     return
   if not overwrite:
     raise FileExistsError(
@@ -99,7 +117,8 @@ def _refuse_existing(path: pathlib.Path, overwrite: bool) -> None:
     )
   if path.is_dir():
     names = sorted(f.name for f in path.iterdir())
-    if foreign := [name for name in names if not OURS.fullmatch(name)]:
+    kept = ours, licences.FILES
+    if foreign := [n for n in names if not any(k.fullmatch(n) for k in kept)]:
       raise FileExistsError(
         f"{path} holds more than weights ({', '.join(foreign[:4])}) and is not "
         "overwritten; name another place"

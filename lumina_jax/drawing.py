@@ -1,0 +1,110 @@
+"""From noise to latents, batch by batch: in one go, or step by step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from lumina_jax import pictures as picture_batches
+from lumina_jax import sampler
+from lumina_jax.flow import ode
+from lumina_jax.network import Network, Params
+from lumina_jax.pictures import Batch, Picture
+from lumina_jax.sampler import SamplingConfig
+
+# (step, time after it, latents by picture) -> latents to go on with, or None.
+OnStep = Callable[[int, float, dict[int, np.ndarray]], Any]
+
+
+def draw(
+  params: Params,
+  network: Network,
+  pictures: Sequence[Picture],
+  sampling: SamplingConfig,
+  times: jax.Array,
+  on_step: OnStep | None = None,
+) -> Iterator[dict[int, np.ndarray]]:
+  """Solves for every picture.
+
+  Args:
+    params: of the network.
+    network: predicts the velocity.
+    pictures: to draw.
+    sampling: solver, rows and the rest.
+    times: grid of the solver.
+    on_step: sees each step; the host then waits for each, and a program of one
+      step runs in place of one of all of them.
+
+  Yields:
+    For each batch, latents `f32[H, W, C]` by the number of their picture.
+  """
+  solver = ode.solver(sampling.solver)
+  for batch in picture_batches.batches(pictures, network, sampling, times):
+    if on_step is None:
+      patches = sampler.sample(
+        params, batch.request, network=network, solver=solver
+      )
+    else:
+      patches = _stepwise(params, network, batch, solver, on_step)
+    yield batch.cut(np.asarray(patches))
+
+
+def _stepwise(
+  params: Params,
+  network: Network,
+  batch: Batch,
+  solver: ode.Tableau,
+  on_step: OnStep,
+) -> jax.Array:
+  request, times = batch.request, np.asarray(batch.request.times)
+  x = request.start
+  if x is None:
+    x = sampler.noise(request, network=network)
+  for step in range(len(times) - 1):
+    one = request._replace(start=x, times=times[step : step + 2])
+    x = sampler.sample(params, one, network=network, solver=solver)
+    latents = batch.cut(np.asarray(x))
+    changed = on_step(step, float(times[step + 1]), latents)
+    if changed is not None:
+      x = batch.paste(changed)
+  return x
+
+
+def callback_on_step_end(
+  pipeline: Any, callback: Callable[..., Any], names: Sequence[str]
+) -> OnStep:
+  """A callback of diffusers' kind as one of ours.
+
+  Args:
+    pipeline: that it is shown.
+    callback: takes (pipeline, step, time, {"latents": [...]}) and may return
+      such a dict with other latents.
+    names: what it asks for.
+
+  Raises:
+    ValueError: if that is more than latents.
+  """
+  if unknown := set(names) - {"latents"}:
+    raise ValueError(
+      f"callback_on_step_end_tensor_inputs {sorted(unknown)}: there are "
+      "'latents' only"
+    )
+
+  def on_step(step, time, latents):
+    shown = {"latents": list(latents.values())} if names else {}
+    answer = callback(pipeline, step, time, shown)
+    if not answer or "latents" not in answer:
+      return None
+    values = [np.asarray(value, np.float32) for value in answer["latents"]]
+    for old, new in zip(latents.values(), values, strict=True):
+      if new.shape != old.shape:
+        raise ValueError(
+          f"callback_on_step_end returned latents of shape {new.shape} for "
+          f"{old.shape}"
+        )
+    return dict(zip(latents, values, strict=True))
+
+  return on_step

@@ -1,0 +1,147 @@
+"""What a caller of the pipeline may pass, checked where it comes in."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+
+def prompts(prompt: Any) -> list[str]:
+  """One prompt or several, as a list.
+
+  Raises:
+    ValueError: if it is neither, or there is none.
+  """
+  texts = [prompt] if isinstance(prompt, str) else prompt
+  if not isinstance(texts, Sequence) or not all(
+    isinstance(text, str) for text in texts
+  ):
+    raise ValueError(f"prompt {prompt!r}: a string or a list of strings")
+  if not texts:
+    raise ValueError('no prompt; use "" for an unconditional picture')
+  return list(texts)
+
+
+def one_each(value: Any, count: int, name: str) -> list[Any]:
+  """Repeats a single value, or checks that there is one per prompt."""
+  if value is None or isinstance(value, (str, int, float, np.generic)):
+    return [value] * count
+  values = list(value)
+  if len(values) != count:
+    raise ValueError(
+      f"{name} has {len(values)} values for {count} prompts; give one, or one "
+      "for each"
+    )
+  return values
+
+
+def seeds(seed: Any, generator: Any, count: int) -> list[int]:
+  """A seed for each prompt.
+
+  Args:
+    seed: one, or one for each; None = 0.
+    generator: in its place, as in diffusers: a whole number, numpy's or torch's
+      generator, or a list of them. Its pictures are not those of torch.
+    count: of prompts.
+
+  Raises:
+    ValueError: if both are given, or one is out of range.
+  """
+  if seed is not None and generator is not None:
+    raise ValueError(f"seed = {seed} and a generator: give one of them")
+  if generator is not None:
+    several = isinstance(generator, (list, tuple))
+    of = [_seed(g) for g in (generator if several else [generator])]
+    seed = of if several else of[0]
+  numbers = one_each(0 if seed is None else seed, count, "seed")
+  for number in numbers:
+    if int(number) != number or not 0 <= number < 2**32:
+      raise ValueError(f"seed = {number}: a whole number from 0, below 2**32")
+  return [int(number) for number in numbers]
+
+
+def _seed(generator: Any) -> int:
+  if isinstance(generator, (int, np.integer)):
+    return int(generator)
+  if hasattr(generator, "initial_seed"):  # torch.Generator
+    return int(generator.initial_seed()) % 2**32
+  if isinstance(generator, np.random.Generator):
+    return int(generator.integers(2**32))
+  raise ValueError(
+    f"generator {generator!r}: a number, torch's or numpy's generator"
+  )
+
+
+class Start(NamedTuple):
+  """What a solve begins with.
+
+  Attributes:
+    seed: of the noise, one or one for each prompt; None = 0.
+    generator: in place of a seed, as in diffusers.
+    latents: in place of noise, `f32[N, H, W, C]` or a list of `f32[H, W, C]`.
+  """
+
+  seed: Any = None
+  generator: Any = None
+  latents: Any = None
+
+
+def features(embeds: Any, mask: Any, width: int, name: str) -> list[np.ndarray]:
+  """Features that the caller brings: a list of `f32[S_n, E]`.
+
+  Args:
+    embeds: `f32[N, S, E]`, or a list of `f32[S_n, E]`.
+    mask: `[N, S]`, which of them count; None = all.
+    width: E that the network takes.
+    name: of the argument, for messages.
+
+  Raises:
+    ValueError: naming a shape that does not fit.
+  """
+  rows = [np.asarray(row, np.float32) for row in embeds]
+  if mask is not None and len(mask) != len(rows):
+    raise ValueError(f"{name} has {len(rows)} rows, its mask {len(mask)}")
+  for number, row in enumerate(rows):
+    if row.ndim != 2 or row.shape[1] != width or not len(row):
+      raise ValueError(
+        f"{name}[{number}] has shape {row.shape}; this network takes "
+        f"f32[S, {width}]"
+      )
+    if mask is not None:
+      keep = np.asarray(mask[number]) != 0
+      if keep.shape != row.shape[:1]:
+        raise ValueError(
+          f"the mask of {name}[{number}] has shape {keep.shape}; "
+          f"expected {row.shape[:1]}"
+        )
+      rows[number] = row[keep]
+  return rows
+
+
+def latents(
+  values: Any, shapes: Sequence[tuple[int, ...]]
+) -> list[np.ndarray | None]:
+  """Latents to begin with, one for each picture, or None for each.
+
+  Args:
+    values: `f32[N, H, W, C]`, or a list of `f32[H, W, C]`; None = noise.
+    shapes: that the pictures need.
+
+  Raises:
+    ValueError: if one has another shape.
+  """
+  if values is None:
+    return [None] * len(shapes)
+  values = [np.asarray(value, np.float32) for value in values]
+  if len(values) != len(shapes):
+    raise ValueError(f"latents: {len(values)} for {len(shapes)} pictures")
+  for number, (value, shape) in enumerate(zip(values, shapes, strict=True)):
+    if value.shape != shape:
+      first = value.ndim == 3 and (*value.shape[1:], value.shape[0]) == shape
+      hint = "; channels come last here: transpose(1, 2, 0)" if first else ""
+      raise ValueError(
+        f"latents[{number}] has shape {value.shape}, the picture {shape}{hint}"
+      )
+  return values

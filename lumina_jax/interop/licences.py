@@ -1,0 +1,39 @@
+"""Terms that come with weights, carried along wherever these go."""
+
+from __future__ import annotations
+
+import pathlib
+import re
+import shutil
+
+# As repositories of weights call their terms and their model card.
+FILES = re.compile(
+  r"(LICEN[SC]E|NOTICE|USE_POLICY|TERMS|README|MODEL_?CARD)[^/]*", re.I
+)
+
+
+def found(source: pathlib.Path | None) -> list[pathlib.Path]:
+  """Licences and model cards of a folder, or beside a file."""
+  if source is None:
+    return []
+  folder = source if source.is_dir() else source.parent
+  # Another program's folder may hold all kinds; a file stands for itself.
+  if source.is_file() or not folder.is_dir():
+    return []
+  return sorted(
+    entry
+    for entry in folder.iterdir()
+    if entry.is_file() and FILES.fullmatch(entry.name)
+  )
+
+
+def carry(source: pathlib.Path | None, destination: pathlib.Path) -> None:
+  """Copies licences and model cards into a folder that exists.
+
+  Args:
+    source: folder of the weights; None or a file has none to carry.
+    destination: what is there already stays.
+  """
+  for path in found(source):
+    if not (destination / path.name).exists():
+      shutil.copyfile(path, destination / path.name)

@@ -1,0 +1,160 @@
+"""The networks around the backbone: a language model and an autoencoder."""
+
+from __future__ import annotations
+
+import fnmatch
+import os
+import pathlib
+import shutil
+
+from lumina_jax.backbone import ModelConfig
+from lumina_jax.encoders.autoencoder import Autoencoder
+from lumina_jax.encoders.captions import CaptionEncoder
+from lumina_jax.encoders.frozen import FrozenTextConfig
+from lumina_jax.encoders.tokenizer import Tokenizer
+from lumina_jax.interop import licences
+from lumina_jax.interop.language import open_language
+from lumina_jax.interop.vae import load_vae
+from lumina_jax.pretrained import hub
+from lumina_jax.pretrained.options import Options
+
+Named = str | os.PathLike
+BATCH = 4  # Captions that are encoded at once; a call mostly has two.
+# What a language model and its tokenizer consist of on a disk.
+FILES = {
+  "text_encoder": (
+    "config.json",
+    "generation_config.json",
+    "*.safetensors",
+    "*.safetensors.index.json",
+  ),
+  "tokenizer": (
+    "tokenizer*",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+  ),
+}
+
+
+def vae(
+  named: Named | None, model: ModelConfig, options: Options
+) -> Autoencoder | None:
+  """The autoencoder of a pipeline.
+
+  Args:
+    named: folder or hub name, unless the options name another.
+    model: draws the latents.
+    options: of the caller.
+
+  Raises:
+    ValueError: if its latents are not those that the network draws.
+  """
+  if options.vae is False:
+    return None
+  if isinstance(options.vae, Autoencoder):
+    found, at = options.vae, "vae"
+  else:
+    at = options.vae or named
+    if at is None:
+      return None
+    found = load_vae(_folder(at, "vae", options), mesh=options.mesh)
+  if found.cfg.latent_channels != model.channels:
+    raise ValueError(
+      f"{at}: its latents have {found.cfg.latent_channels} channels, the "
+      f"network draws {model.channels}; name the autoencoder that it was "
+      "trained with, vae="
+    )
+  return found
+
+
+def text_encoder(
+  named: Named | None, cfg: FrozenTextConfig, options: Options
+) -> tuple[CaptionEncoder | None, dict[str, pathlib.Path]]:
+  """The language model of a pipeline, loaded when a caption needs it.
+
+  Args:
+    named: folder or hub name, unless the options name another.
+    cfg: how it is read.
+    options: of the caller.
+
+  Returns:
+    The encoder, and the folders of its files: "text_encoder", "tokenizer".
+
+  Raises:
+    FileNotFoundError: if there is no such folder.
+    ValueError: if its width is not what the network takes.
+  """
+  if options.text_encoder is False or (named or options.text_encoder) is None:
+    return None, {}
+  if isinstance(options.text_encoder, CaptionEncoder):
+    _check_width(options.text_encoder.width, cfg, "text_encoder")
+    return options.text_encoder, {}
+  at = options.text_encoder or named
+  folder = _folder(at, "text_encoder", options)
+  weights = open_language(folder, cfg.hidden, options.dtype or "bfloat16")
+  _check_width(weights.cfg.width, cfg, at)
+  words = options.tokenizer or (
+    at if options.text_encoder else pathlib.Path(at).parent
+  )
+  words = _folder(words, "tokenizer", options)
+  encoder = CaptionEncoder(
+    weights.cfg,
+    Tokenizer(words, cfg.max_tokens, cfg.add_eos),
+    lambda: weights.load(options.mesh),
+    batch_size=BATCH,
+    cache=options.cache,
+    identity=identity(folder),
+    system_prompt=cfg.system_prompt,
+    clean=cfg.cleaning,
+  )
+  return encoder, {"text_encoder": folder, "tokenizer": words}
+
+
+def _folder(named: Named, part: str, options: Options) -> pathlib.Path:
+  """The folder of a part: named itself, or within the pipeline that is."""
+  folder = hub.find(named, options.token, options.revision)
+  return folder / part if (folder / part).is_dir() else folder
+
+
+def _check_width(width: int, cfg: FrozenTextConfig, at: Named) -> None:
+  if width != cfg.width:
+    raise ValueError(
+      f"{at}: a language model of width {width}; the network takes features "
+      f"of width {cfg.width}. Name the one that it was trained with, "
+      "text_encoder="
+    )
+
+
+def identity(folder: pathlib.Path) -> str:
+  """Tells weights from others, so that a cache never mixes them up."""
+  files = sorted(folder.glob("*.safetensors"))
+  stats = [(f.name, f.stat().st_size, f.stat().st_mtime_ns) for f in files]
+  return f"{folder.resolve()} {stats}"
+
+
+def copy(source: pathlib.Path, destination: pathlib.Path, part: str) -> None:
+  """Copies the files of a part, and the terms that come with them.
+
+  Args:
+    source: folder that it was loaded from.
+    destination: folder to make.
+    part: a key of FILES.
+
+  Raises:
+    FileNotFoundError: if they are not there any more.
+  """
+  names = sorted(
+    entry.name
+    for entry in (source.iterdir() if source.is_dir() else ())
+    if any(fnmatch.fnmatch(entry.name, like) for like in FILES[part])
+  )
+  if not names:
+    raise FileNotFoundError(
+      f"the files of the {part} are not in {source} any more"
+    )
+  destination.mkdir()
+  for name in names:
+    shutil.copyfile(source / name, destination / name)
+  licences.carry(source, destination)

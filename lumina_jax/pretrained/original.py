@@ -1,0 +1,84 @@
+"""Folders of the original code, and the encoders that they name."""
+
+from __future__ import annotations
+
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+from lumina_jax.interop.pytorch import open_pytorch
+from lumina_jax.interop.source import SHARD
+from lumina_jax.network import Network
+from lumina_jax.pipeline import LuminaPipeline
+from lumina_jax.pretrained import backbone, defaults, encoders
+from lumina_jax.pretrained.options import Options
+
+# The original's --vae by name, on the hub.
+VAES = {
+  "ema": "stabilityai/sd-vae-ft-ema",
+  "mse": "stabilityai/sd-vae-ft-mse",
+  "sdxl": "stabilityai/sdxl-vae",
+  "sd3": "stabilityai/stable-diffusion-3-medium-diffusers",
+}
+
+
+def is_one(folder: pathlib.Path) -> bool:
+  """Whether a folder, or a file, holds weights in the original's layout."""
+  if folder.is_file():
+    return True
+  return any(SHARD.fullmatch(entry.name) for entry in folder.iterdir())
+
+
+def load(folder: pathlib.Path, options: Options) -> LuminaPipeline:
+  """Loads a pipeline: weights from here, encoders by the names that they say.
+
+  Raises:
+    FileNotFoundError: if the weights or an encoder are missing.
+    ValueError: if parts do not fit.
+  """
+  weights = open_pytorch(folder, ema=options.ema)
+  model = backbone.model(weights, options)
+  if len(model.patch) != 2:
+    raise ValueError(
+      f"{folder}: a network of {len(model.patch)}-dimensional media; pipelines "
+      "draw pictures so far. lumina_jax.load_pytorch loads it"
+    )
+  text = defaults.text(model)
+  network = Network(model, text)
+  encoder, files = None, {}
+  if text:
+    named = weights.args.get("lm") or weights.args.get("tokenizer_path")
+    encoder, files = encoders.text_encoder(
+      _needed(named, "text_encoder", folder, options), text, options
+    )
+  pixels = int(weights.args.get("image_size") or _usual_pixels(text))
+  vae = encoders.vae(_vae(weights.args, folder, options), model, options)
+  factor = vae.cfg.factor if vae else 8
+  return LuminaPipeline(
+    network,
+    backbone.part(weights, network, options),
+    defaults.sampling(model, pixels // factor),
+    text_encoder=encoder,
+    vae=vae,
+    mesh=options.mesh,
+    one_at_a_time=options.one_at_a_time,
+    files=files | {"licence": folder},
+  )
+
+
+def _usual_pixels(text: Any) -> int:
+  return defaults.TRAINED if text else 256
+
+
+def _vae(args: Mapping[str, Any], folder, options: Options) -> str | None:
+  return VAES.get(_needed(args.get("vae"), "vae", folder, options))
+
+
+def _needed(named: Any, part: str, folder, options: Options) -> Any:
+  """What the folder names; the caller may name another, or do without."""
+  if named is None and getattr(options, part) is None:
+    raise FileNotFoundError(
+      f"{folder} does not say which {part} it was trained with; name its "
+      f"folder or its place on the hub, {part}=, or {part}=False to do without"
+    )
+  return named

@@ -1,0 +1,69 @@
+"""Sizes of pictures: from what the caller asks to a grid of latents."""
+
+from __future__ import annotations
+
+from lumina_jax.backbone import ModelConfig
+from lumina_jax.sampler import SamplingConfig
+from lumina_jax.tokens import Grid
+
+
+def grid(
+  model: ModelConfig,
+  sampling: SamplingConfig,
+  factor: int,
+  prompt: str,
+  height: int | None,
+  width: int | None,
+) -> Grid:
+  """The layout of one picture.
+
+  Args:
+    model: draws it.
+    sampling: its size rule and ladder.
+    factor: pixels along a latent; 1 without an autoencoder.
+    prompt: that the rule may read the size off.
+    height: in pixels; None = by the rule.
+    width: likewise.
+
+  Raises:
+    ValueError: if no patches make up the size, or no rung holds it.
+  """
+  by_rule = sampling.height * factor, sampling.width * factor
+  if sampling.size_rule == "digits":
+    from data_pipelines import captions
+
+    by_rule = captions.size(prompt)
+  height = by_rule[0] if height is None else height
+  width = by_rule[1] if width is None else width
+  asked = f"height={height}, width={width}"
+  if height != int(height) or width != int(width):
+    raise ValueError(f"{asked}: whole pixels only")
+  height, width = int(height), int(width)
+  if factor > 1:
+    _check_pixels(asked, height, width, factor, model.patch)
+  try:
+    found = model.grid(height // factor, width // factor)
+  except ValueError as error:
+    raise ValueError(f"{asked}: {error}") from error
+  ladder = sampling.ladder
+  if ladder and found.num_tokens > ladder[-1][0]:
+    raise ValueError(
+      f"{asked} makes {found.num_tokens} tokens; the largest rung of the "
+      f"ladder holds {ladder[-1][0]}. Ask for a smaller picture, or add a rung "
+      "to config.sampling.ladder"
+    )
+  return found
+
+
+def _check_pixels(asked, height, width, factor, patch) -> None:
+  for name, size, side in zip(
+    ("height", "width"), (height, width), patch, strict=True
+  ):
+    step = factor * side
+    if size < step or size % step:
+      below, above = max(size // step, 1) * step, (size // step + 1) * step
+      near = f"{below} or {above}" if below != above else str(below)
+      raise ValueError(
+        f"{asked}: {name} is no multiple of {step} ({factor} pixels a latent "
+        f"times a patch of {side}); near it are {near}"
+      )

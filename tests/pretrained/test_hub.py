@@ -1,0 +1,170 @@
+"""A folder that is here, or a repository, fetched or found in the cache."""
+
+import pathlib
+
+import huggingface_hub
+import pytest
+from huggingface_hub import constants, errors
+
+from lumina_jax.pretrained import hub
+
+DIFFUSERS = [
+  ".gitattributes",
+  "README.md",
+  "LICENSE",
+  "model_index.json",
+  "sample.png",
+  "transformer/config.json",
+  "transformer/diffusion_pytorch_model.safetensors",
+  "transformer/diffusion_pytorch_model.fp16.safetensors",
+  "transformer/diffusion_pytorch_model.bin",
+  "vae/config.json",
+  "vae/diffusion_pytorch_model.safetensors",
+  "text_encoder/model-00001-of-00002.safetensors",
+  "text_encoder/model.safetensors.index.json",
+  "tokenizer/tokenizer.model",
+]
+ORIGINAL = [
+  "README.md",
+  "consolidated.00-of-01.safetensors",
+  "consolidated.00-of-01.pth",
+  "consolidated_ema.00-of-01.safetensors",
+  "model_args.pth",
+]
+
+
+def test_weights_are_fetched_once_not_in_every_format():
+  assert hub.wanted(DIFFUSERS) == [
+    "README.md",
+    "LICENSE",
+    "model_index.json",
+    "transformer/config.json",
+    "transformer/diffusion_pytorch_model.safetensors",
+    "vae/config.json",
+    "vae/diffusion_pytorch_model.safetensors",
+    "text_encoder/model-00001-of-00002.safetensors",
+    "text_encoder/model.safetensors.index.json",
+    "tokenizer/tokenizer.model",
+  ]
+
+
+@pytest.mark.parametrize(
+  ("ema", "weights"),
+  [
+    (None, "consolidated_ema.00-of-01.safetensors"),
+    (True, "consolidated_ema.00-of-01.safetensors"),
+    (False, "consolidated.00-of-01.safetensors"),
+  ],
+)
+def test_of_the_original_one_set_of_weights(ema, weights):
+  found = hub.wanted(ORIGINAL, ema)
+  assert sorted(found) == sorted(["README.md", weights, "model_args.pth"])
+
+
+def test_only_a_pickle_is_better_than_nothing():
+  files = ["consolidated.00-of-01.pth", "model_args.pth"]
+  assert hub.wanted(files, None) == files
+
+
+def test_a_folder_within_a_repository_and_its_terms():
+  assert hub.wanted(DIFFUSERS, within="vae") == [
+    "README.md",
+    "LICENSE",
+    "vae/config.json",
+    "vae/diffusion_pytorch_model.safetensors",
+  ]
+
+
+def test_a_folder_that_is_here_is_taken_as_it_is(tmp_path, monkeypatch):
+  monkeypatch.chdir(tmp_path)
+  pathlib.Path("owner/name").mkdir(parents=True)
+  assert hub.find("owner/name") == pathlib.Path("owner/name")
+
+
+@pytest.mark.parametrize("path", ["nowhere", "./a/b", "/a/b/c", "a b/c", ""])
+def test_neither_a_folder_nor_a_name(path, tmp_path, monkeypatch):
+  monkeypatch.chdir(tmp_path)
+  if not path:
+    path = tmp_path / "nowhere"
+  with pytest.raises(FileNotFoundError, match=r"does not exist; name a folder"):
+    hub.find(path)
+
+
+def refuse(error):
+  def listing(self, name, revision=None):
+    raise error
+
+  return listing
+
+
+def answer(kind):
+  import httpx2
+
+  request = httpx2.Request("GET", "https://hub.invalid/owner/name")
+  return kind("no", response=httpx2.Response(403, request=request))
+
+
+@pytest.mark.parametrize(
+  ("kind", "message"),
+  [
+    (errors.GatedRepoError, "owner/name is gated: accept its terms"),
+    (errors.RepositoryNotFoundError, "neither a folder here nor a repository"),
+    (errors.RevisionNotFoundError, "has no revision 'first'"),
+  ],
+)
+def test_what_the_hub_answers_is_said_with_a_way_out(
+  monkeypatch, kind, message
+):
+  monkeypatch.setattr(
+    huggingface_hub.HfApi, "list_repo_files", refuse(answer(kind))
+  )
+  with pytest.raises(FileNotFoundError, match=message):
+    hub.find("owner/name", revision="first")
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+  """The hub's cache, as an earlier download has left it; no network."""
+  monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+  monkeypatch.setattr(
+    huggingface_hub.HfApi, "list_repo_files", refuse(ConnectionError("no"))
+  )
+  return tmp_path
+
+
+def test_without_a_network_the_cache_serves(cache):
+  commit = "0123456789abcdef0123456789abcdef01234567"
+  repository = cache / "models--owner--name"
+  (repository / "refs").mkdir(parents=True)
+  (repository / "refs" / "main").write_text(commit)
+  snapshot = repository / "snapshots" / commit
+  snapshot.mkdir(parents=True)
+  (snapshot / "model_index.json").write_text("{}")
+  assert (hub.find("owner/name") / "model_index.json").read_text() == "{}"
+
+
+def test_without_a_network_and_a_cache_the_message_says_so(cache):
+  with pytest.raises(FileNotFoundError, match="hub cannot be reached"):
+    hub.find("owner/name")
+
+
+def test_what_is_fetched_is_what_is_wanted(tmp_path, monkeypatch):
+  asked = {}
+
+  def download(**arguments):
+    asked.update(arguments)
+    return str(tmp_path)
+
+  monkeypatch.setattr(
+    huggingface_hub.HfApi,
+    "list_repo_files",
+    lambda self, name, revision=None: DIFFUSERS,
+  )
+  monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+  assert hub.find("owner/name", token="t", revision="r") == tmp_path
+  assert asked == dict(
+    repo_id="owner/name",
+    revision="r",
+    token="t",
+    allow_patterns=hub.wanted(DIFFUSERS),
+  )

@@ -1,0 +1,99 @@
+"""What a page says in Python runs, and makes the pictures that it promises.
+
+A block of docs/from_diffusers.md runs if `<!-- run -->` stands before it, one
+after another with the same names, on a tiny random pipeline that diffusers wrote.
+"""
+
+import pathlib
+import re
+import sys
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip(
+  "torch", reason="torch is an oracle: pip install -r requirements-parity.txt"
+)
+pytest.importorskip("diffusers", reason="diffusers is an oracle")
+sys.path.append(str(pathlib.Path(__file__).parent / "parity"))
+import peer  # noqa: E402
+
+pytestmark = pytest.mark.parity
+
+PAGE = "docs/from_diffusers.md"
+HUB = "Alpha-VLLM/Lumina-Next-SFT-diffusers"
+SIDE = "64"  # Pixels that the tiny network was trained on; the page says 1024.
+RUN = re.compile(r"<!-- run -->\n```python\n(.*?)^```", re.M | re.S)
+PYTHON = re.compile(r"^```python\n(.*?)^```", re.M | re.S)
+LINK = re.compile(r"\[[^]]*\]\(([^)#]+)")
+CODE_FILE = re.compile(
+  r"`((?:tests|lumina_jax|configs|benchmarks)/[\w/]+\.py)`"
+)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+  path = tmp_path_factory.mktemp("tiny")
+  peer.make(path)
+  return path
+
+
+@pytest.fixture(scope="module")
+def page(root):
+  return (root / PAGE).read_text()
+
+
+@pytest.fixture(scope="module")
+def ran(page, folder, tmp_path_factory):
+  """What the names stand for after all blocks, and where they were run."""
+  here = tmp_path_factory.mktemp("here")
+  names: dict = {}
+  with pytest.MonkeyPatch.context() as patch:
+    patch.chdir(here)
+    for number, block in enumerate(RUN.findall(page)):
+      code = block.replace(HUB, str(folder)).replace("1024", SIDE)
+      exec(compile(code, f"{PAGE}, block {number}", "exec"), names)
+  return names, here
+
+
+def test_most_blocks_run_and_all_are_python(page):
+  blocks = PYTHON.findall(page)
+  assert len(RUN.findall(page)) >= len(blocks) - 1  # What stood there before.
+  for block in blocks:
+    compile(block, PAGE, "exec")
+
+
+def test_the_picture_is_saved(ran):
+  from PIL import Image
+
+  with Image.open(ran[1] / "snowman.png") as image:
+    assert image.size == (int(SIDE), int(SIDE))
+    assert np.ptp(np.asarray(image)) > 50
+
+
+def test_the_same_pixels_as_theirs(ran, folder):
+  theirs = peer.load(folder)(
+    "a snowman in a red scarf",
+    generator=torch.Generator().manual_seed(0),
+    output_type="np",
+  ).images[0]
+  own = np.asarray(ran[0]["image"]).astype(int)
+  assert np.ptp(own) > 100, "a flat picture proves nothing"
+  assert np.abs(own - np.round(255 * theirs)).max() <= 1
+
+
+def test_features_stand_for_their_prompt(ran, folder):
+  with_prompt = ran[1] / "snowman.png"
+  from PIL import Image
+
+  with Image.open(with_prompt) as image:
+    np.testing.assert_array_equal(image, ran[0]["again"])
+
+
+@pytest.mark.parametrize("name", [PAGE, "docs/licences.md"])
+def test_files_that_a_page_names_are_there(root, name):
+  text = (root / name).read_text()
+  links = [x for x in LINK.findall(text) if "://" not in x]
+  named = [root / x for x in CODE_FILE.findall(text)]
+  paths = named + [(root / name).parent / link for link in links]
+  assert [str(path) for path in paths if not path.exists()] == []
