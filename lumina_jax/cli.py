@@ -4,7 +4,10 @@ lumina train --config=configs/digits.py --workdir=runs/digits
 lumina sample --workdir=runs/digits --prompt="3 1 4"
 lumina evaluate --workdir=runs/digits
 lumina convert SOURCE DESTINATION [--layout=diffusers ...]
-lumina infer "3 1 4" [OUTPUT_DIR] [--flag=value ...]
+lumina infer PROMPT [OUTPUT_DIR] [--ckpt=FOLDER ...]
+lumina "A snowman of ..." [OUTPUT_DIR] ...     the same: a first word with a
+                                               space in it is a prompt
+lumina COMMAND --help                          its flags
 """
 
 from __future__ import annotations
@@ -22,6 +25,8 @@ def main() -> None:
   if command in ("--help", "-h", "help"):
     print(__doc__)
     return
+  if len(command.split()) > 1 and not command.startswith("-"):
+    command, rest = "infer", [command, *rest]
   if command not in COMMANDS:
     near = difflib.get_close_matches(command, COMMANDS, n=1)
     hint = f"did you mean {near[0]!r}? " if near else ""
@@ -31,30 +36,12 @@ def main() -> None:
       file=sys.stderr,
     )
     sys.exit(2)
-  if command == "infer":
-    command, rest = "sample", infer_flags(rest)
-  # absl takes the first word for the module whose flags --help lists.
+  # absl takes the first word for the module whose flags --help lists, and
+  # begins that with what the main module says of itself.
   sys.argv = [f"lumina_jax.{command}", *rest]
-  importlib.import_module(f"lumina_jax.{command}").run()
-
-
-def infer_flags(words: list[str]) -> list[str]:
-  """PROMPT [OUTPUT_DIR] [--flag=value ...] -> flags of `sample`.
-
-  Raises:
-    SystemExit: if there is no prompt or too much.
-  """
-  plain = [word for word in words if not word.startswith("-")]
-  options = [word for word in words if word.startswith("-")]
-  if not 1 <= len(plain) <= 2:
-    print(
-      'usage: lumina infer "3 1 4" [OUTPUT_DIR] [--flag=value ...]\n'
-      "(write a flag and its value as one word, --seed=1)",
-      file=sys.stderr,
-    )
-    sys.exit(2)
-  output = [f"--output={plain[1]}"] if len(plain) == 2 else []
-  return [f"--prompt={plain[0]}", *output, *options]
+  module = importlib.import_module(f"lumina_jax.{command}")
+  sys.modules["__main__"].__doc__ = module.__doc__
+  module.run()
 
 
 if __name__ == "__main__":

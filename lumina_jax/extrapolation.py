@@ -9,7 +9,7 @@ from typing import Any
 from lumina_jax.backbone.rope import Rescale, Watershed
 from lumina_jax.tokens import Grid
 
-RULES = ("watershed", "ntk")
+RULES = ("watershed", "ntk", "none")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -18,7 +18,8 @@ class Extrapolation:
 
   Attributes:
     rule: of the positions: "watershed", Next-DiT's time-aware rule by the ratio
-      of sides; "ntk", Flag-DiT's by the ratio of areas.
+      of sides; "ntk", Flag-DiT's by the ratio of areas; "none" for positions as
+      trained.
     side: of the square that it was trained on, in what the network draws.
     base_tokens: tokens of that square, as the original counts them.
     watershed: time, from 0 (noise) to 1 (data), at which the first rule turns
@@ -47,6 +48,8 @@ class Extrapolation:
 
   def stretch(self, grid: Grid) -> float:
     """Ratio of a picture's side to the trained one, by their areas."""
+    if self.rule == "none":
+      return 1.0
     ratio = math.sqrt(math.prod(grid.shape)) / self.side
     return ratio if self.below else max(ratio, 1.0)
 

@@ -6,61 +6,219 @@ with the package.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import dataclasses
+import json
+import pathlib
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+import jax
 from absl import flags
 from etils import epath
 from PIL import Image
 
-from lumina_jax import entry_point
+import lumina_jax
+from lumina_jax import entry_point, inputs, presets
 from lumina_jax import workdir as workdirs
 from lumina_jax.pipeline import LuminaPipeline
 from lumina_jax.reporting import picture
 from lumina_jax.reporting.progress import Progress
 
+OUTPUT = "samples"
 OVERVIEW = "overview.png"
+# From so many parameters on, a step takes long enough to be waited for.
+SLOW = 10**8
 EACH = "once, or once for each prompt"
 
 
-def write_pictures(
-  images: Sequence[Image.Image],
+@dataclasses.dataclass(frozen=True)
+class Wish:
+  """What is asked of one prompt; None = by the pipeline's rule."""
+
+  prompt: str
+  negative_prompt: str
+  seed: int
+  height: int | None
+  width: int | None
+  guidance_scale: float | None
+
+
+def wishes(
+  args: Any,
   prompts: Sequence[str],
-  seeds: Sequence[int],
-  folder: epath.Path,
-) -> list[epath.Path]:
-  """Writes each picture as it is and, beside it, enlarged; then an overview.
+  size: tuple[int, int] | None = None,
+  guidance_scale: float | None = None,
+  seed: int | None = None,
+) -> list[Wish]:
+  """One wish for each prompt, from flags given once or once for each.
+
+  Args:
+    args: the flags.
+    prompts: what to show.
+    size: (width, height) where flags say nothing.
+    guidance_scale: likewise.
+    seed: likewise.
+
+  Raises:
+    ValueError: for lists of unlike lengths and seeds out of range.
+  """
+  width, height = size or (None, None)
+
+  def each(name, otherwise):
+    values = one_or_each(getattr(args, name))
+    values = otherwise if values is None else values
+    return inputs.one_each(values, len(prompts), f"--{name}")
+
+  columns = (
+    prompts,
+    each("negative_prompt", ""),
+    inputs.seeds(each("seed", seed or 0), None, len(prompts)),
+    each("height", height),
+    each("width", width),
+    each("guidance_scale", guidance_scale),
+  )
+  return [Wish(*row) for row in zip(*columns, strict=True)]
+
+
+def write_overview(
+  images: Sequence[Image.Image], prompts: Sequence[str], folder: epath.Path
+) -> epath.Path:
+  """Writes all pictures side by side.
 
   Args:
     images: of the prompts, equally many of each.
     prompts: what they show.
-    seeds: of the prompts; part of the names.
     folder: exists.
 
   Returns:
-    The files, the overview last.
+    The file.
   """
   each = len(images) // len(prompts)
-  paths, taken = [], set()
-  for number, (prompt, seed) in enumerate(zip(prompts, seeds, strict=True)):
-    # Prompts that look alike in a file's name still get files of their own,
-    # also where a disk does not tell capitals.
-    plain = f"{picture.file_stem(prompt)}_seed{seed}"
-    stem, again = plain, 1
-    while stem.casefold() in taken:
-      again += 1
-      stem = f"{plain}_{again}"
-    taken.add(stem.casefold())
-    for copy, image in enumerate(images[number * each : (number + 1) * each]):
-      name = f"{stem}_{copy}"
-      paths.append(folder / f"{name}.png")
-      picture.save(image, paths[-1])
-      paths.append(folder / f"{name}_x{picture.ENLARGE}.png")
-      picture.save(picture.enlarge(image), paths[-1])
   captions = [prompt for prompt in prompts for _ in range(each)]
-  paths.append(folder / OVERVIEW)
-  picture.save(picture.contact_sheet(images, captions), paths[-1])
-  return paths
+  picture.save(picture.contact_sheet(images, captions), folder / OVERVIEW)
+  return folder / OVERVIEW
+
+
+def parameters(pipe: LuminaPipeline) -> int:
+  """How many the network has, loaded or not."""
+  return sum(x.size for x in jax.tree.leaves(pipe.network.shapes()))
+
+
+def encode(pipe: LuminaPipeline, asked: Sequence[Wish]) -> None:
+  """Encodes all captions and gives the language model's memory up."""
+  if pipe.text_encoder is None:
+    return
+  captions = {w.prompt for w in asked} | {w.negative_prompt for w in asked}
+  print(f"encoding {len(captions)} captions", flush=True)
+  pipe.text_encoder.remember(len(captions))
+  pipe.encode_prompt(sorted(captions))
+  pipe.text_encoder.free()
+
+
+def draw(
+  pipe: LuminaPipeline,
+  asked: Sequence[Wish],
+  each: int,
+  folder: epath.Path,
+  model: Mapping[str, Any],
+) -> list[Image.Image]:
+  """Draws each wish, and writes its pictures.
+
+  A slow network draws one prompt after another, so that what is done is on the
+  disk if the rest is interrupted, and shows every step.
+
+  Args:
+    pipe: that draws.
+    asked: what.
+    each: pictures of a wish.
+    folder: exists.
+    model: name and parts of the network, to be written into the files.
+
+  Returns:
+    All pictures.
+  """
+  names = picture.stems([w.prompt for w in asked], [w.seed for w in asked])
+  steps = pipe.sampling.num_inference_steps
+  slow = parameters(pipe) >= SLOW
+  size, factor = (1, steps) if slow else (len(asked), 1)
+  total, unit = len(asked) * each, "steps" if slow else "pictures"
+  done, images = 0, []
+  with Progress("sampling", total * factor, unit=unit) as bar:
+
+    def on_step(pipe, step, time, shown):
+      nonlocal done
+      done += len(shown["latents"])
+      bar.show(done, f"picture {done // steps}/{total}")
+
+    watch = dict(progress=lambda number, _: bar.show(number))
+    if slow:
+      watch = dict(callback_on_step_end=on_step)
+    for first in range(0, len(asked), size):
+      group = asked[first : first + size]
+      found = _call(pipe, group, each, watch)
+      for place, image in enumerate(found):
+        number, copy = first + place // each, place % each
+        said = texts(pipe, model, asked[number], copy, image.size)
+        picture.write(image, folder / f"{names[number]}_{copy}.png", said)
+      images += found
+  return images
+
+
+def _call(pipe, group, each, watch) -> list[Image.Image]:
+  values = [dataclasses.asdict(wish) for wish in group]
+  columns = {key: [v[key] for v in values] for key in values[0]}
+  if columns["guidance_scale"][0] is None:  # Then of all: see `wishes`.
+    columns["guidance_scale"] = None
+  return pipe(**columns, num_images_per_prompt=each, **watch).images
+
+
+def texts(
+  pipe: LuminaPipeline,
+  model: Mapping[str, Any],
+  wish: Wish,
+  number: int,
+  size: tuple[int, int],
+) -> dict[str, str]:
+  """What a PNG says of how it was made, for people and for programs.
+
+  Args:
+    pipe: that drew it.
+    model: name and parts of the network.
+    wish: what was asked.
+    number: among the pictures of this wish.
+    size: width and height.
+  """
+  how = pipe.sampling
+  scale = wish.guidance_scale
+  scale = how.guidance_scale if scale is None else scale
+  name = pathlib.PurePath(model["model"]).name
+  line = (
+    f"Steps: {how.num_inference_steps}, Sampler: {how.solver}, CFG scale: "
+    f"{scale:g}, Seed: {wish.seed}, Size: {size[0]}x{size[1]}, Model: {name}, "
+    f"Shift: {how.shift:g}, Number: {number}, Version: lumina_jax "
+    f"{lumina_jax.__version__}"
+  )
+  negative = wish.negative_prompt
+  minus = [f"Negative prompt: {negative}"] if negative else []
+  values = {
+    "version": lumina_jax.__version__,
+    **model,
+    "dtype": pipe.dtype,
+    **dataclasses.asdict(wish),
+    "guidance_scale": scale,
+    "number": number,
+    "width": size[0],
+    "height": size[1],
+    "solver": how.solver,
+    "num_inference_steps": how.num_inference_steps,
+    "shift": how.shift,
+    "guidance_channels": how.guidance_channels,
+    "beyond": how.beyond and dataclasses.asdict(how.beyond),
+  }
+  return {
+    "parameters": "\n".join([wish.prompt, *minus, line]),
+    "lumina_jax": json.dumps(values, ensure_ascii=False),
+  }
 
 
 def one_or_each(values: list[Any] | None) -> Any:
@@ -74,58 +232,58 @@ def main(argv: list[str]) -> None:
     raise ValueError(f'unexpected {argv[1:]}; write --prompt="..."')
   if not args.prompt:
     raise ValueError('no prompt; write --prompt="3 1 4", --prompt="" for none')
-  folder = epath.Path(args.output)
+  asked = wishes(args, args.prompt)
+  folder = epath.Path(args.output or OUTPUT)
   workdirs.make_folder(folder)
   if args.workdir:
     pipe = LuminaPipeline.from_workdir(args.workdir)
   else:
     print("no --workdir: sampling from the digits that ship with the package")
     pipe = LuminaPipeline.from_pretrained()
-  total = len(args.prompt) * args.num_images_per_prompt
-  with Progress("sampling", total, unit="pictures") as progress:
-    images = pipe(
-      args.prompt,
-      negative_prompt=one_or_each(args.negative_prompt),
-      height=one_or_each(args.height),
-      width=one_or_each(args.width),
-      num_inference_steps=args.num_inference_steps,
-      guidance_scale=one_or_each(args.guidance_scale),
-      num_images_per_prompt=args.num_images_per_prompt,
-      seed=one_or_each(args.seed),
-      solver=args.solver,
-      shift=args.shift,
-      progress=lambda done, _: progress.show(done),
-    ).images
-  seeds = args.seed * len(args.prompt) if len(args.seed) == 1 else args.seed
-  paths = write_pictures(images, args.prompt, seeds, folder)
-  print(f"{len(images)} pictures in {folder}; all of them: {paths[-1]}")
+  changes = {
+    "num_inference_steps": args.num_inference_steps,
+    "solver": args.solver,
+    "shift": args.shift,
+  }
+  pipe.sampling = presets.choose(pipe.sampling, None, {}, changes)
+  each, model = args.num_images_per_prompt, {"model": args.workdir or "digits"}
+  images = draw(pipe, asked, each, folder, model)
+  overview = write_overview(images, args.prompt, folder)
+  print(f"{len(images)} pictures in {folder}; all of them: {overview}")
 
 
-def run() -> None:
-  """Defines the flags and runs the command."""
+def define_flags() -> None:
+  """Defines what `lumina infer` has as well."""
   flags.DEFINE_string("workdir", None, "Run to sample from.")
   flags.DEFINE_multi_string(
-    "prompt", [], "What to show, text or number of a class; may be repeated."
-  )
-  flags.DEFINE_multi_string(
-    "negative_prompt", [""], f"What to steer away from; {EACH}."
+    "negative_prompt", None, f"What to steer away from; {EACH}."
   )
   flags.DEFINE_multi_integer(
-    "height", None, f"In pixels or latents, default by the run; {EACH}."
+    "height", None, f"In pixels or latents, default by the network; {EACH}."
   )
   flags.DEFINE_multi_integer(
-    "width", None, f"In pixels or latents, default by the run; {EACH}."
+    "width", None, f"In pixels or latents, default by the network; {EACH}."
   )
   flags.DEFINE_multi_float("guidance_scale", None, f"1 = none; {EACH}.")
-  flags.DEFINE_multi_integer("seed", [0], f"Fixes the noise; {EACH}.")
+  flags.DEFINE_multi_integer(
+    "seed", None, f"Fixes the noise, 0 (the default) too; {EACH}."
+  )
   flags.DEFINE_integer("num_inference_steps", None, "Integration steps.")
   flags.DEFINE_integer(
     "num_images_per_prompt", 1, "Pictures of each prompt.", lower_bound=1
   )
   flags.DEFINE_alias("num_samples", "num_images_per_prompt")
   flags.DEFINE_string("solver", None, "euler, midpoint, heun or rk4.")
-  flags.DEFINE_float("shift", None, "Of the time grid.")
-  flags.DEFINE_string("output", "samples", "Folder for the pictures.")
+  flags.DEFINE_float("shift", None, "Of the time grid, towards noise.")
+  flags.DEFINE_string("output", None, "Folder for the pictures: samples.")
+
+
+def run() -> None:
+  """Defines the flags and runs the command."""
+  flags.DEFINE_multi_string(
+    "prompt", [], "What to show, text or number of a class; may be repeated."
+  )
+  define_flags()
   entry_point.run(main)
 
 

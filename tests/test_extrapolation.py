@@ -62,7 +62,7 @@ def test_separators_count_as_tokens():
 @pytest.mark.parametrize(
   ("fields", "message"),
   [
-    (dict(rule="yarn"), "rule 'yarn': use one of watershed, ntk"),
+    (dict(rule="yarn"), "rule 'yarn': use one of watershed, ntk, none"),
     (dict(side=0), "side = 0"),
     (dict(base_tokens=1), "base_tokens = 1"),
   ],

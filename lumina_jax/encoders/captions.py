@@ -117,6 +117,7 @@ class CaptionEncoder:
     self._clean, self._system_prompt = CLEANING[clean], system_prompt
     self._identity = identity
     self._params: Any = None
+    self._remembered = REMEMBERED
     self._memory: OrderedDict[str, np.ndarray] = OrderedDict()
     self._cache = cache and FeatureCache(cache, cfg.dtype)
 
@@ -157,6 +158,10 @@ class CaptionEncoder:
     """Gives the parameters up; the next unknown caption loads them again."""
     self._params = None
 
+  def remember(self, captions: int) -> None:
+    """Makes room for so many captions in memory, if there is less."""
+    self._remembered = max(self._remembered, captions)
+
   def forget(self) -> None:
     """Gives up what it has encoded; a cache on disk stays."""
     self._memory.clear()
@@ -174,7 +179,7 @@ class CaptionEncoder:
     features.setflags(write=False)  # Several callers hold it.
     self._memory[text] = features
     self._memory.move_to_end(text)
-    while len(self._memory) > REMEMBERED:
+    while len(self._memory) > self._remembered:
       self._memory.popitem(last=False)
 
   def _key(self, text: str) -> str:

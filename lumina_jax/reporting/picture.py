@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import bisect
 import math
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from etils import epath
 from PIL import Image, ImageDraw, ImageFont
+from PIL.PngImagePlugin import PngInfo
 
 ENLARGE = 16
 MARGIN = 12
 FONT_SIZE = 15
 LINE_WIDTH = 1000
+LARGE = 64  # Pixels; a picture with both sides above them is seen as it is.
+THUMBNAIL = 320  # Pixels of a large picture's longer side on a sheet.
 
 
 def enlarge(image: Image.Image, factor: int = ENLARGE) -> Image.Image:
@@ -23,17 +27,32 @@ def enlarge(image: Image.Image, factor: int = ENLARGE) -> Image.Image:
   return image.resize(size, Image.Resampling.NEAREST)
 
 
+def is_large(image: Image.Image) -> bool:
+  """Whether a picture needs no enlarging to be seen."""
+  return min(image.size) > LARGE
+
+
 def contact_sheet(
   images: Sequence[Image.Image], captions: Sequence[str], enlargement: int = 8
 ) -> Image.Image:
-  """Lays pictures of any sizes in lines, like words, each above its caption."""
+  """Lays pictures of any sizes in lines, like words, each above its caption.
+
+  Args:
+    images: small ones are enlarged, large ones become thumbnails.
+    captions: of each; cut short where they are much wider than the picture.
+    enlargement: of small ones.
+  """
   font = ImageFont.load_default(FONT_SIZE)
   cells = []
   for image, text in zip(images, captions, strict=True):
-    large = enlarge(image.convert("RGB"), enlargement)
-    text = text or "(no prompt)"
-    width = max(large.width, math.ceil(font.getlength(text)))
-    cells.append((large, text, width))
+    shown = image.convert("RGB")
+    if is_large(image):
+      shown.thumbnail((THUMBNAIL, THUMBNAIL))
+    else:
+      shown = enlarge(shown, enlargement)
+    text = _cut(text or "(no prompt)", font, max(shown.width, THUMBNAIL))
+    width = max(shown.width, math.ceil(font.getlength(text)))
+    cells.append((shown, text, width))
   lines = _wrap(cells, [width for *_, width in cells])
   heights = [max(image.height for image, *_ in line) for line in lines]
   below = FONT_SIZE + 2 * MARGIN
@@ -55,6 +74,17 @@ def contact_sheet(
   return sheet
 
 
+def _cut(text: str, font: Any, width: int) -> str:
+  """A caption in one line of at most so many pixels."""
+  text = " ".join(text.split())
+  if font.getlength(text) <= width:
+    return text
+  fits = bisect.bisect(
+    range(len(text)), width, key=lambda n: font.getlength(f"{text[:n]}…")
+  )
+  return f"{text[: max(fits - 1, 0)].rstrip()}…"
+
+
 def _wrap(cells: Sequence[Any], widths: Sequence[int]) -> list[list[Any]]:
   """Breaks cells into lines of at most `LINE_WIDTH` pixels."""
   lines, used = [[]], 0
@@ -67,16 +97,68 @@ def _wrap(cells: Sequence[Any], widths: Sequence[int]) -> list[list[Any]]:
   return lines
 
 
-def save(image: Image.Image, path: epath.PathLike) -> None:
-  """Writes a PNG, whole or not at all, on a disk or in a bucket."""
+def save(
+  image: Image.Image,
+  path: epath.PathLike,
+  texts: Mapping[str, str] | None = None,
+) -> None:
+  """Writes a PNG, whole or not at all, on a disk or in a bucket.
+
+  Args:
+    image: to write.
+    path: of the file.
+    texts: by keyword, written into it; PIL reads them as `Image.text`.
+  """
   path = epath.Path(path)
+  info = PngInfo()
+  for keyword, text in (texts or {}).items():
+    info.add_text(keyword, text)
   new = path.with_name(f"{path.name}.{os.getpid()}.tmp")
   with new.open("wb") as file:
-    image.save(file, format="PNG")
+    image.save(file, format="PNG", pnginfo=info)
   new.replace(path)
+
+
+def write(
+  image: Image.Image, path: epath.Path, texts: Mapping[str, str] | None = None
+) -> list[epath.Path]:
+  """Writes a picture as it is and, if it is small, enlarged beside it.
+
+  Args:
+    image: to write.
+    path: of the file.
+    texts: written into the files.
+
+  Returns:
+    The files.
+  """
+  save(image, path, texts)
+  if is_large(image):
+    return [path]
+  large = path.with_name(f"{path.stem}_x{ENLARGE}.png")
+  save(enlarge(image), large, texts)
+  return [path, large]
 
 
 def file_stem(prompt: str) -> str:
   """A prompt as a part of a file's name."""
   stem = re.sub(r"\W+", "_", prompt.replace("/", " over ")).strip("_")
   return stem[:60] or "unconditional"
+
+
+def stems(prompts: Sequence[str], seeds: Sequence[int]) -> list[str]:
+  """Names of files, one for each prompt.
+
+  Prompts that look alike in a file's name still get files of their own, also
+  where a disk does not tell capitals.
+  """
+  found, taken = [], set()
+  for prompt, seed in zip(prompts, seeds, strict=True):
+    plain = f"{file_stem(prompt)}_seed{seed}"
+    stem, again = plain, 1
+    while stem.casefold() in taken:
+      again += 1
+      stem = f"{plain}_{again}"
+    taken.add(stem.casefold())
+    found.append(stem)
+  return found

@@ -1,0 +1,291 @@
+"""Pictures of prompts: lumina infer PROMPT [OUTPUT_DIR] [--flag=value ...]
+
+  lumina infer "3 1 4"                     the digits that ship with the package
+  lumina infer "A snowman" out --ckpt=Lumina-Next-SFT --resolution=1024x1024
+  lumina infer --prompt_file=prompts.txt --output=out --ckpt=Lumina-Next-SFT
+
+Flags stand above the settings file, and that above how the pipeline samples by
+default. A prompt that begins with a dash goes behind a lone "--".
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+from absl import flags
+from etils import epath
+
+from lumina_jax import entry_point, presets, sample, settings
+from lumina_jax import workdir as workdirs
+from lumina_jax.pipeline import LuminaPipeline
+from lumina_jax.pretrained.original import VAES
+from lumina_jax.sampler import SamplingConfig
+from lumina_jax.settings import Settings
+
+USAGE = 'usage: lumina infer "A snowman" [OUTPUT_DIR] [--flag=value ...]'
+PRECISIONS = {"bf16": "bfloat16", "fp32": "float32"}
+OF_CKPT = ("ckpt_lm", "vae", "ema")
+SCALING = ("ntk_scaling", "scaling_method", "scaling_watershed")
+
+
+def positional(
+  words: Sequence[str], prompt_file: str | None
+) -> tuple[list[str], str | None]:
+  """Prompts, those of a file behind the one given, and the output folder.
+
+  Raises:
+    ValueError: if there is no prompt or a word too much.
+    OSError: if the file cannot be read.
+  """
+  if truth := [word for word in words if word in ("True", "False")]:
+    raise ValueError(f"unexpected {truth[0]!r}: write --flag={truth[0]}")
+  if len(words) > 2:
+    raise ValueError(f"unexpected {words[2:]}; quote the prompt. {USAGE}")
+  if not words and prompt_file is None:
+    raise ValueError(f"no prompt. {USAGE}")
+  prompts = list(words[:1])
+  output = words[1] if len(words) == 2 else None
+  if prompt_file is None:
+    return prompts, output
+  if len(words) == 1 and len(words[0].split()) == 1:
+    raise ValueError(
+      f"--prompt_file and {words[0]!r}: write --output={words[0]} for a "
+      "folder; for one more prompt name the folder too, PROMPT OUTPUT_DIR"
+    )
+  try:
+    text = epath.Path(prompt_file).read_text()
+  except OSError as error:
+    raise OSError(
+      f"--prompt_file={prompt_file} cannot be read: {error.strerror}"
+    ) from error
+  lines = [line.strip() for line in text.splitlines()]
+  found = [line for line in lines if line and not line.startswith("#")]
+  if not found:
+    raise ValueError(
+      f"--prompt_file={prompt_file} holds no prompt; write one on each line"
+    )
+  return prompts + found, output
+
+
+def choose(args: Any) -> Settings:
+  """The settings file and, above it, flags.
+
+  Raises:
+    ValueError: for values that are none, or contradict each other.
+    OSError: if the file cannot be read.
+  """
+  chosen = Settings()
+  if args.config:
+    chosen, remarks = settings.read(args.config)
+    for remark in remarks:
+      logging.warning("%s: %s", args.config, remark)
+  if None not in (args.num_sampling_steps, args.num_inference_steps):
+    raise ValueError(
+      f"--num_sampling_steps={args.num_sampling_steps} counts points, "
+      f"--num_inference_steps={args.num_inference_steps} steps: give one of "
+      "them"
+    )
+  if args.resolution and (args.height or args.width):
+    raise ValueError("--resolution beside --height or --width: give one way")
+  points = args.num_sampling_steps
+  if args.num_inference_steps is not None:
+    points = args.num_inference_steps + 1
+  given = {
+    "ckpt": args.ckpt,
+    "ckpt_lm": args.ckpt_lm,
+    "token": args.token,
+    "resolution": None
+    if args.resolution is None
+    else settings.resolution("--resolution", args.resolution),
+    "num_sampling_steps": points,
+    "solver": args.solver,
+    "t_shift": args.shift,
+    "proportional_attn": args.proportional_attn,
+    **{name: getattr(args, name) for name in SCALING},
+  }
+  given = {name: value for name, value in given.items() if value is not None}
+  return dataclasses.replace(chosen, **given)
+
+
+def load(args: Any, chosen: Settings) -> tuple[LuminaPipeline, str]:
+  """The pipeline that was asked for, and its name.
+
+  Raises:
+    ValueError: for flags that do not go together.
+    FileNotFoundError: if there is none; says what to do.
+  """
+  precision = args.precision
+  if precision == "fp16":
+    raise ValueError(
+      "--precision=fp16: float16 overflows in these networks; use bf16"
+    )
+  if precision not in (None, *PRECISIONS):
+    raise ValueError(f"--precision={precision}: use {' or '.join(PRECISIONS)}")
+  of_ckpt = {name: getattr(args, name) for name in OF_CKPT}
+  named = [name for name, value in of_ckpt.items() if value is not None]
+  if args.workdir:
+    named += ["ckpt"] * (args.ckpt is not None)
+    named += ["precision"] * (precision is not None)
+    if named:
+      raise ValueError(f"--workdir and --{named[0]}: give one of them")
+    print(f"loading the run in {args.workdir}", flush=True)
+    return LuminaPipeline.from_workdir(args.workdir), args.workdir
+  if not chosen.ckpt and named:
+    raise ValueError(f"--{named[0]} needs --ckpt, the network it belongs to")
+  options = {
+    "dtype": PRECISIONS.get(precision),
+    "ema": args.ema,
+    "text_encoder": chosen.ckpt_lm if chosen.ckpt else None,
+    "vae": VAES.get(args.vae, args.vae),
+    "token": chosen.token,
+  }
+  said = {k: v for k, v in options.items() if v is not None}
+  if chosen.ckpt:
+    parts = "".join(
+      f", {name} from {said[name]}"
+      for name in ("text_encoder", "vae")
+      if name in said
+    )
+    print(f"loading {chosen.ckpt}{parts}", flush=True)
+  else:
+    print(
+      "no --ckpt, no --workdir: sampling from the digits that ship with the "
+      "package"
+    )
+  # All prompts are encoded at once, so that neither network waits for the
+  # other in memory.
+  pipe = LuminaPipeline.from_pretrained(chosen.ckpt, one_at_a_time=True, **said)
+  return pipe, chosen.ckpt or "digits"
+
+
+def sampling(own: SamplingConfig, chosen: Settings) -> SamplingConfig:
+  """How to sample: as the pipeline does, but for what was chosen.
+
+  What does not concern its network gets a warning: a settings file is often
+  that of another one.
+  """
+  beyond = own.beyond
+  known = {"ntk": SCALING[:1], "watershed": SCALING[1:], None: ()}
+  known = known[beyond.rule if beyond else None]
+  known += ("proportional_attn",) if beyond else ()
+  unused = [
+    name
+    for name in (*SCALING, "proportional_attn")
+    if getattr(chosen, name) is not None and name not in known
+  ]
+  if unused:
+    logging.warning(
+      "%s: this network has no such rule for sizes beyond those of training; "
+      "not used",
+      ", ".join(unused),
+    )
+  changes = {
+    "num_inference_steps": chosen.num_inference_steps,
+    "solver": chosen.solver,
+    "shift": chosen.t_shift,
+  }
+  if "scaling_watershed" in known:
+    changes["watershed"] = chosen.scaling_watershed
+  if beyond:
+    changes["proportional"] = chosen.proportional_attn
+  found = presets.choose(own, None, {}, changes)
+  off = {
+    "ntk_scaling": chosen.ntk_scaling is False,
+    "scaling_method": chosen.scaling_method == settings.NO_SCALING,
+  }
+  if any(off[name] for name in known if name in off):
+    never = dataclasses.replace(found.beyond, rule="none")
+    found = dataclasses.replace(found, beyond=never)
+  return found
+
+
+def main(argv: list[str]) -> None:
+  args = flags.FLAGS
+  prompts, output = positional(argv[1:], args.prompt_file)
+  chosen = choose(args)
+  asked = sample.wishes(
+    args, prompts, chosen.resolution, chosen.cfg_scale, chosen.seed
+  )
+  if None not in (args.output, output):
+    raise ValueError(f"{output!r} and --output={args.output}: give one folder")
+  folder = epath.Path(output or args.output or sample.OUTPUT)
+  workdirs.make_folder(folder)
+  if args.num_gpus != 1:
+    logging.warning(
+      "--num_gpus=%d: JAX chooses the devices (JAX_PLATFORMS, "
+      "CUDA_VISIBLE_DEVICES); sampling runs on one",
+      args.num_gpus,
+    )
+  device = jax.devices()[0]
+  print(f"device: {device.device_kind} ({device.platform})", flush=True)
+  began = time.monotonic()
+  pipe, name = load(args, chosen)
+  pipe.sampling = sampling(pipe.sampling, chosen)
+  count = sample.parameters(pipe)
+  print(f"{count / 1e6:,.1f} M parameters, {pipe.dtype}", flush=True)
+  sample.encode(pipe, asked)
+  pipe.params  # noqa: B018  Loads them, if encoding was to come first.
+  loaded = time.monotonic()
+  print(f"loaded in {loaded - began:.1f} s", flush=True)
+  model = {
+    "model": name,
+    "text_encoder": chosen.ckpt_lm,
+    "vae": args.vae,
+    "ema": args.ema,
+  }
+  images = sample.draw(pipe, asked, args.num_images_per_prompt, folder, model)
+  seconds = (time.monotonic() - loaded) / len(images)
+  if len(images) > 1:
+    print(f"all of them: {sample.write_overview(images, prompts, folder)}")
+  what = "pictures" if len(images) > 1 else "picture"
+  print(
+    f"{len(images)} {what} in {folder}, {seconds:.2f} s each with compilation"
+  )
+
+
+def run() -> None:
+  """Defines the flags and runs the command."""
+  text, number, truth = (
+    flags.DEFINE_string,
+    flags.DEFINE_float,
+    flags.DEFINE_bool,
+  )
+  text("ckpt", None, "Folder or hub name of a pipeline.")
+  text("ckpt_lm", None, "Folder or hub name of its text encoder.")
+  text("vae", None, "Likewise an autoencoder, or ema, mse, sdxl, sd3.")
+  flags.DEFINE_alias("ckpt_vae", "vae")
+  truth("ema", None, "Averaged weights or raw ones; default: what there is.")
+  text("precision", None, "bf16 or fp32; default by --ckpt.")
+  text("config", None, "A settings.yaml of the original.", short_name="c")
+  text("token", None, "For gated repositories of the hub.")
+  text("prompt_file", None, "Prompts, one a line; # begins a remark.")
+  flags.DEFINE_integer("num_gpus", 1, "Accepted; JAX chooses the devices.")
+  text("resolution", None, "Width and height in pixels, as 1024x512.")
+  flags.DEFINE_integer(
+    "num_sampling_steps",
+    None,
+    "Points of time, as the original counts: N points are N - 1 steps.",
+  )
+  truth("proportional_attn", None, "Scale attention by the picture's size.")
+  truth("ntk_scaling", None, "Flag-DiT: stretch beyond trained sizes.")
+  flags.DEFINE_enum(
+    "scaling_method",
+    None,
+    settings.METHODS,
+    "Next-DiT: stretch beyond trained sizes.",
+  )
+  number("scaling_watershed", None, "Time at which Time-aware changes.")
+  sample.define_flags()
+  flags.DEFINE_alias("cfg_scale", "guidance_scale")
+  flags.DEFINE_alias("t_shift", "shift")
+  flags.adopt_module_key_flags(sample)  # So that --help lists them.
+  entry_point.run(main)
+
+
+if __name__ == "__main__":
+  run()
