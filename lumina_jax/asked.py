@@ -10,10 +10,34 @@ from lumina_jax.backbone import ModelConfig
 from lumina_jax.pictures import Picture
 from lumina_jax.sampler import SamplingConfig
 from lumina_jax.spelling import Spell
+from lumina_jax.tokens import Grid
+
+Of = tuple[ModelConfig, SamplingConfig, int]
+
+
+def grids(of: Of, prompts: Sequence[str], size: tuple[Any, Any]) -> list[Grid]:
+  """The layout of each prompt's pictures.
+
+  Args:
+    of: the network, its rules of sizes, and pixels along a latent.
+    prompts: that the rules may read sizes off.
+    size: height and width in pixels, each one, one for each, or None.
+
+  Raises:
+    ValueError: naming a size that cannot be drawn.
+  """
+  heights, widths = (
+    inputs.one_each(side, len(prompts), name)
+    for side, name in zip(size, ("height", "width"), strict=True)
+  )
+  return [
+    sizes.grid(*of, text, *side)
+    for text, *side in zip(prompts, heights, widths, strict=True)
+  ]
 
 
 def pictures(
-  of: tuple[ModelConfig, SamplingConfig, int],
+  of: Of,
   prompt: str | Sequence[str],
   negative_prompt: str | Sequence[str] | None,
   size: tuple[Any, Any],
@@ -25,10 +49,10 @@ def pictures(
   """Checks every argument, then spells the prompts, which may take long.
 
   Args:
-    of: the network, its rules of sizes, and pixels along a latent.
+    of: as in `grids`.
     prompt: one or several.
     negative_prompt: one, or one for each; None = "".
-    size: height and width in pixels, each one, one for each, or None.
+    size: as in `grids`.
     guidance_scale: one, or one for each.
     each: pictures of a prompt.
     start: what their solves begin with.
@@ -44,25 +68,15 @@ def pictures(
   negatives = inputs.one_each(negative_prompt or "", count, "negative_prompt")
   scales = inputs.one_each(guidance_scale, count, "guidance_scale")
   seeds = inputs.seeds(start.seed, start.generator, count)
-  sides = zip(
-    *(
-      inputs.one_each(side, count, name)
-      for side, name in zip(size, ("height", "width"), strict=True)
-    ),
-    strict=True,
-  )
-  grids = [
-    sizes.grid(*of, text, *side)
-    for text, side in zip(prompts, sides, strict=True)
-  ]
+  layouts = grids(of, prompts, size)
   channels = (of[0].channels,)
-  shapes = [grid.shape + channels for grid in grids for _ in range(each)]
+  shapes = [grid.shape + channels for grid in layouts for _ in range(each)]
   starts = iter(inputs.latents(start.latents, shapes))
   spelled = spell(prompts, negatives)
   return [
     Picture(grid, *codes, seed, number, float(scale), next(starts))
     for grid, codes, seed, scale in zip(
-      grids, spelled, seeds, scales, strict=True
+      layouts, spelled, seeds, scales, strict=True
     )
     for number in range(each)
   ]

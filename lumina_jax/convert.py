@@ -24,7 +24,7 @@ from absl import flags
 
 from lumina_jax import entry_point
 from lumina_jax.backbone import shapes
-from lumina_jax.interop import ours, target
+from lumina_jax.interop import licences, ours, target
 from lumina_jax.interop.formats import open_weights
 from lumina_jax.interop.tensor import DTYPES, dtype_of
 from lumina_jax.interop.weights import Weights
@@ -81,6 +81,8 @@ def convert(
       target.write(
         weights, destination, layout, dtype, suffix, overwrite, progress
       )
+  if destination.is_dir():
+    licences.carry(source, destination)
   return weights
 
 

@@ -8,7 +8,6 @@ out.images[0].save("snowman.png")
 from __future__ import annotations
 
 import contextlib
-import functools
 import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -37,6 +36,9 @@ class LuminaPipeline:
       0 = whole.
     scheduler: what a diffusers folder says of its times.
     mesh: devices to sample on; None = the first one.
+    one_at_a_time: whether the text encoder leaves the devices before the
+      network enters them, and the other way round.
+    part: parameters of the network, or how to get them.
     files: folders that parts come from: "text_encoder", "tokenizer", and
       "licence" for the whole.
   """
@@ -54,25 +56,16 @@ class LuminaPipeline:
     scheduler: Mapping[str, Any] | None = None,
     files: Mapping[str, Any] | None = None,
   ):
-    """Puts a pipeline together.
+    """Puts a pipeline together of its attributes.
 
     Args:
-      network: as above, like all that are not named here.
       params: of the network, or how to load them.
-      sampling: as above.
-      text_encoder: as above.
-      vae: as above.
-      mesh: as above.
-      one_at_a_time: whether the text encoder leaves the devices before the
-        network enters them, and the other way round.
-      scheduler: as above.
-      files: as above.
     """
     self.network, self.sampling = network, sampling
     self.text_encoder, self.vae, self.vae_tile = text_encoder, vae, 0
     self.mesh, self.one_at_a_time = mesh, one_at_a_time
     self.scheduler, self.files = dict(scheduler or {}), dict(files or {})
-    self._part = params if isinstance(params, Part) else Part.of(params)
+    self.part = params if isinstance(params, Part) else Part.of(params)
 
   @classmethod
   def from_workdir(cls, workdir: str) -> LuminaPipeline:
@@ -134,7 +127,7 @@ class LuminaPipeline:
   @property
   def params(self) -> Params:
     """Of the network, on the devices; loaded first if they are not there."""
-    return self._part.get()
+    return self.part.get()
 
   @property
   def transformer(self) -> Transformer:
@@ -251,7 +244,9 @@ class LuminaPipeline:
       ),
     )
     times = presets.times(sampling, sigmas)
-    spell = self._speller(compatibility, clean_caption, max_sequence_length)
+    spell = spelling.speller(
+      self, compatibility, clean_caption, max_sequence_length
+    )
     if prompt_embeds is not None:
       if prompt is not None:
         raise ValueError("prompt and prompt_embeds: give one of them")
@@ -271,7 +266,7 @@ class LuminaPipeline:
     )
     images: dict[int, np.ndarray] = {}
     decode = self.vae is not None and output_type != output.LATENT
-    with self._devices():
+    with self.devices():
       for drawn in drawing.draw(
         self.params, self.network, pictures, sampling, times, on_step
       ):
@@ -298,15 +293,24 @@ class LuminaPipeline:
     if guidance_scale is None:
       guidance_scale = self.sampling.guidance_scale
     return asked.pictures(
-      (self.network.model, self.sampling, self._factor),
+      self._of,
       prompt,
       negative_prompt,
       (height, width),
       guidance_scale,
       num_images_per_prompt,
       start,
-      spell or self._speller(),
+      spell or spelling.speller(self),
     )
+
+  def check_sizes(
+    self,
+    prompt: str | Sequence[str],
+    height: int | Sequence[int] | None = None,
+    width: int | Sequence[int] | None = None,
+  ) -> None:
+    """Raises ValueError if a call could not draw these sizes."""
+    asked.grids(self._of, inputs.prompts(prompt), (height, width))
 
   def encode_prompt(
     self,
@@ -328,7 +332,7 @@ class LuminaPipeline:
     prompts = inputs.prompts(prompt)
     negatives = negative_prompt or ""
     negatives = inputs.one_each(negatives, len(prompts), "negative_prompt")
-    spelled = self._speller(**how)(prompts, negatives)
+    spelled = spelling.speller(self, **how)(prompts, negatives)
     return spelling.side_by_side(spelled)
 
   @property
@@ -337,41 +341,13 @@ class LuminaPipeline:
     return self.network.model.dtype
 
   @property
-  def _factor(self) -> int:
-    return self.vae.cfg.factor if self.vae else 1
-
-  def _speller(
-    self,
-    compatibility: str | None = None,
-    clean_caption: bool | None = None,
-    max_sequence_length: int | None = None,
-  ) -> spelling.Speller:
-    like_diffusers = compatibility == presets.DIFFUSERS
-    if clean_caption is None and like_diffusers:
-      clean_caption = True
-    return spelling.Speller(
-      self.network,
-      functools.partial(self._encode, clean_caption)
-      if self.text_encoder
-      else None,
-      max_sequence_length,
-      like_diffusers,
-    )
-
-  def _encode(
-    self, clean_caption: bool | None, captions: Sequence[str]
-  ) -> list[np.ndarray]:
-    captions = spelling.cleaned(captions, clean_caption)
-    if self.one_at_a_time and not self.text_encoder.knows(captions):
-      self._part.free()
-    with self._devices():
-      features = self.text_encoder.encode(captions)
-    if self.one_at_a_time:
-      self.text_encoder.free()
-    return features
+  def _of(self) -> asked.Of:
+    factor = self.vae.cfg.factor if self.vae else 1
+    return self.network.model, self.sampling, factor
 
   def _decode(self, latent: np.ndarray) -> np.ndarray:
     return np.asarray(self.vae.decode(latent, tile=self.vae_tile or None))
 
-  def _devices(self) -> contextlib.AbstractContextManager:
+  def devices(self) -> contextlib.AbstractContextManager:
+    """Within it, programs run on the mesh."""
     return jax.set_mesh(self.mesh) if self.mesh else contextlib.nullcontext()

@@ -105,9 +105,14 @@ def parameters(pipe: LuminaPipeline) -> int:
 
 
 def encode(pipe: LuminaPipeline, asked: Sequence[Wish]) -> None:
-  """Encodes all captions and gives the language model's memory up."""
+  """Encodes all captions and gives the language model's memory up.
+
+  Sizes are checked first, since encoding may take long.
+  """
   if pipe.text_encoder is None:
     return
+  sides = [w.height for w in asked], [w.width for w in asked]
+  pipe.check_sizes([w.prompt for w in asked], *sides)
   captions = {w.prompt for w in asked} | {w.negative_prompt for w in asked}
   print(f"encoding {len(captions)} captions", flush=True)
   pipe.text_encoder.remember(len(captions))

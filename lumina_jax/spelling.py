@@ -7,12 +7,16 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from lumina_jax import inputs
 from lumina_jax.network import Network
+from lumina_jax.presets import DIFFUSERS
+
+if TYPE_CHECKING:
+  from lumina_jax.pipeline import LuminaPipeline
 
 Spelled = list[tuple[np.ndarray, np.ndarray]]  # (prompt, negative) of each.
 # Prompts and negative prompts, as many of the one as of the other.
@@ -53,10 +57,15 @@ class Speller:
     spelled = [codes[: self.most] for codes in spelled]
     text, negative = spelled[: len(prompts)], spelled[len(prompts) :]
     if self.like_diffusers:
-      longest = max(map(len, text))
-      end = -(-longest // MULTIPLE) * MULTIPLE
-      negative = [codes[:end] for codes in negative]
+      negative = _cut(text, negative)
     return list(zip(text, negative, strict=True))
+
+
+def _cut(
+  text: list[np.ndarray], negative: list[np.ndarray]
+) -> list[np.ndarray]:
+  end = -(-max(map(len, text)) // MULTIPLE) * MULTIPLE
+  return [codes[:end] for codes in negative]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,7 +80,7 @@ class Given:
 
   features: list[np.ndarray]
   negative: list[np.ndarray] | None
-  spell: Spell
+  spell: Speller
 
   def __call__(
     self, prompts: Sequence[str], negatives: Sequence[str]
@@ -79,11 +88,60 @@ class Given:
     """The features, whatever the prompts."""
     negative = self.negative
     if negative is None:
-      negative = [minus for _, minus in self.spell([], negatives)]
+      negative = [minus for minus, _ in self.spell(negatives, negatives)]
+      if self.spell.like_diffusers:
+        negative = _cut(self.features, negative)
     return list(zip(self.features, negative, strict=True))
 
 
-def given(network: Network, spell: Spell, embeds: Sequence[Any]) -> Given:
+def speller(
+  pipe: LuminaPipeline,
+  compatibility: str | None = None,
+  clean_caption: bool | None = None,
+  max_sequence_length: int | None = None,
+) -> Speller:
+  """What spells the prompts of a call, with the parts of a pipeline.
+
+  Args:
+    pipe: the pipeline.
+    compatibility: preset of the call.
+    clean_caption: as in `cleaned`; the preset cleans unless told otherwise.
+    max_sequence_length: tokens that count; None = as the network was trained.
+
+  Raises:
+    ValueError: for a length that is none, or more than the encoder reads.
+  """
+  encoder, like_diffusers = pipe.text_encoder, compatibility == DIFFUSERS
+  if clean_caption is None and like_diffusers:
+    clean_caption = True
+  most = getattr(pipe.network.text_encoder, "max_tokens", None)
+  if max_sequence_length is not None and not (
+    0 < max_sequence_length <= (most or max_sequence_length)
+  ):
+    raise ValueError(
+      f"max_sequence_length = {max_sequence_length}: from 1 to {most}, which "
+      "the network was trained with"
+    )
+
+  def encode(captions):
+    captions = cleaned(captions, clean_caption)
+    if pipe.one_at_a_time and not encoder.knows(captions):
+      pipe.part.free()
+    with pipe.devices():
+      features = encoder.encode(captions)
+    if pipe.one_at_a_time:
+      encoder.free()
+    return features
+
+  return Speller(
+    pipe.network,
+    encode if encoder else None,
+    max_sequence_length,
+    like_diffusers,
+  )
+
+
+def given(network: Network, spell: Speller, embeds: Sequence[Any]) -> Given:
   """Checks features that the caller brings.
 
   Args:

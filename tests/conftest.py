@@ -8,6 +8,7 @@ import tempfile
 # Before JAX is imported; workers and child processes inherit these. The cache
 # saves a program that several processes run from being compiled by each.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ["HF_HUB_OFFLINE"] = "1"  # What a test loads lies in its folder.
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
   cache = tempfile.TemporaryDirectory(prefix="jax_cache_")  # Ends with us.

@@ -75,7 +75,7 @@ def _check_parts(folder: pathlib.Path, options: Options) -> None:
     raise FileNotFoundError(
       f"{folder} lacks {', '.join(f'{name}/' for name in missing)}, which "
       f"{INDEX} names; fetch the whole folder, or name a part that lies "
-      "elsewhere, such as vae="
+      "elsewhere, vae= and text_encoder= (lumina infer --ckpt_vae=, --ckpt_lm=)"
     )
 
 

@@ -18,7 +18,7 @@ from lumina_jax import config as configs
 from lumina_jax.backbone import ModelConfig
 from lumina_jax.encoders.frozen import FrozenTextConfig
 from lumina_jax.encoders.utf8 import Utf8Config
-from lumina_jax.interop import licences, safetensors
+from lumina_jax.interop import licences, safetensors, source
 from lumina_jax.interop import place as destination
 from lumina_jax.interop.tensor import DTYPES, Tensor, dtype_of
 from lumina_jax.interop.vae import save_vae
@@ -43,7 +43,11 @@ SHIPPED = pathlib.Path(__file__).parent.parent / "assets" / "digits"
 
 def is_one(folder: pathlib.Path) -> bool:
   """Whether a folder is, or was to be, an export of ours."""
-  return any((folder / name).exists() for name in (CONFIG, WEIGHTS))
+  if (folder / WEIGHTS).exists():
+    return True
+  # Each program has a config.json; ours has no class.
+  config = folder / CONFIG
+  return config.exists() and "_class_name" not in source.read_json(config)
 
 
 def save(

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
+import numpy as np
 
 DTYPES = ("float32", "bfloat16")
 
@@ -77,10 +78,12 @@ def parse(values: Mapping[str, Any]) -> Options:
   """
   values = dict(values)
   if "torch_dtype" in values:
-    values["dtype"] = str(values.pop("torch_dtype")).removeprefix("torch.")
+    values["dtype"] = values.pop("torch_dtype")
   dtype = values.get("dtype")
-  if dtype is not None and not isinstance(dtype, str):
-    values["dtype"] = getattr(dtype, "__name__", str(dtype))
+  if str(dtype).startswith("torch."):
+    values["dtype"] = str(dtype).removeprefix("torch.")
+  elif dtype is not None and not isinstance(dtype, str):
+    values["dtype"] = np.dtype(dtype).name
   known = [field.name for field in dataclasses.fields(Options)]
   for name in values:
     if name in ELSEWHERE:

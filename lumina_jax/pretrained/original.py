@@ -1,4 +1,7 @@
-"""Folders of the original code, and the encoders that they name."""
+"""Weights alone: folders of the original code, and the encoders they name.
+
+A network of diffusers without its pipeline is one of these as well.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from lumina_jax.interop.pytorch import open_pytorch
-from lumina_jax.interop.source import SHARD
+from lumina_jax.interop.source import DIFFUSERS, SHARD
 from lumina_jax.network import Network
 from lumina_jax.pipeline import LuminaPipeline
 from lumina_jax.pretrained import backbone, defaults, encoders
@@ -23,8 +26,8 @@ VAES = {
 
 
 def is_one(folder: pathlib.Path) -> bool:
-  """Whether a folder, or a file, holds weights in the original's layout."""
-  if folder.is_file():
+  """Whether a folder, or a file, holds the weights of a network."""
+  if folder.is_file() or any(folder.glob(f"{DIFFUSERS}*")):
     return True
   return any(SHARD.fullmatch(entry.name) for entry in folder.iterdir())
 
@@ -77,8 +80,10 @@ def _vae(args: Mapping[str, Any], folder, options: Options) -> str | None:
 def _needed(named: Any, part: str, folder, options: Options) -> Any:
   """What the folder names; the caller may name another, or do without."""
   if named is None and getattr(options, part) is None:
+    flag = {"text_encoder": "--ckpt_lm", "vae": "--ckpt_vae"}[part]
     raise FileNotFoundError(
       f"{folder} does not say which {part} it was trained with; name its "
-      f"folder or its place on the hub, {part}=, or {part}=False to do without"
+      f"folder or its place on the hub, {part}= (lumina infer {flag}=), or in "
+      f"Python {part}=False to do without"
     )
   return named
