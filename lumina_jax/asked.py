@@ -67,16 +67,14 @@ def pictures(
     raise ValueError(f"num_images_per_prompt = {each} must be positive")
   negatives = inputs.one_each(negative_prompt or "", count, "negative_prompt")
   scales = inputs.one_each(guidance_scale, count, "guidance_scale")
-  seeds = inputs.seeds(start.seed, start.generator, count)
+  seeds = iter(inputs.seeds(start.seed, start.generator, count, each))
   layouts = grids(of, prompts, size)
   channels = (of[0].channels,)
   shapes = [grid.shape + channels for grid in layouts for _ in range(each)]
   starts = iter(inputs.latents(start.latents, shapes))
   spelled = spell(prompts, negatives)
   return [
-    Picture(grid, *codes, seed, number, float(scale), next(starts))
-    for grid, codes, seed, scale in zip(
-      layouts, spelled, seeds, scales, strict=True
-    )
-    for number in range(each)
+    Picture(grid, *codes, *next(seeds), float(scale), next(starts))
+    for grid, codes, scale in zip(layouts, spelled, scales, strict=True)
+    for _ in range(each)
   ]

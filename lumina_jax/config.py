@@ -91,8 +91,10 @@ class RunConfig:
   sampling: SamplingConfig
 
   def __post_init__(self):
+    if not self.text_encoder or not self.sampling.ladder:
+      return
     words = min(rung[1] for rung in self.sampling.ladder)
-    if self.text_encoder and self.text_encoder.max_words > words:
+    if self.text_encoder.max_words > words:
       raise ValueError(
         f"text_encoder.max_words = {self.text_encoder.max_words} exceeds the "
         f"{words} words of a rung of sampling.ladder"

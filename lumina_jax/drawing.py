@@ -8,8 +8,8 @@ from typing import Any
 import jax
 import numpy as np
 
+from lumina_jax import inputs, sampler
 from lumina_jax import pictures as picture_batches
-from lumina_jax import sampler
 from lumina_jax.flow import ode
 from lumina_jax.network import Network, Params
 from lumina_jax.pictures import Batch, Picture
@@ -98,7 +98,7 @@ def callback_on_step_end(
     answer = callback(pipeline, step, time, shown)
     if not answer or "latents" not in answer:
       return None
-    values = [np.asarray(value, np.float32) for value in answer["latents"]]
+    values = [inputs.as_float32(value) for value in answer["latents"]]
     for old, new in zip(latents.values(), values, strict=True):
       if new.shape != old.shape:
         raise ValueError(

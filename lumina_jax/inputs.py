@@ -37,14 +37,19 @@ def one_each(value: Any, count: int, name: str) -> list[Any]:
   return values
 
 
-def seeds(seed: Any, generator: Any, count: int) -> list[int]:
-  """A seed for each prompt.
+def seeds(
+  seed: Any, generator: Any, count: int, each: int = 1
+) -> list[tuple[int, int]]:
+  """What fixes the noise of each picture: a seed, and a number beside it.
 
   Args:
-    seed: one, or one for each; None = 0.
+    seed: one, or one for each prompt; None = 0. Pictures of one prompt are
+      numbered.
     generator: in its place, as in diffusers: a whole number, numpy's or torch's
-      generator, or a list of them. Its pictures are not those of torch.
+      generator, or a list of them, one for each prompt or for each picture. Its
+      pictures are not those of torch.
     count: of prompts.
+    each: pictures of a prompt.
 
   Raises:
     ValueError: if both are given, or one is out of range.
@@ -55,11 +60,16 @@ def seeds(seed: Any, generator: Any, count: int) -> list[int]:
     several = isinstance(generator, (list, tuple))
     of = [_seed(g) for g in (generator if several else [generator])]
     seed = of if several else of[0]
+    if several and each > 1 and len(of) == count * each:
+      return [(_checked(number), 0) for number in of]
   numbers = one_each(0 if seed is None else seed, count, "seed")
-  for number in numbers:
-    if int(number) != number or not 0 <= number < 2**32:
-      raise ValueError(f"seed = {number}: a whole number from 0, below 2**32")
-  return [int(number) for number in numbers]
+  return [(_checked(number), i) for number in numbers for i in range(each)]
+
+
+def _checked(seed: Any) -> int:
+  if int(seed) != seed or not 0 <= seed < 2**32:
+    raise ValueError(f"seed = {seed}: a whole number from 0, below 2**32")
+  return int(seed)
 
 
 def _seed(generator: Any) -> int:
@@ -88,6 +98,13 @@ class Start(NamedTuple):
   latents: Any = None
 
 
+def as_float32(x: Any) -> np.ndarray:
+  """Numbers of numpy, JAX or torch, of whatever device and type."""
+  if hasattr(x, "detach"):  # numpy cannot read all of torch's.
+    x = x.detach().float().cpu().numpy()
+  return np.asarray(x, np.float32)
+
+
 def features(embeds: Any, mask: Any, width: int, name: str) -> list[np.ndarray]:
   """Features that the caller brings: a list of `f32[S_n, E]`.
 
@@ -100,7 +117,7 @@ def features(embeds: Any, mask: Any, width: int, name: str) -> list[np.ndarray]:
   Raises:
     ValueError: naming a shape that does not fit.
   """
-  rows = [np.asarray(row, np.float32) for row in embeds]
+  rows = [as_float32(row) for row in embeds]
   if mask is not None and len(mask) != len(rows):
     raise ValueError(f"{name} has {len(rows)} rows, its mask {len(mask)}")
   for number, row in enumerate(rows):
@@ -110,7 +127,7 @@ def features(embeds: Any, mask: Any, width: int, name: str) -> list[np.ndarray]:
         f"f32[S, {width}]"
       )
     if mask is not None:
-      keep = np.asarray(mask[number]) != 0
+      keep = as_float32(mask[number]) != 0
       if keep.shape != row.shape[:1]:
         raise ValueError(
           f"the mask of {name}[{number}] has shape {keep.shape}; "
@@ -134,7 +151,7 @@ def latents(
   """
   if values is None:
     return [None] * len(shapes)
-  values = [np.asarray(value, np.float32) for value in values]
+  values = [as_float32(value) for value in values]
   if len(values) != len(shapes):
     raise ValueError(f"latents: {len(values)} for {len(shapes)} pictures")
   for number, (value, shape) in enumerate(zip(values, shapes, strict=True)):

@@ -16,6 +16,10 @@ class Output:
 
   images: list[Any]
 
+  def __getitem__(self, index: int) -> list[Any]:
+    """As a tuple of one, which return_dict=False gives."""
+    return (self.images,)[index]
+
 
 def to_uint8(image: np.ndarray) -> np.ndarray:
   """Pixels `f32[H, W, C]` in [-1, 1] -> `u8[H, W, C]`."""

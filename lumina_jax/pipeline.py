@@ -254,6 +254,10 @@ class LuminaPipeline:
       minus = negative_prompt_embeds, negative_prompt_attention_mask
       spell = spelling.given(self.network, spell, (*plus, *minus))
       prompt = [""] * len(spell.features)
+    elif negative_prompt_embeds is not None:
+      raise ValueError(
+        "negative_prompt_embeds without prompt_embeds: give both"
+      )
     pictures = self.pictures(
       prompt,
       negative_prompt,
@@ -316,14 +320,19 @@ class LuminaPipeline:
     self,
     prompt: str | Sequence[str],
     negative_prompt: str | Sequence[str] | None = "",
-    **how: Any,
+    *,
+    compatibility: str | None = None,
+    clean_caption: bool | None = None,
+    max_sequence_length: int | None = None,
   ) -> tuple[np.ndarray, ...]:
     """Features of prompts, to pass to calls.
 
     Args:
       prompt: one or several.
       negative_prompt: one or one per prompt.
-      **how: compatibility, clean_caption and max_sequence_length of a call.
+      compatibility: as in a call, like those below.
+      clean_caption: likewise.
+      max_sequence_length: likewise.
 
     Returns:
       prompt_embeds `f32[N, S, E]`, their mask `bool[N, S]`, and the two of the
@@ -332,7 +341,10 @@ class LuminaPipeline:
     prompts = inputs.prompts(prompt)
     negatives = negative_prompt or ""
     negatives = inputs.one_each(negatives, len(prompts), "negative_prompt")
-    spelled = spelling.speller(self, **how)(prompts, negatives)
+    spell = spelling.speller(
+      self, compatibility, clean_caption, max_sequence_length
+    )
+    spelled = spell(prompts, negatives)
     return spelling.side_by_side(spelled)
 
   @property

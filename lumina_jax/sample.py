@@ -69,10 +69,11 @@ def wishes(
     values = otherwise if values is None else values
     return inputs.one_each(values, len(prompts), f"--{name}")
 
+  numbers = each("seed", seed or 0)
   columns = (
     prompts,
     each("negative_prompt", ""),
-    inputs.seeds(each("seed", seed or 0), None, len(prompts)),
+    [first for first, _ in inputs.seeds(numbers, None, len(prompts))],
     each("height", height),
     each("width", width),
     each("guidance_scale", guidance_scale),

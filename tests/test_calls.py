@@ -40,6 +40,9 @@ def test_a_seed_and_what_stands_for_one(pipe):
   one, other = (np.random.default_rng(3) for _ in range(2))
   assert differ(draw(pipe, generator=one), draw(pipe, generator=other)) == 0
   assert differ(draw(pipe, seed=8), expected) > 1
+  # One for each picture, as in diffusers: each is the first of its seed.
+  two = draw(pipe, generator=[8, 7], num_images_per_prompt=2)
+  assert differ(two[1], expected[0]) == 0 < differ(two[0], expected[0])
 
 
 def test_latents_take_the_place_of_noise(pipe):
@@ -65,6 +68,7 @@ def test_kinds_of_output(pipe):
   np.testing.assert_array_equal(
     np.round((np.clip(decoded, -1, 1) + 1) * 127.5).astype(np.uint8), u8
   )
+  np.testing.assert_array_equal(pipe(tiny.PROMPT, **CALL)[0][0], u8)
   (images,) = pipe(tiny.PROMPT, **CALL, return_dict=False)
   np.testing.assert_array_equal(images[0], u8)
 
@@ -159,6 +163,11 @@ def test_guidance_acts_on_three_channels(pipe):
     (dict(generator="x"), "generator 'x'"),
     (dict(output_type="pt"), r"torch\.from_numpy"),
     (dict(latents=np.zeros((1, 4, 8, 8))), r"transpose\(1, 2, 0\)"),
+    (dict(generator=[1, 2]), "seed has 2 values for 1 prompts"),
+    (
+      dict(negative_prompt_embeds=np.zeros((1, 3, 24))),
+      "without prompt_embeds",
+    ),
     (dict(latents=np.zeros((2, 8, 8, 4))), "2 for 1 pictures"),
     (dict(prompt_embeds=np.zeros((1, 3, 24))), "prompt and prompt_embeds"),
     (

@@ -13,16 +13,12 @@ FILES = re.compile(
 
 
 def found(source: pathlib.Path | None) -> list[pathlib.Path]:
-  """Licences and model cards of a folder, or beside a file."""
-  if source is None:
-    return []
-  folder = source if source.is_dir() else source.parent
-  # Another program's folder may hold all kinds; a file stands for itself.
-  if source.is_file() or not folder.is_dir():
+  """Licences and model cards of a folder; a file has none of its own."""
+  if source is None or not source.is_dir():
     return []
   return sorted(
     entry
-    for entry in folder.iterdir()
+    for entry in source.iterdir()
     if entry.is_file() and FILES.fullmatch(entry.name)
   )
 

@@ -49,6 +49,7 @@ def load(folder: pathlib.Path, options: Options) -> LuminaPipeline:
   text = defaults.text(model)
   network = Network(model, text)
   encoder, files = encoders.text_encoder(folder / "text_encoder", text, options)
+  vae, vae_files = encoders.vae(folder / "vae", model, options)
   values = read_json(folder / "transformer" / "config.json")
   side = int(values.get("sample_size") or defaults.TRAINED // 8)
   return LuminaPipeline(
@@ -56,11 +57,11 @@ def load(folder: pathlib.Path, options: Options) -> LuminaPipeline:
     backbone.part(weights, network, options),
     defaults.sampling(model, side),
     text_encoder=encoder,
-    vae=encoders.vae(folder / "vae", model, options),
+    vae=vae,
     mesh=options.mesh,
     one_at_a_time=options.one_at_a_time,
     scheduler=_scheduler(folder),
-    files=files | {"licence": folder},
+    files=files | vae_files | {"licence": folder},
   )
 
 
@@ -121,6 +122,7 @@ def save(
     )
     _set_side(new / "transformer" / "config.json", pipe)
     save_vae(pipe.vae, new / "vae")
+    licences.carry(pipe.files.get("vae"), new / "vae")
     for part in ("text_encoder", "tokenizer"):
       encoders.copy(pipe.files[part], new / part, part)
     (new / "scheduler").mkdir()

@@ -38,10 +38,13 @@ FILES = {
 }
 
 
+Files = dict[str, pathlib.Path]  # Where parts come from, by their names.
+
+
 def vae(
   named: Named | None, model: ModelConfig, options: Options
-) -> Autoencoder | None:
-  """The autoencoder of a pipeline.
+) -> tuple[Autoencoder | None, Files]:
+  """The autoencoder of a pipeline, and its folder, "vae".
 
   Args:
     named: folder or hub name, unless the options name another.
@@ -51,27 +54,26 @@ def vae(
   Raises:
     ValueError: if its latents are not those that the network draws.
   """
-  if options.vae is False:
-    return None
-  if isinstance(options.vae, Autoencoder):
-    found, at = options.vae, "vae"
+  at = options.vae or named
+  if options.vae is False or at is None:
+    return None, {}
+  if isinstance(at, Autoencoder):
+    found, files, at = at, {}, "vae"
   else:
-    at = options.vae or named
-    if at is None:
-      return None
-    found = load_vae(_folder(at, "vae", options), mesh=options.mesh)
+    folder = _folder(at, "vae", options)
+    found, files = load_vae(folder, mesh=options.mesh), {"vae": folder}
   if found.cfg.latent_channels != model.channels:
     raise ValueError(
       f"{at}: its latents have {found.cfg.latent_channels} channels, the "
       f"network draws {model.channels}; name the autoencoder that it was "
       "trained with, vae="
     )
-  return found
+  return found, files
 
 
 def text_encoder(
   named: Named | None, cfg: FrozenTextConfig, options: Options
-) -> tuple[CaptionEncoder | None, dict[str, pathlib.Path]]:
+) -> tuple[CaptionEncoder | None, Files]:
   """The language model of a pipeline, loaded when a caption needs it.
 
   Args:
@@ -114,7 +116,7 @@ def text_encoder(
 
 def _folder(named: Named, part: str, options: Options) -> pathlib.Path:
   """The folder of a part: named itself, or within the pipeline that is."""
-  folder = hub.find(named, options.token, options.revision)
+  folder = hub.find(named, options.token, within=part)
   return folder / part if (folder / part).is_dir() else folder
 
 

@@ -76,6 +76,7 @@ def save(
     (new / CONFIG).write_text(json.dumps(values, indent=2) + "\n")
     if pipe.vae:
       save_vae(pipe.vae, new / "vae")
+      licences.carry(pipe.files.get("vae"), new / "vae")
     for part in encoders.FILES.keys() & pipe.files.keys():
       encoders.copy(pipe.files[part], new / part, part)
     licences.carry(pipe.files.get("licence"), new)
@@ -111,7 +112,8 @@ def load(folder: pathlib.Path, options: Options) -> LuminaPipeline:
     named = own if own.exists() else None
     encoder, files = encoders.text_encoder(named, text, options)
   own = folder / "vae"
-  vae = encoders.vae(own if own.exists() else None, model, options)
+  named = own if own.exists() else None
+  vae, vae_files = encoders.vae(named, model, options)
   return LuminaPipeline(
     network,
     _part(folder / WEIGHTS, network, options),
@@ -120,7 +122,7 @@ def load(folder: pathlib.Path, options: Options) -> LuminaPipeline:
     vae=vae,
     mesh=options.mesh,
     one_at_a_time=options.one_at_a_time,
-    files=files | {"licence": folder},
+    files=files | vae_files | {"licence": folder},
   )
 
 

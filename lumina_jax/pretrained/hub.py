@@ -32,7 +32,7 @@ def find(
     revision: of the repository.
     ema: which of the original's two sets of weights to fetch; None = averaged
       if there are both.
-    within: fetch this folder of the repository alone.
+    within: fetch this folder of the repository alone, if it has one.
 
   Raises:
     FileNotFoundError: if there is neither, or it cannot be fetched; says what
@@ -58,10 +58,11 @@ def wanted(
   Args:
     files: all of them.
     ema: as in `find`.
-    within: a folder; what lies elsewhere is left, but for licences.
+    within: a folder; if there is such a one, what lies elsewhere is left, but
+      for licences.
   """
   files = [name for name in files if not UNWANTED.fullmatch(name)]
-  if within:
+  if within and any(name.startswith(f"{within}/") for name in files):
     top = re.compile(r"(LICEN[SC]E|NOTICE|README|USE_POLICY)[^/]*", re.I)
     files = [
       name

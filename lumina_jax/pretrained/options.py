@@ -35,7 +35,7 @@ class Options:
       network enters them, and the other way round: slower, in less memory.
     cache: folder that features of captions are kept in; None = in none.
     token: for gated repositories of the hub.
-    revision: of the repository.
+    revision: of the repository; of those that parts are named by, the main one.
   """
 
   dtype: str | None = None

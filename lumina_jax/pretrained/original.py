@@ -55,7 +55,8 @@ def load(folder: pathlib.Path, options: Options) -> LuminaPipeline:
       _needed(named, "text_encoder", folder, options), text, options
     )
   pixels = int(weights.args.get("image_size") or _usual_pixels(text))
-  vae = encoders.vae(_vae(weights.args, folder, options), model, options)
+  named = _vae(weights.args, folder, options)
+  vae, vae_files = encoders.vae(named, model, options)
   factor = vae.cfg.factor if vae else 8
   return LuminaPipeline(
     network,
@@ -65,7 +66,7 @@ def load(folder: pathlib.Path, options: Options) -> LuminaPipeline:
     vae=vae,
     mesh=options.mesh,
     one_at_a_time=options.one_at_a_time,
-    files=files | {"licence": folder},
+    files=files | vae_files | {"licence": folder},
   )
 
 

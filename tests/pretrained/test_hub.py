@@ -75,6 +75,11 @@ def test_a_folder_within_a_repository_and_its_terms():
   ]
 
 
+def test_a_repository_that_is_the_folder_itself():
+  files = ["README.md", "config.json", "diffusion_pytorch_model.safetensors"]
+  assert hub.wanted(files, within="vae") == files
+
+
 def test_a_folder_that_is_here_is_taken_as_it_is(tmp_path, monkeypatch):
   monkeypatch.chdir(tmp_path)
   pathlib.Path("owner/name").mkdir(parents=True)

@@ -100,6 +100,8 @@ def test_what_is_saved_draws_the_same_and_carries_its_terms(
   assert terms.read_text() == "Terms of the network."
   words = tmp_path / "saved" / "text_encoder" / "NOTICE"
   assert words.read_text() == "Terms of the words."
+  pixels = tmp_path / "saved" / "vae" / "LICENSE"
+  assert pixels.read_text() == "Terms of the pixels."
   # Saved again in its place, the same; and never by accident.
   with pytest.raises(FileExistsError, match="saved exists"):
     again.save_pretrained(tmp_path / "saved", layout=layout)

@@ -99,6 +99,7 @@ def write_diffusers(folder):
   )
   (folder / "LICENSE.md").write_text("Terms of the network.")
   (folder / "text_encoder" / "NOTICE").write_text("Terms of the words.")
+  (folder / "vae" / "LICENSE").write_text("Terms of the pixels.")
   return folder
 
 
