@@ -12,8 +12,9 @@ without the warm-up that ours has.
     --workdir=runs/t2i
   python -m lumina_jax.sample --workdir=runs/t2i --prompt="pattern 7"
 
-There is neither autoencoder nor language model yet. So data are synthetic, a
-pattern under noise with a caption that says which; text features come from the
+There is no source of images and captions yet, though there are an autoencoder
+and language models to encode them. So data are synthetic, a pattern under noise
+with a caption that says which; text features come from the
 embedded encoder, as wide as those of LLaMA-2-7B and Gemma-2B that the published
 networks take, trained along; and pictures show three channels of the latents.
 Only `tiny` was run, on a CPU. Published sizes are checked for their parameters
