@@ -63,12 +63,14 @@ def test_most_blocks_run_and_all_are_python(page):
     compile(block, PAGE, "exec")
 
 
+@pytest.mark.slow
 def test_the_picture_is_saved(ran):
   with Image.open(ran[1] / "snowman.png") as image:
     assert image.size == (SIDE, SIDE)
     assert np.ptp(np.asarray(image)) > 50
 
 
+@pytest.mark.slow
 def test_the_same_pixels_as_theirs(ran, folder):
   theirs = peer.load(folder)(
     "a snowman in a red scarf",
@@ -81,6 +83,7 @@ def test_the_same_pixels_as_theirs(ran, folder):
   assert np.abs(own - np.round(255 * theirs)).max() <= 1
 
 
+@pytest.mark.slow
 def test_features_stand_for_their_prompt(ran):
   with Image.open(ran[1] / "snowman.png") as image:
     np.testing.assert_array_equal(image, ran[0]["again"])

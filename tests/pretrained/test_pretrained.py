@@ -137,6 +137,7 @@ def test_a_network_without_a_language_model_is_not_saved_for_diffusers(
   assert again(**CALL).images[0].shape == (16, 16, 3)
 
 
+@pytest.mark.slow
 def test_flag_dit_reads_with_llama(folder, tmp_path):
   original = tiny.write_original(tmp_path / "flag", tiny.FLAG)
   words = write_tokenizer(tmp_path / "llama", "llama", vocab=tiny.VOCAB)
@@ -154,6 +155,7 @@ def test_flag_dit_reads_with_llama(folder, tmp_path):
     pipe.save_pretrained(tmp_path / "saved", layout="diffusers")
 
 
+@pytest.mark.slow
 def test_a_network_of_classes_with_an_autoencoder(folder, tmp_path):
   cfg = FAMILIES["next_imagenet"]
   original = tiny.write_original(tmp_path / "classes", cfg, n_heads=cfg.heads)
@@ -217,6 +219,7 @@ def test_features_are_kept_in_a_cache(folder, tmp_path, picture):
   np.testing.assert_array_equal(again(**CALL).images[0], picture)
 
 
+@pytest.mark.slow
 def test_large_pictures_go_in_tiles(pipe):
   whole = pipe(**CALL, height=64, width=96).images[0]
   pipe.vae_tile = 32
