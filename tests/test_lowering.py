@@ -1,9 +1,13 @@
-"""The real train step lowers for TPU, on a machine that has none."""
+"""Real programs lower for TPU, on a machine that has none."""
+
+import subprocess
+import sys
 
 import jax
 import pytest
-from conftest import small_config
+from conftest import ROOT, small_config
 
+from benchmarks import one_chip
 from lumina_jax.parallel.mesh import make_mesh
 from lumina_jax.train import make_batches
 from lumina_jax.training import step as steps
@@ -26,3 +30,28 @@ def test_train_step_lowers_for_tpu(variant, dtype):
     text = traced.lower(lowering_platforms=("tpu",)).as_text()
   assert "stablehlo.dot_general" in text
   assert ("bf16" in text) == (dtype == "bfloat16")
+
+
+@pytest.mark.parametrize("name", ["language model", "sampler", "decoder"])
+def test_what_a_published_pipeline_runs_lowers_for_tpu(name):
+  function, args = one_chip.programs(1024)[name]
+  text = (
+    jax.jit(function).trace(*args).lower(lowering_platforms=("tpu",)).as_text()
+  )
+  assert ("bf16" in text) == (name != "decoder")
+  assert "stablehlo.dot_general" in text
+
+
+@pytest.mark.slow
+def test_a_published_pipeline_fits_one_chip():
+  """Compiled for a v5e by the real compiler; the decoder for small pictures."""
+  pytest.importorskip("libtpu", reason='libtpu: pip install -e ".[tpu]"')
+  done = subprocess.run(
+    [sys.executable, "-m", "benchmarks.one_chip", "--pixels=512"],
+    cwd=ROOT,
+    capture_output=True,
+    text=True,
+    check=False,
+  )
+  assert done.returncode == 0, done.stdout + done.stderr
+  assert done.stdout.count("peak") == 3
