@@ -65,7 +65,13 @@ def programs(pixels: int) -> dict[str, tuple[Any, tuple]]:
   words = np.zeros((2, network.text_encoder.max_tokens), np.int32)
   features = np.zeros((words.shape[1], reader.width), np.float32)
   picture = pictures.Picture(
-    model.grid(side, side), features, features, 0, 0, sampling.guidance_scale
+    "",
+    model.grid(side, side),
+    features,
+    features,
+    0,
+    0,
+    sampling.guidance_scale,
   )
   times = presets.times(sampling)
   (batch,) = pictures.batches([picture], network, sampling, times)

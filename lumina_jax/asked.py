@@ -63,18 +63,25 @@ def pictures(
   """
   prompts = inputs.prompts(prompt)
   count = len(prompts)
-  if each < 1:
-    raise ValueError(f"num_images_per_prompt = {each} must be positive")
+  if each != int(each) or each < 1:
+    raise ValueError(f"num_images_per_prompt = {each}: a positive whole number")
+  each = int(each)
+  if not isinstance(negative_prompt, str) and negative_prompt is not None:
+    negative_prompt = inputs.prompts(negative_prompt, "negative_prompt")
   negatives = inputs.one_each(negative_prompt or "", count, "negative_prompt")
-  scales = inputs.one_each(guidance_scale, count, "guidance_scale")
+  scales = inputs.numbers(guidance_scale, count, "guidance_scale")
   seeds = iter(inputs.seeds(start.seed, start.generator, count, each))
   layouts = grids(of, prompts, size)
   channels = (of[0].channels,)
   shapes = [grid.shape + channels for grid in layouts for _ in range(each)]
   starts = iter(inputs.latents(start.latents, shapes))
-  spelled = spell(prompts, negatives)
+  # Encoding is not for nothing: without guidance nothing reads the negatives.
+  guided = any(scale != 1 for scale in scales)
+  spelled = spell(prompts, negatives if guided else None)
   return [
-    Picture(grid, *codes, *next(seeds), float(scale), next(starts))
-    for grid, codes, scale in zip(layouts, spelled, scales, strict=True)
+    Picture(text, grid, *codes, *next(seeds), scale, next(starts))
+    for text, grid, codes, scale in zip(
+      prompts, layouts, spelled, scales, strict=True
+    )
     for _ in range(each)
   ]

@@ -82,7 +82,7 @@ def convert(
         weights, destination, layout, dtype, suffix, overwrite, progress
       )
   if destination.is_dir():
-    licences.carry(source, destination)
+    licences.replace(source, destination)
   return weights
 
 

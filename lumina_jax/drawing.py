@@ -62,12 +62,13 @@ def _stepwise(
   request, times = batch.request, np.asarray(batch.request.times)
   x = request.start
   if x is None:
-    x = sampler.noise(request, network=network)
+    x = np.asarray(sampler.noise(request, network=network))
   for step in range(len(times) - 1):
     one = request._replace(start=x, times=times[step : step + 2])
     x = sampler.sample(params, one, network=network, solver=solver)
-    latents = batch.cut(np.asarray(x))
-    changed = on_step(step, float(times[step + 1]), latents)
+    # From the host each time: what comes from a device would compile anew.
+    x = np.asarray(x)
+    changed = on_step(step, float(times[step + 1]), batch.cut(x))
     if changed is not None:
       x = batch.paste(changed)
   return x
@@ -87,6 +88,7 @@ def callback_on_step_end(
   Raises:
     ValueError: if that is more than latents.
   """
+  names = [names] if isinstance(names, str) else names
   if unknown := set(names) - {"latents"}:
     raise ValueError(
       f"callback_on_step_end_tensor_inputs {sorted(unknown)}: there are "
@@ -96,15 +98,13 @@ def callback_on_step_end(
   def on_step(step, time, latents):
     shown = {"latents": list(latents.values())} if names else {}
     answer = callback(pipeline, step, time, shown)
-    if not answer or "latents" not in answer:
+    if not answer or answer.get("latents") is None:
       return None
-    values = [inputs.as_float32(value) for value in answer["latents"]]
-    for old, new in zip(latents.values(), values, strict=True):
-      if new.shape != old.shape:
-        raise ValueError(
-          f"callback_on_step_end returned latents of shape {new.shape} for "
-          f"{old.shape}"
-        )
+    shapes = [old.shape for old in latents.values()]
+    try:
+      values = inputs.latents(answer["latents"], shapes)
+    except ValueError as error:
+      raise ValueError(f"callback_on_step_end returned {error}") from error
     return dict(zip(latents, values, strict=True))
 
   return on_step

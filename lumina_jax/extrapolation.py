@@ -40,6 +40,10 @@ class Extrapolation:
   def __post_init__(self):
     if self.rule not in RULES:
       raise ValueError(f"rule {self.rule!r}: use one of {', '.join(RULES)}")
+    if not 0 <= self.watershed <= 1:
+      raise ValueError(
+        f"watershed = {self.watershed}: a time from 0 (noise) to 1 (data)"
+      )
     if self.side < 1 or self.base_tokens < 2:
       raise ValueError(
         f"side = {self.side} and base_tokens = {self.base_tokens}: a trained "

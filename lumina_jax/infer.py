@@ -92,9 +92,11 @@ def choose(args: Any) -> Settings:
     )
   if args.resolution and (args.height or args.width):
     raise ValueError("--resolution beside --height or --width: give one way")
-  points = args.num_sampling_steps
-  if args.num_inference_steps is not None:
-    points = args.num_inference_steps + 1
+  points, steps = args.num_sampling_steps, args.num_inference_steps
+  if steps is not None:
+    if steps < 1:
+      raise ValueError(f"--num_inference_steps={steps} must be positive")
+    points = steps + 1
   given = {
     "ckpt": args.ckpt,
     "ckpt_lm": args.ckpt_lm,
@@ -213,7 +215,7 @@ def main(argv: list[str]) -> None:
   )
   if None not in (args.output, output):
     raise ValueError(f"{output!r} and --output={args.output}: give one folder")
-  folder = epath.Path(output or args.output or sample.OUTPUT)
+  folder = epath.Path(output or args.output or sample.OUTPUT).expanduser()
   workdirs.make_folder(folder)
   if args.num_gpus != 1:
     logging.warning(
@@ -233,9 +235,9 @@ def main(argv: list[str]) -> None:
   loaded = time.monotonic()
   print(f"loaded in {loaded - began:.1f} s", flush=True)
   model = {
-    "model": name,
-    "text_encoder": chosen.ckpt_lm,
-    "vae": args.vae,
+    "model": sample.public(name),
+    "text_encoder": sample.public(chosen.ckpt_lm),
+    "vae": sample.public(args.vae),
     "ema": args.ema,
   }
   images = sample.draw(pipe, asked, args.num_images_per_prompt, folder, model)

@@ -2,31 +2,40 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 
-def prompts(prompt: Any) -> list[str]:
+def prompts(prompt: Any, name: str = "prompt") -> list[str]:
   """One prompt or several, as a list.
 
   Raises:
-    ValueError: if it is neither, or there is none.
+    ValueError: if it is neither, there is none, or it is no text that could be
+      written down.
   """
   texts = [prompt] if isinstance(prompt, str) else prompt
   if not isinstance(texts, Sequence) or not all(
     isinstance(text, str) for text in texts
   ):
-    raise ValueError(f"prompt {prompt!r}: a string or a list of strings")
+    raise ValueError(f"{name} {prompt!r}: a string or a list of strings")
   if not texts:
-    raise ValueError('no prompt; use "" for an unconditional picture')
+    raise ValueError(f'no {name}; use "" for an unconditional picture')
+  for text in texts:
+    try:
+      text.encode()
+    except UnicodeEncodeError as error:
+      raise ValueError(
+        f"{name} {text!r} is no Unicode text: {error}"
+      ) from error
   return list(texts)
 
 
 def one_each(value: Any, count: int, name: str) -> list[Any]:
   """Repeats a single value, or checks that there is one per prompt."""
-  if value is None or isinstance(value, (str, int, float, np.generic)):
+  if value is None or isinstance(value, str) or np.ndim(value) == 0:
     return [value] * count
   values = list(value)
   if len(values) != count:
@@ -35,6 +44,42 @@ def one_each(value: Any, count: int, name: str) -> list[Any]:
       "for each"
     )
   return values
+
+
+def numbers(value: Any, count: int, name: str) -> list[float]:
+  """One finite number, or one for each prompt, as a list.
+
+  Raises:
+    ValueError: if there are others.
+  """
+  return [number(x, name) for x in one_each(value, count, name)]
+
+
+def number(value: Any, name: str) -> float:
+  """A finite number.
+
+  Raises:
+    ValueError: naming what it is instead.
+  """
+  try:
+    found = float(value)
+  except (TypeError, ValueError):
+    found = math.nan
+  if not math.isfinite(found):
+    raise ValueError(f"{name} = {value!r}: a finite number")
+  return found
+
+
+def whole(value: Any, name: str) -> int:
+  """A whole number.
+
+  Raises:
+    ValueError: naming what it is instead.
+  """
+  found = number(value, name)
+  if found != int(found):
+    raise ValueError(f"{name} = {value!r}: a whole number")
+  return int(found)
 
 
 def seeds(
@@ -61,15 +106,16 @@ def seeds(
     of = [_seed(g) for g in (generator if several else [generator])]
     seed = of if several else of[0]
     if several and each > 1 and len(of) == count * each:
-      return [(_checked(number), 0) for number in of]
-  numbers = one_each(0 if seed is None else seed, count, "seed")
-  return [(_checked(number), i) for number in numbers for i in range(each)]
+      return [(_checked(x), 0) for x in of]
+  found = one_each(0 if seed is None else seed, count, "seed")
+  return [(_checked(x), i) for x in found for i in range(each)]
 
 
 def _checked(seed: Any) -> int:
-  if int(seed) != seed or not 0 <= seed < 2**32:
+  found = whole(seed, "seed")
+  if not 0 <= found < 2**32:
     raise ValueError(f"seed = {seed}: a whole number from 0, below 2**32")
-  return int(seed)
+  return found
 
 
 def _seed(generator: Any) -> int:
@@ -98,11 +144,24 @@ class Start(NamedTuple):
   latents: Any = None
 
 
-def as_float32(x: Any) -> np.ndarray:
-  """Numbers of numpy, JAX or torch, of whatever device and type."""
+def as_float32(x: Any, name: str) -> np.ndarray:
+  """Numbers of numpy, JAX or torch, of whatever device and type.
+
+  Raises:
+    ValueError: if they are none.
+  """
   if hasattr(x, "detach"):  # numpy cannot read all of torch's.
     x = x.detach().float().cpu().numpy()
-  return np.asarray(x, np.float32)
+  try:
+    return np.asarray(x, np.float32)
+  except (TypeError, ValueError) as error:
+    raise ValueError(f"{name}: no array of numbers ({error})") from error
+
+
+def _rows(values: Any, name: str) -> list[np.ndarray]:
+  if np.ndim(values) == 0 and not isinstance(values, (list, tuple)):
+    raise ValueError(f"{name} = {values!r}: an array, or a list of arrays")
+  return [as_float32(row, name) for row in values]
 
 
 def features(embeds: Any, mask: Any, width: int, name: str) -> list[np.ndarray]:
@@ -117,7 +176,7 @@ def features(embeds: Any, mask: Any, width: int, name: str) -> list[np.ndarray]:
   Raises:
     ValueError: naming a shape that does not fit.
   """
-  rows = [as_float32(row) for row in embeds]
+  rows = _rows(embeds, name)
   if mask is not None and len(mask) != len(rows):
     raise ValueError(f"{name} has {len(rows)} rows, its mask {len(mask)}")
   for number, row in enumerate(rows):
@@ -127,7 +186,7 @@ def features(embeds: Any, mask: Any, width: int, name: str) -> list[np.ndarray]:
         f"f32[S, {width}]"
       )
     if mask is not None:
-      keep = as_float32(mask[number]) != 0
+      keep = as_float32(mask[number], f"the mask of {name}") != 0
       if keep.shape != row.shape[:1]:
         raise ValueError(
           f"the mask of {name}[{number}] has shape {keep.shape}; "
@@ -151,7 +210,7 @@ def latents(
   """
   if values is None:
     return [None] * len(shapes)
-  values = [as_float32(value) for value in values]
+  values = _rows(values, "latents")
   if len(values) != len(shapes):
     raise ValueError(f"latents: {len(values)} for {len(shapes)} pictures")
   for number, (value, shape) in enumerate(zip(values, shapes, strict=True)):

@@ -26,6 +26,7 @@ class Picture:
   """One picture to make.
 
   Attributes:
+    prompt: what was asked, for messages.
     grid: its layout.
     text: codes `i32[S, K]` of the prompt, from `Network.tokenize`, or features
       `f32[S, E]` of a frozen text encoder.
@@ -36,6 +37,7 @@ class Picture:
     start: latents `f32[H, W, C]` in place of the noise.
   """
 
+  prompt: str
   grid: Grid
   text: np.ndarray
   negative: np.ndarray

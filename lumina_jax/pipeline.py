@@ -250,6 +250,10 @@ class LuminaPipeline:
     if prompt_embeds is not None:
       if prompt is not None:
         raise ValueError("prompt and prompt_embeds: give one of them")
+      if negative_prompt_embeds is not None and negative_prompt:
+        raise ValueError(
+          "negative_prompt and negative_prompt_embeds: give one of them"
+        )
       plus = prompt_embeds, prompt_attention_mask
       minus = negative_prompt_embeds, negative_prompt_attention_mask
       spell = spelling.given(self.network, spell, (*plus, *minus))
@@ -275,8 +279,10 @@ class LuminaPipeline:
         self.params, self.network, pictures, sampling, times, on_step
       ):
         for number, latent in drawn.items():
-          images[number] = self._decode(latent) if decode else latent
-          output.check_finite(images[number], f"picture {number}", self.dtype)
+          of = pictures[number]
+          what = f"picture {number} ({of.prompt!r}, seed {of.seed})"
+          output.check_finite(latent, what, self.dtype)
+          images[number] = self._decode(latent, what) if decode else latent
         if progress:
           progress(len(images), len(pictures))
     found = [finish(images[i]) for i in range(len(pictures))]
@@ -339,7 +345,9 @@ class LuminaPipeline:
       negative prompts, of the same shapes.
     """
     prompts = inputs.prompts(prompt)
-    negatives = negative_prompt or ""
+    negatives = inputs.prompts(negative_prompt or "", "negative_prompt")
+    if len(negatives) == 1:
+      negatives *= len(prompts)
     negatives = inputs.one_each(negatives, len(prompts), "negative_prompt")
     spell = spelling.speller(
       self, compatibility, clean_caption, max_sequence_length
@@ -357,8 +365,10 @@ class LuminaPipeline:
     factor = self.vae.cfg.factor if self.vae else 1
     return self.network.model, self.sampling, factor
 
-  def _decode(self, latent: np.ndarray) -> np.ndarray:
-    return np.asarray(self.vae.decode(latent, tile=self.vae_tile or None))
+  def _decode(self, latent: np.ndarray, what: str) -> np.ndarray:
+    image = np.asarray(self.vae.decode(latent, tile=self.vae_tile or None))
+    output.check_finite(image, f"{what}, decoded", self.vae.cfg.dtype)
+    return image
 
   def devices(self) -> contextlib.AbstractContextManager:
     """Within it, programs run on the mesh."""

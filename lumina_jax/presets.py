@@ -10,12 +10,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from lumina_jax import inputs
 from lumina_jax.extrapolation import Extrapolation
 from lumina_jax.flow import schedule
 from lumina_jax.sampler import SamplingConfig
 
 DIFFUSERS = "diffusers"
 PRESETS = (DIFFUSERS,)
+SCHEDULER_CLASS = "FlowMatchEulerDiscreteScheduler"
 # What its scheduler may be told, and the one value that the preset knows.
 SCHEDULER = {
   "num_train_timesteps": 1000,
@@ -50,6 +52,10 @@ def choose(
   if compatibility is not None:
     sampling = preset(compatibility, sampling, scheduler)
   changes = {name: x for name, x in changes.items() if x is not None}
+  for name in changes.keys() & {"num_inference_steps"}:
+    changes[name] = inputs.whole(changes[name], name)
+  for name in changes.keys() & {"watershed"}:
+    changes[name] = inputs.number(changes[name], name)
   names = {field.name for field in dataclasses.fields(Extrapolation)}
   beyond = {name: changes.pop(name) for name in names & changes.keys()}
   if beyond:
@@ -74,10 +80,16 @@ def preset(
     ValueError: for an unknown name, or a scheduler that does more than shift.
   """
   if name not in PRESETS:
-    near = difflib.get_close_matches(name, PRESETS, n=1)
+    near = difflib.get_close_matches(str(name), PRESETS, n=1)
     hint = f"did you mean {near[0]!r}? " if near else ""
     raise ValueError(
       f"compatibility {name!r}: {hint}there is {', '.join(PRESETS)}"
+    )
+  found = scheduler.get("_class_name", SCHEDULER_CLASS)
+  if found != SCHEDULER_CLASS:
+    raise ValueError(
+      f"the scheduler of this pipeline is a {found}; the preset knows "
+      f"{SCHEDULER_CLASS}"
     )
   for key, known in SCHEDULER.items():
     if (scheduler.get(key, known) or None) != (known or None):

@@ -117,7 +117,8 @@ def encode(pipe: LuminaPipeline, asked: Sequence[Wish]) -> None:
   captions = {w.prompt for w in asked} | {w.negative_prompt for w in asked}
   print(f"encoding {len(captions)} captions", flush=True)
   pipe.text_encoder.remember(len(captions))
-  pipe.encode_prompt(sorted(captions))
+  with pipe.devices():
+    pipe.text_encoder.encode(sorted(captions))
   pipe.text_encoder.free()
 
 
@@ -142,13 +143,15 @@ def draw(
 
   Returns:
     All pictures.
+
+  Raises:
+    FloatingPointError: for one that is no picture, when all others are written.
   """
   names = picture.stems([w.prompt for w in asked], [w.seed for w in asked])
   steps = pipe.sampling.num_inference_steps
   slow = parameters(pipe) >= SLOW
-  size, factor = (1, steps) if slow else (len(asked), 1)
-  total, unit = len(asked) * each, "steps" if slow else "pictures"
-  done, images = 0, []
+  factor, unit = (steps, "steps") if slow else (1, "pictures")
+  total, done, images = len(asked) * each, 0, []
   with Progress("sampling", total * factor, unit=unit) as bar:
 
     def on_step(pipe, step, time, shown):
@@ -159,15 +162,46 @@ def draw(
     watch = dict(progress=lambda number, _: bar.show(number))
     if slow:
       watch = dict(callback_on_step_end=on_step)
-    for first in range(0, len(asked), size):
-      group = asked[first : first + size]
+
+    def finish(first, group):
       found = _call(pipe, group, each, watch)
       for place, image in enumerate(found):
-        number, copy = first + place // each, place % each
-        said = texts(pipe, model, asked[number], copy, image.size)
-        picture.write(image, folder / f"{names[number]}_{copy}.png", said)
-      images += found
+        wish, number = group[place // each], place % each
+        path = _free(folder, f"{names[first + place // each]}_{number}")
+        said = texts(pipe, model, wish, number, image.size)
+        picture.write(image, path, said)
+      images.extend(found)
+
+    if not slow:
+      try:
+        finish(0, asked)
+        return images
+      except FloatingPointError:
+        pass  # One of them is no picture; the others are still wanted.
+    errors = []
+    for number, wish in enumerate(asked):
+      try:
+        finish(number, [wish])
+      except FloatingPointError as error:
+        errors.append(error)
+  if errors:
+    raise errors[0]
   return images
+
+
+def _free(folder: epath.Path, stem: str) -> epath.Path:
+  """A name that no picture has: what was drawn before stays."""
+  path, again = folder / f"{stem}.png", 1
+  while path.exists():
+    again += 1
+    path = folder / f"{stem}_{again}.png"
+  return path
+
+
+def public(name: str | None) -> str | None:
+  """A network's name without the folders of this machine above it."""
+  local = name is not None and pathlib.Path(name).expanduser().exists()
+  return pathlib.PurePath(name).name if local else name
 
 
 def _call(pipe, group, each, watch) -> list[Image.Image]:
@@ -239,7 +273,7 @@ def main(argv: list[str]) -> None:
   if not args.prompt:
     raise ValueError('no prompt; write --prompt="3 1 4", --prompt="" for none')
   asked = wishes(args, args.prompt)
-  folder = epath.Path(args.output or OUTPUT)
+  folder = epath.Path(args.output or OUTPUT).expanduser()
   workdirs.make_folder(folder)
   if args.workdir:
     pipe = LuminaPipeline.from_workdir(args.workdir)
@@ -252,7 +286,8 @@ def main(argv: list[str]) -> None:
     "shift": args.shift,
   }
   pipe.sampling = presets.choose(pipe.sampling, None, {}, changes)
-  each, model = args.num_images_per_prompt, {"model": args.workdir or "digits"}
+  each = args.num_images_per_prompt
+  model = {"model": public(args.workdir) or "digits"}
   images = draw(pipe, asked, each, folder, model)
   overview = write_overview(images, args.prompt, folder)
   print(f"{len(images)} pictures in {folder}; all of them: {overview}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from lumina_jax import inputs
 from lumina_jax.backbone import ModelConfig
 from lumina_jax.sampler import SamplingConfig
 from lumina_jax.tokens import Grid
@@ -36,9 +37,10 @@ def grid(
   height = by_rule[0] if height is None else height
   width = by_rule[1] if width is None else width
   asked = f"height={height}, width={width}"
-  if height != int(height) or width != int(width):
-    raise ValueError(f"{asked}: whole pixels only")
-  height, width = int(height), int(width)
+  try:
+    height, width = (inputs.whole(side, "side") for side in (height, width))
+  except ValueError as error:
+    raise ValueError(f"{asked}: whole pixels only") from error
   if factor > 1:
     _check_pixels(asked, height, width, factor, model.patch)
   try:

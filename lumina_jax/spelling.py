@@ -19,8 +19,8 @@ if TYPE_CHECKING:
   from lumina_jax.pipeline import LuminaPipeline
 
 Spelled = list[tuple[np.ndarray, np.ndarray]]  # (prompt, negative) of each.
-# Prompts and negative prompts, as many of the one as of the other.
-Spell = Callable[[Sequence[str], Sequence[str]], Spelled]
+# Prompts and as many negative prompts, or None if nothing is guided.
+Spell = Callable[[Sequence[str], Sequence[str] | None], Spelled]
 MULTIPLE = 8  # Of tokens, that diffusers pads prompts to.
 
 
@@ -32,30 +32,39 @@ class Speller:
     network: that will read them.
     encode: captions -> features `f32[S_n, E]` of each; None = the network's own
       encoder or classes.
+    clean: as `how` in `cleaned`.
     most: tokens of a caption that count; None = all that are encoded.
-    like_diffusers: whether a negative prompt ends where the longest prompt of
-      the call does, padding included.
+    like_diffusers: whether a negative prompt is never cleaned, and ends where
+      the longest prompt of the call does, padding included.
   """
 
   network: Network
   encode: Callable[[Sequence[str]], list[np.ndarray]] | None = None
+  clean: bool | None = None
   most: int | None = None
   like_diffusers: bool = False
 
   def __call__(
-    self, prompts: Sequence[str], negatives: Sequence[str]
+    self, prompts: Sequence[str], negatives: Sequence[str] | None
   ) -> Spelled:
     """Spells each prompt and each negative prompt.
+
+    Without negative prompts, which no guidance needs, each stands for its own.
 
     Raises:
       ValueError: if there is nothing to spell with, or no such class.
     """
+    captions = cleaned(prompts, self.clean)
+    if negatives is not None:
+      clean = None if self.like_diffusers else self.clean
+      captions += cleaned(negatives, clean)
     if not self.network.frozen_text or self.encode is None:
-      spelled = map(self.network.tokenize, (*prompts, *negatives))
+      spelled = map(self.network.tokenize, captions)
     else:
-      spelled = self.encode([*prompts, *negatives])
+      spelled = self.encode(captions)
     spelled = [codes[: self.most] for codes in spelled]
-    text, negative = spelled[: len(prompts)], spelled[len(prompts) :]
+    text = spelled[: len(prompts)]
+    negative = spelled[len(prompts) :] if negatives is not None else text
     if self.like_diffusers:
       negative = _cut(text, negative)
     return list(zip(text, negative, strict=True))
@@ -83,12 +92,21 @@ class Given:
   spell: Speller
 
   def __call__(
-    self, prompts: Sequence[str], negatives: Sequence[str]
+    self, prompts: Sequence[str], negatives: Sequence[str] | None
   ) -> Spelled:
-    """The features, whatever the prompts."""
-    negative = self.negative
+    """The features, whatever the prompts.
+
+    Raises:
+      ValueError: if there is nothing to spell a negative prompt with.
+    """
+    negative = self.features if negatives is None else self.negative
     if negative is None:
-      negative = [minus for minus, _ in self.spell(negatives, negatives)]
+      if self.spell.encode is None:
+        raise ValueError(
+          "negative_prompt_embeds is missing, and this pipeline has no text "
+          "encoder for negative_prompt: pass it, or guidance_scale=1"
+        )
+      negative = [minus for _, minus in self.spell(negatives, negatives)]
       if self.spell.like_diffusers:
         negative = _cut(self.features, negative)
     return list(zip(self.features, negative, strict=True))
@@ -124,7 +142,6 @@ def speller(
     )
 
   def encode(captions):
-    captions = cleaned(captions, clean_caption)
     if pipe.one_at_a_time and not encoder.knows(captions):
       pipe.part.free()
     with pipe.devices():
@@ -136,6 +153,8 @@ def speller(
   return Speller(
     pipe.network,
     encode if encoder else None,
+    # The number of a class is no text.
+    clean_caption if pipe.network.text_encoder else None,
     max_sequence_length,
     like_diffusers,
   )

@@ -143,6 +143,37 @@ def test_features_can_be_encoded_once(pipe):
   assert differ(mixed, expected) <= 1
 
 
+def test_without_guidance_nothing_negative_is_needed(pipe):
+  encoder, pipe.text_encoder = pipe.text_encoder, None
+  text = np.random.default_rng(0).standard_normal((1, 5, 24), np.float32)
+  try:
+    assert draw(pipe, None, prompt_embeds=text, guidance_scale=1.0).any()
+    with pytest.raises(ValueError, match="negative_prompt_embeds is missing"):
+      draw(pipe, None, prompt_embeds=text)
+  finally:
+    pipe.text_encoder = encoder
+  encoder.forget()
+  draw(pipe, guidance_scale=1.0)
+  assert encoder.knows([tiny.PROMPT]) and not encoder.knows([""])
+
+
+def test_a_scalar_of_any_library_is_one_value(pipe):
+  import jax.numpy as jnp
+
+  expected = draw(pipe, seed=3, guidance_scale=2.0)
+  found = draw(pipe, seed=jnp.int32(3), guidance_scale=np.float32(2))
+  assert differ(found, expected) == 0
+
+
+def test_stepping_compiles_one_program(pipe):
+  from lumina_jax import sampler
+
+  call = dict(num_inference_steps=3, solver="heun")
+  before = sampler.sample._cache_size()
+  draw(pipe, **call, callback_on_step_end=lambda *_: None)
+  assert sampler.sample._cache_size() == before + 1
+
+
 def test_guidance_acts_on_three_channels(pipe):
   """As in the original: the fourth is plain conditional in each step."""
   call = dict(num_inference_steps=1, solver="euler", output_type="latent")
@@ -184,6 +215,25 @@ def test_guidance_acts_on_three_channels(pipe):
       "there are 'latents' only",
     ),
     (dict(compatibility="difusers"), "did you mean 'diffusers'"),
+    (dict(compatibility=3), "compatibility 3"),
+    (dict(solver=3), "unknown solver 3"),
+    (dict(seed="abc"), "seed = 'abc': a finite number"),
+    (dict(seed=[None]), "seed = None"),
+    (dict(guidance_scale="high"), "guidance_scale = 'high'"),
+    (dict(guidance_scale=float("nan")), "guidance_scale = nan"),
+    (dict(height=float("nan")), "whole pixels"),
+    (dict(num_images_per_prompt=1.5), "a positive whole number"),
+    (dict(num_inference_steps=1.5), "num_inference_steps = 1.5: a whole"),
+    (dict(negative_prompt=[None]), "negative_prompt .None."),
+    (dict(negative_prompt=[]), "no negative_prompt"),
+    (dict(prompt="\ud800"), "no Unicode"),
+    (dict(latents=3), "latents = 3: an array"),
+    (dict(scaling_watershed=5), "watershed = 5"),
+    (dict(prompt=None, prompt_embeds=3), "prompt_embeds = 3: an array"),
+    (
+      dict(callback_on_step_end=lambda *_: {"latents": []}),
+      "returned latents: 0 for 1 pictures",
+    ),
   ],
 )
 def test_wrong_calls(pipe, call, message):

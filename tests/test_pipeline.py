@@ -118,7 +118,7 @@ def test_many_pictures_run_in_batches_with_progress(pipe):
     (dict(prompt="7", seed=-1), "seed = -1"),
     (dict(prompt="7", height=8.5), "whole pixels"),
     (dict(prompt="7", width=4 * 10**9), "largest rung"),
-    (dict(prompt="7", num_images_per_prompt=0), "must be positive"),
+    (dict(prompt="7", num_images_per_prompt=0), "a positive whole"),
   ],
 )
 def test_wrong_calls_say_what_and_how(pipe, kwargs, message):
@@ -136,7 +136,7 @@ def test_pictures_that_are_not_finite_are_refused():
   pipe.params["backbone"]["final"]["bias"] = np.full(
     pipe.params["backbone"]["final"]["bias"].shape, np.nan, np.float32
   )
-  with pytest.raises(FloatingPointError, match="picture 0: 64 of 64 values"):
+  with pytest.raises(FloatingPointError, match=r"picture 0 .*: 64 of 64 v"):
     pipe("7")
 
 

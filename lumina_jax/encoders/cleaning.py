@@ -131,6 +131,9 @@ class _Text(HTMLParser):
 
 def _without_tags(text: str) -> str:
   parser = _Text()
-  parser.feed(text)
-  parser.close()
+  try:
+    parser.feed(text)
+    parser.close()
+  except AssertionError:  # It gives up so on what only looks like a tag.
+    return text
   return "".join(parser.parts)

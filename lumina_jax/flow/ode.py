@@ -57,7 +57,7 @@ def solver(name: str) -> Tableau:
     ValueError: if there is none; near names are suggested.
   """
   if name not in SOLVERS:
-    near = difflib.get_close_matches(name, SOLVERS, n=1)
+    near = difflib.get_close_matches(str(name), SOLVERS, n=1)
     hint = f"did you mean {near[0]!r}? " if near else ""
     raise ValueError(
       f"unknown solver {name!r}; {hint}there are: {', '.join(SOLVERS)}"

@@ -241,8 +241,13 @@ def _files(folder: pathlib.Path) -> list[pathlib.Path]:
       "no variant"
     )
   weight_map = read_json(index).get("weight_map")
-  if not isinstance(weight_map, dict):
-    raise ValueError(f"{index} cannot be read: it has no weight_map")
+  if not isinstance(weight_map, dict) or not all(
+    isinstance(name, str) and name == os.path.basename(name)
+    for name in weight_map.values()
+  ):
+    raise ValueError(
+      f"{index} cannot be read: it has no weight_map to files beside it"
+    )
   names = sorted(set(weight_map.values()))
   if missing := [name for name in names if not (folder / name).exists()]:
     raise FileNotFoundError(

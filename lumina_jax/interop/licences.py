@@ -33,3 +33,13 @@ def carry(source: pathlib.Path | None, destination: pathlib.Path) -> None:
   for path in found(source):
     if not (destination / path.name).exists():
       shutil.copyfile(path, destination / path.name)
+
+
+def replace(source: pathlib.Path, destination: pathlib.Path) -> None:
+  """Copies them in place of those of weights that were there before."""
+  if not (own := found(source)):
+    return
+  for old in {path.name for path in found(destination)} - {p.name for p in own}:
+    (destination / old).unlink()
+  for path in own:
+    shutil.copyfile(path, destination / path.name)

@@ -16,10 +16,16 @@ OURS = re.compile(
   r"consolidated.*|model_args\.pth|diffusion_pytorch_model.*|config\.json|"
   r"network\.json|params"
 )
-# Folders of whole pipelines, which weights alone never replace.
+# Folders of whole pipelines, which weights alone never replace, and what other
+# programs put into those of their parts.
 PIPELINE = re.compile(
   r"config\.json|model\.safetensors|model_index\.json|transformer|vae|"
   r"text_encoder|tokenizer|scheduler"
+)
+PARTS = re.compile(
+  r"(generation_)?config\.json|(diffusion_pytorch_)?model.*\.safetensors.*|"
+  r"scheduler_config\.json|tokenizer.*|special_tokens_map\.json|"
+  r"added_tokens\.json|vocab\.json|merges\.txt|chat_template\.jinja"
 )
 
 
@@ -40,7 +46,7 @@ def new(
     nbytes: that will be written, about.
     overwrite: whether weights may be there.
     ours: names of what may be replaced. Licences and model cards may as well;
-      of them, those that nothing replaces stay.
+      they stay if none come.
 
   Raises:
     FileExistsError: if something is there and may not be overwritten, or holds
@@ -63,7 +69,7 @@ def new(
     _refuse_existing(
       path, overwrite, ours
     )  # Something may have come meanwhile.
-    if path.is_dir() and trial.is_dir():
+    if path.is_dir() and trial.is_dir() and not licences.found(trial):
       licences.carry(path, trial)
     if path.exists():
       path.rename(old)
@@ -116,13 +122,21 @@ def _refuse_existing(
       "overwrite=True)"
     )
   if path.is_dir():
-    names = sorted(f.name for f in path.iterdir())
-    kept = ours, licences.FILES
-    if foreign := [n for n in names if not any(k.fullmatch(n) for k in kept)]:
+    foreign = _foreign(path, ours)
+    if ours is PIPELINE:
+      for part in sorted(p for p in path.iterdir() if p.is_dir()):
+        foreign += [f"{part.name}/{name}" for name in _foreign(part, PARTS)]
+    if foreign:
       raise FileExistsError(
         f"{path} holds more than weights ({', '.join(foreign[:4])}) and is not "
         "overwritten; name another place"
       )
+
+
+def _foreign(folder: pathlib.Path, ours: re.Pattern) -> list[str]:
+  kept = ours, licences.FILES
+  names = sorted(entry.name for entry in folder.iterdir())
+  return [n for n in names if not any(k.fullmatch(n) for k in kept)]
 
 
 def remove(path: pathlib.Path) -> None:

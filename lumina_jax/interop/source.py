@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import pathlib
 import re
 from collections.abc import Mapping
@@ -152,8 +153,13 @@ def _diffusers(path: pathlib.Path) -> Source:
     return Source("diffusers", [_tensors(whole)], values, None)
   tensors = {}
   weight_map = read_json(index).get("weight_map")
-  if not isinstance(weight_map, dict):
-    raise ValueError(f"{index} cannot be read: it has no weight_map")
+  if not isinstance(weight_map, dict) or not all(
+    isinstance(name, str) and name == os.path.basename(name)
+    for name in weight_map.values()
+  ):
+    raise ValueError(
+      f"{index} cannot be read: it has no weight_map to files beside it"
+    )
   for name in sorted(set(weight_map.values())):
     if not (path / name).exists():
       raise FileNotFoundError(f"{path} lacks {name}, which {index.name} names")

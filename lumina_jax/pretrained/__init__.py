@@ -59,6 +59,8 @@ def save(
   overwrite: bool,
 ) -> None:
   """Saves a pipeline; see `LuminaPipeline.save_pretrained`."""
+  from lumina_jax.interop.target import check_destination
+  from lumina_jax.parts import Part
   from lumina_jax.pretrained import diffusers, export
 
   if layout not in LAYOUTS:
@@ -66,5 +68,15 @@ def save(
       f"layout {layout!r}: use one of {', '.join(LAYOUTS)}. For the original "
       "code's, lumina_jax.save_pytorch"
     )
+  folder = pathlib.Path(path).expanduser().absolute()
+  check_destination(pathlib.Path(path))
+  full = folder.is_dir() and any(folder.iterdir())
+  if full and not (diffusers.is_one(folder) or export.is_ours(folder)):
+    raise FileExistsError(
+      f"{folder} holds no pipeline and is not overwritten; name another place"
+    )
   module = diffusers if layout == "diffusers" else export
-  module.save(pipe, pathlib.Path(path), dtype, overwrite)
+  params = pipe.params  # What is read later may be about to be replaced.
+  module.save(pipe, folder, dtype, overwrite)
+  if folder == pipe.files.get("licence"):
+    pipe.part = Part.of(params)

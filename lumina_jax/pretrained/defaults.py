@@ -13,9 +13,10 @@ TRAINED = 1024  # Pixels along a side of what text-to-image networks drew last.
 def sampling(model: ModelConfig, side: int) -> SamplingConfig:
   """What the original's samplers do with a network.
 
-  Twenty midpoint steps, most of them near noise, guidance 4 on three channels;
-  on sizes beyond the trained one, the rules of its family. Networks of classes
-  were sampled at one size, by an adaptive solver, without a shift.
+  Twenty midpoint steps (one more than the original, which counts points of
+  time), most of them near noise, guidance 4 on three channels; on sizes beyond
+  the trained one, the rules of its family. Networks of classes were sampled at
+  one size, by an adaptive solver, without a shift.
 
   Args:
     model: an image network.

@@ -16,13 +16,13 @@ from lumina_jax.interop.vae import save_vae
 from lumina_jax.interop.weights import InMemory
 from lumina_jax.network import Network
 from lumina_jax.pipeline import LuminaPipeline
+from lumina_jax.presets import SCHEDULER_CLASS
 from lumina_jax.pretrained import backbone, defaults, encoders
 from lumina_jax.pretrained.options import Options
 
 INDEX = "model_index.json"
 PIPELINES = ("LuminaPipeline", "LuminaText2ImgPipeline")
 PARTS = ("transformer", "vae", "text_encoder", "tokenizer", "scheduler")
-SCHEDULER = "FlowMatchEulerDiscreteScheduler"
 
 
 def is_one(folder: pathlib.Path) -> bool:
@@ -44,11 +44,13 @@ def load(folder: pathlib.Path, options: Options) -> LuminaPipeline:
       f"(formerly {PIPELINES[1]})"
     )
   _check_parts(folder, options)
-  weights = open_pytorch(folder / "transformer")
+  weights = open_pytorch(folder / "transformer", ema=options.ema)
   model = backbone.model(weights, options)
   text = defaults.text(model)
   network = Network(model, text)
-  encoder, files = encoders.text_encoder(folder / "text_encoder", text, options)
+  encoder, files = encoders.text_encoder(
+    folder / "text_encoder", folder / "tokenizer", text, options
+  )
   vae, vae_files = encoders.vae(folder / "vae", model, options)
   values = read_json(folder / "transformer" / "config.json")
   side = int(values.get("sample_size") or defaults.TRAINED // 8)
@@ -74,9 +76,10 @@ def _check_parts(folder: pathlib.Path, options: Options) -> None:
   missing = [name for name in PARTS if name in needed - _there(folder)]
   if missing:
     raise FileNotFoundError(
-      f"{folder} lacks {', '.join(f'{name}/' for name in missing)}, which "
-      f"{INDEX} names; fetch the whole folder, or name a part that lies "
-      "elsewhere, vae= and text_encoder= (lumina infer --ckpt_vae=, --ckpt_lm=)"
+      f"{folder} lacks {', '.join(f'{name}/' for name in missing)}, which a "
+      "pipeline of diffusers has; fetch the whole folder, or name a part that "
+      "lies elsewhere, vae= and text_encoder= (lumina infer --ckpt_vae=, "
+      "--ckpt_lm=)"
     )
 
 
@@ -113,9 +116,8 @@ def save(
   kind = dtype_of(dtype)
   weights = InMemory(pipe.network.model, pipe.params["backbone"])
   nbytes = sum(x.size for x in backbone.flat(pipe.params).values())
-  with destination.new(
-    folder, nbytes * kind.itemsize, overwrite, destination.PIPELINE
-  ) as new:
+  nbytes = nbytes * kind.itemsize + encoders.nbytes(pipe)
+  with destination.new(folder, nbytes, overwrite, destination.PIPELINE) as new:
     new.mkdir()
     write_diffusers(
       weights, new / "transformer", kind, False, lambda done, of: None
@@ -128,8 +130,12 @@ def save(
     (new / "scheduler").mkdir()
     _json(
       new / "scheduler" / "scheduler_config.json",
-      {"_class_name": SCHEDULER, "num_train_timesteps": 1000, "shift": 1.0}
-      | pipe.scheduler,
+      {
+        "_class_name": SCHEDULER_CLASS,
+        "num_train_timesteps": 1000,
+        "shift": 1.0,
+        **pipe.scheduler,
+      },
     )
     licences.carry(pipe.files.get("licence"), new)
     _json(new / INDEX, _index(new))
@@ -146,11 +152,11 @@ def _index(folder: pathlib.Path) -> dict[str, Any]:
   language = read_json(folder / "text_encoder" / "config.json")
   words = read_json(folder / "tokenizer" / "tokenizer_config.json")
   # A causal model's files serve as the model's within it, which has no head.
-  (reader,) = language.get("architectures") or ["GemmaModel"]
+  reader, *_ = language.get("architectures") or ["GemmaModel"]
   return {
     "_class_name": PIPELINES[0],
     "_diffusers_version": "0.42.1",
-    "scheduler": ["diffusers", SCHEDULER],
+    "scheduler": ["diffusers", SCHEDULER_CLASS],
     "text_encoder": ["transformers", reader.replace("ForCausalLM", "Model")],
     "tokenizer": [
       "transformers",

@@ -6,6 +6,9 @@ import fnmatch
 import os
 import pathlib
 import shutil
+from typing import TYPE_CHECKING
+
+import jax
 
 from lumina_jax.backbone import ModelConfig
 from lumina_jax.encoders.autoencoder import Autoencoder
@@ -17,6 +20,9 @@ from lumina_jax.interop.language import open_language
 from lumina_jax.interop.vae import load_vae
 from lumina_jax.pretrained import hub
 from lumina_jax.pretrained.options import Options
+
+if TYPE_CHECKING:
+  from lumina_jax.pipeline import LuminaPipeline
 
 Named = str | os.PathLike
 BATCH = 4  # Captions that are encoded at once; a call mostly has two.
@@ -72,12 +78,16 @@ def vae(
 
 
 def text_encoder(
-  named: Named | None, cfg: FrozenTextConfig, options: Options
+  named: Named | None,
+  words: Named | None,
+  cfg: FrozenTextConfig,
+  options: Options,
 ) -> tuple[CaptionEncoder | None, Files]:
   """The language model of a pipeline, loaded when a caption needs it.
 
   Args:
     named: folder or hub name, unless the options name another.
+    words: likewise of its tokenizer; None = beside the model.
     cfg: how it is read.
     options: of the caller.
 
@@ -97,10 +107,9 @@ def text_encoder(
   folder = _folder(at, "text_encoder", options)
   weights = open_language(folder, cfg.hidden, options.dtype or "bfloat16")
   _check_width(weights.cfg.width, cfg, at)
-  words = options.tokenizer or (
-    at if options.text_encoder else pathlib.Path(at).parent
-  )
-  words = _folder(words, "tokenizer", options)
+  if options.text_encoder or words is None:
+    words = _beside(folder, at)
+  words = _folder(options.tokenizer or words, "tokenizer", options)
   encoder = CaptionEncoder(
     weights.cfg,
     Tokenizer(words, cfg.max_tokens, cfg.add_eos),
@@ -112,6 +121,12 @@ def text_encoder(
     clean=cfg.cleaning,
   )
   return encoder, {"text_encoder": folder, "tokenizer": words}
+
+
+def _beside(folder: pathlib.Path, named: Named) -> Named:
+  """Where the tokenizer of a language model lies, if nothing says so."""
+  twin = folder.parent / "tokenizer"  # In a pipeline, of one of its parts.
+  return twin if folder.name == "text_encoder" and twin.is_dir() else named
 
 
 def _folder(named: Named, part: str, options: Options) -> pathlib.Path:
@@ -136,6 +151,17 @@ def identity(folder: pathlib.Path) -> str:
   return f"{folder.resolve()} {stats}"
 
 
+def nbytes(pipe: LuminaPipeline) -> int:
+  """What the encoders of a pipeline take on a disk, about."""
+  leaves = jax.tree.leaves(pipe.vae.params) if pipe.vae else []
+  files = [
+    entry.stat().st_size
+    for part in FILES.keys() & pipe.files.keys()
+    for entry in _files(pipe.files[part], part)
+  ]
+  return sum(4 * x.size for x in leaves) + sum(files)
+
+
 def copy(source: pathlib.Path, destination: pathlib.Path, part: str) -> None:
   """Copies the files of a part, and the terms that come with them.
 
@@ -147,16 +173,20 @@ def copy(source: pathlib.Path, destination: pathlib.Path, part: str) -> None:
   Raises:
     FileNotFoundError: if they are not there any more.
   """
-  names = sorted(
-    entry.name
-    for entry in (source.iterdir() if source.is_dir() else ())
-    if any(fnmatch.fnmatch(entry.name, like) for like in FILES[part])
-  )
-  if not names:
+  files = _files(source, part)
+  if not files:
     raise FileNotFoundError(
       f"the files of the {part} are not in {source} any more"
     )
   destination.mkdir()
-  for name in names:
-    shutil.copyfile(source / name, destination / name)
+  for path in files:
+    shutil.copyfile(path, destination / path.name)
   licences.carry(source, destination)
+
+
+def _files(source: pathlib.Path, part: str) -> list[pathlib.Path]:
+  return sorted(
+    entry
+    for entry in (source.iterdir() if source.is_dir() else ())
+    if any(fnmatch.fnmatch(entry.name, like) for like in FILES[part])
+  )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import logging
 import pathlib
 
 import jax
@@ -50,6 +51,12 @@ def is_one(folder: pathlib.Path) -> bool:
   return config.exists() and "_class_name" not in source.read_json(config)
 
 
+def is_ours(folder: pathlib.Path) -> bool:
+  """Whether a folder is an export of ours, and nobody else's weights."""
+  config = folder / CONFIG
+  return config.exists() and SECTIONS.keys() <= source.read_json(config).keys()
+
+
 def save(
   pipe: LuminaPipeline, folder: pathlib.Path, dtype: str, overwrite: bool
 ) -> None:
@@ -60,6 +67,12 @@ def save(
     OSError: if the disk has no room.
   """
   kind, params = dtype_of(dtype), flat(pipe.params)
+  if pipe.text_encoder and "text_encoder" not in pipe.files:
+    logging.warning(
+      "%s gets no text_encoder/: this pipeline's came as an object, not from "
+      "files. Load it with text_encoder=",
+      folder,
+    )
   shapes = {name: x.shape for name, x in params.items()}
   sections = (pipe.network.model, pipe.network.text_encoder, pipe.sampling)
   values = {
@@ -67,6 +80,7 @@ def save(
     for name, section in zip(SECTIONS, sections, strict=True)
   }
   nbytes = sum(x.size for x in params.values()) * kind.itemsize
+  nbytes += encoders.nbytes(pipe)
   with destination.new(folder, nbytes, overwrite, destination.PIPELINE) as new:
     new.mkdir()
     said = {"format": "lumina_jax"}
@@ -95,7 +109,7 @@ def load(folder: pathlib.Path, options: Options) -> LuminaPipeline:
         f"{folder} has no {name}; a folder written by save_pretrained has "
         f"{CONFIG} and {WEIGHTS}"
       )
-  values = json.loads((folder / CONFIG).read_text())
+  values = source.read_json(folder / CONFIG)
   if missing := SECTIONS.keys() - values.keys():
     raise ValueError(f"{folder / CONFIG} lacks {', '.join(sorted(missing))}")
   model, text, sampling = (
@@ -110,7 +124,8 @@ def load(folder: pathlib.Path, options: Options) -> LuminaPipeline:
     # A network that was exported without its language model may be given one.
     own = folder / "text_encoder"
     named = own if own.exists() else None
-    encoder, files = encoders.text_encoder(named, text, options)
+    words = folder / "tokenizer"
+    encoder, files = encoders.text_encoder(named, words, text, options)
   own = folder / "vae"
   named = own if own.exists() else None
   vae, vae_files = encoders.vae(named, model, options)

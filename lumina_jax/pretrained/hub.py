@@ -40,7 +40,7 @@ def find(
   """
   local = pathlib.Path(path).expanduser()
   if local.exists():
-    return local
+    return local.absolute()  # Parts are loaded later, from wherever one is.
   name = str(path)
   if not REPOSITORY.fullmatch(name) or name.startswith("."):
     raise FileNotFoundError(
@@ -97,7 +97,9 @@ def _fetch(name, token, revision, ema, within) -> pathlib.Path:
   try:
     try:
       api = huggingface_hub.HfApi(token=token)
-      files = api.list_repo_files(name, revision=revision)
+      # Asks once; other calls would try for half a minute without a network.
+      info = api.model_info(name, revision=revision, timeout=10)
+      files = [file.rfilename for file in info.siblings]
     except (errors.RepositoryNotFoundError, errors.RevisionNotFoundError):
       raise
     except Exception:  # No network raises many kinds; it may be all here.

@@ -50,6 +50,9 @@ class Options:
   revision: str | None = None
 
   def __post_init__(self):
+    for name in ("vae", "text_encoder"):
+      if getattr(self, name) is True:
+        raise ValueError(f"{name} = True: name its folder, or leave it out")
     if self.dtype is not None and self.dtype not in DTYPES:
       hint = ""
       if "float16" in str(self.dtype):

@@ -50,10 +50,12 @@ def load(folder: pathlib.Path, options: Options) -> LuminaPipeline:
   network = Network(model, text)
   encoder, files = None, {}
   if text:
-    named = weights.args.get("lm") or weights.args.get("tokenizer_path")
-    encoder, files = encoders.text_encoder(
-      _needed(named, "text_encoder", folder, options), text, options
-    )
+    words = weights.args.get("tokenizer_path")
+    named = weights.args.get("lm") or words
+    named = _needed(named, "text_encoder", folder, options)
+    encoder, files = encoders.text_encoder(named, words, text, options)
+  elif options.text_encoder:
+    raise ValueError(f"{folder}: this network takes classes, no text_encoder")
   pixels = int(weights.args.get("image_size") or _usual_pixels(text))
   named = _vae(weights.args, folder, options)
   vae, vae_files = encoders.vae(named, model, options)
@@ -75,7 +77,8 @@ def _usual_pixels(text: Any) -> int:
 
 
 def _vae(args: Mapping[str, Any], folder, options: Options) -> str | None:
-  return VAES.get(_needed(args.get("vae"), "vae", folder, options))
+  named = _needed(args.get("vae"), "vae", folder, options)
+  return VAES.get(named, named)
 
 
 def _needed(named: Any, part: str, folder, options: Options) -> Any:

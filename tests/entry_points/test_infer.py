@@ -119,7 +119,7 @@ def test_the_command_of_the_original(ckpt, tmp_path):
     "Ten-Classes, Shift: 4, Number: 1, Version: lumina_jax 0.1.0",
   ]
   said = json.loads(first.text["lumina_jax"])
-  assert said["model"] == str(ckpt) and said["version"] == "0.1.0"
+  assert said["model"] == "Ten-Classes" and said["version"] == "0.1.0"
   assert (said["width"], said["height"], said["number"]) == (144, 112, 1)
   assert (said["seed"], said["guidance_scale"]) == (6, 3.0)
 
@@ -322,6 +322,35 @@ def test_every_argument_of_the_loader_is_passed_on(command, monkeypatch):
       ),
     )
   ]
+
+
+def test_one_that_is_no_picture_does_not_lose_the_others(
+  pipe, tmp_path, monkeypatch
+):
+  call = type(pipe).__call__
+
+  def broken(self, prompt, **options):
+    if "3" in prompt:
+      raise FloatingPointError("picture 1 ('3', seed 0): not finite")
+    return call(self, prompt, **options)
+
+  monkeypatch.setattr(type(pipe), "__call__", broken)
+  asked = [sample.Wish(p, "", 0, 32, 32, None) for p in ("7", "3", "5")]
+  with pytest.raises(FloatingPointError, match="'3', seed 0"):
+    sample.draw(pipe, asked, 1, epath.Path(tmp_path), {"model": "m"})
+  assert names(tmp_path) == [
+    f"{n}_seed0_0{x}.png" for n in "57" for x in ("", "_x16")
+  ]
+
+
+def test_what_was_drawn_before_stays(pipe, tmp_path):
+  folder, wish = epath.Path(tmp_path), sample.Wish("7", "", 0, 32, 32, None)
+  sample.draw(pipe, [wish], 1, folder, {"model": "m"})
+  first = (tmp_path / "7_seed0_0.png").read_bytes()
+  other = dataclasses.replace(wish, guidance_scale=1.0)
+  sample.draw(pipe, [other], 1, folder, {"model": "m"})
+  assert (tmp_path / "7_seed0_0.png").read_bytes() == first
+  assert (tmp_path / "7_seed0_0_2.png").read_bytes() != first
 
 
 def test_what_a_picture_says_of_itself(pipe, tmp_path):

@@ -86,6 +86,7 @@ def test_the_same_picture(ours, theirs, height, width):
   [
     pytest.param(dict(guidance_scale=1.0), id="unguided"),
     pytest.param(dict(negative_prompt="snow"), id="negative"),
+    pytest.param(dict(negative_prompt=" SNOW Fox "), id="not cleaned"),
     # It ends where the padded prompt does.
     pytest.param(
       dict(prompt="fox", negative_prompt=f"{PROMPT} {PROMPT}"), id="cut"

@@ -1,6 +1,7 @@
 """A folder that is here, or a repository, fetched or found in the cache."""
 
 import pathlib
+import types
 
 import huggingface_hub
 import pytest
@@ -83,7 +84,7 @@ def test_a_repository_that_is_the_folder_itself():
 def test_a_folder_that_is_here_is_taken_as_it_is(tmp_path, monkeypatch):
   monkeypatch.chdir(tmp_path)
   pathlib.Path("owner/name").mkdir(parents=True)
-  assert hub.find("owner/name") == pathlib.Path("owner/name")
+  assert hub.find("owner/name") == tmp_path / "owner" / "name"
 
 
 @pytest.mark.parametrize("path", ["nowhere", "./a/b", "/a/b/c", "a b/c", ""])
@@ -96,7 +97,7 @@ def test_neither_a_folder_nor_a_name(path, tmp_path, monkeypatch):
 
 
 def refuse(error):
-  def listing(self, name, revision=None):
+  def listing(self, name, revision=None, timeout=None):
     raise error
 
   return listing
@@ -120,9 +121,7 @@ def answer(kind):
 def test_what_the_hub_answers_is_said_with_a_way_out(
   monkeypatch, kind, message
 ):
-  monkeypatch.setattr(
-    huggingface_hub.HfApi, "list_repo_files", refuse(answer(kind))
-  )
+  monkeypatch.setattr(huggingface_hub.HfApi, "model_info", refuse(answer(kind)))
   with pytest.raises(FileNotFoundError, match=message):
     hub.find("owner/name", revision="first")
 
@@ -132,7 +131,7 @@ def cache(tmp_path, monkeypatch):
   """The hub's cache, as an earlier download has left it; no network."""
   monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
   monkeypatch.setattr(
-    huggingface_hub.HfApi, "list_repo_files", refuse(ConnectionError("no"))
+    huggingface_hub.HfApi, "model_info", refuse(ConnectionError("no"))
   )
   return tmp_path
 
@@ -162,8 +161,10 @@ def test_what_is_fetched_is_what_is_wanted(tmp_path, monkeypatch):
 
   monkeypatch.setattr(
     huggingface_hub.HfApi,
-    "list_repo_files",
-    lambda self, name, revision=None: DIFFUSERS,
+    "model_info",
+    lambda self, name, revision, timeout: types.SimpleNamespace(
+      siblings=[types.SimpleNamespace(rfilename=file) for file in DIFFUSERS]
+    ),
   )
   monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
   assert hub.find("owner/name", token="t", revision="r") == tmp_path

@@ -78,6 +78,25 @@ def test_a_folder_of_the_original_and_encoders_elsewhere(
   np.testing.assert_array_equal(pipe(**CALL).images[0], picture)
 
 
+def test_encoders_that_the_original_names(folder, tmp_path, picture):
+  """The tokenizer lies with the language model, or where it says."""
+  model = copy(folder / "text_encoder", tmp_path / "gemma")
+  words = copy(folder / "tokenizer", tmp_path / "words")
+  said = dict(lm=str(model), vae=str(folder / "vae"))
+  apart = tiny.write_original(
+    tmp_path / "apart", **said, tokenizer_path=str(words)
+  )
+  shutil.copytree(words, model, dirs_exist_ok=True)
+  said["tokenizer_path"] = None
+  together = tiny.write_original(tmp_path / "together", **said)
+  for original in (apart, together):
+    pipe = LuminaPipeline.from_pretrained(original, **EXACT)
+    np.testing.assert_array_equal(pipe(**CALL).images[0], picture)
+  unknown = tiny.write_original(tmp_path / "unknown", **said | dict(vae="x"))
+  with pytest.raises(FileNotFoundError, match="x does not exist"):
+    LuminaPipeline.from_pretrained(unknown)
+
+
 def test_weights_alone_of_diffusers(folder, picture):
   pipe = LuminaPipeline.from_pretrained(
     folder / "transformer", vae=folder / "vae", text_encoder=folder, **EXACT
@@ -107,6 +126,62 @@ def test_what_is_saved_draws_the_same_and_carries_its_terms(
     again.save_pretrained(tmp_path / "saved", layout=layout)
   again.save_pretrained(tmp_path / "saved", layout=layout, overwrite=True)
   assert terms.exists() and words.exists()
+
+
+def test_saved_over_its_own_folder_a_pipeline_goes_on(
+  folder, tmp_path, monkeypatch
+):
+  """Also from a relative name, and with parts that are loaded when needed."""
+  own = copy(folder, tmp_path / "own")
+  monkeypatch.chdir(tmp_path)
+  pipe = LuminaPipeline.from_pretrained("own", one_at_a_time=True, **EXACT)
+  (before,) = pipe(**CALL).images
+  monkeypatch.chdir("/")
+  pipe.save_pretrained(own, overwrite=True)
+  assert not (own / "transformer").exists()
+  np.testing.assert_array_equal(pipe(**CALL).images[0], before)
+  assert np.ptp(pipe(**CALL | dict(prompt="fox")).images[0]) > 50
+
+
+@pytest.mark.parametrize(
+  ("make", "message"),
+  [
+    ("vae/notes.txt", r"holds more than weights \(vae/notes\.txt\)"),
+    ("notes.txt", r"holds more than weights \(notes\.txt\)"),
+  ],
+)
+def test_files_of_others_are_never_overwritten(
+  pipe, folder, tmp_path, make, message
+):
+  there = copy(folder, tmp_path / "there")
+  (there / make).write_text("precious")
+  with pytest.raises(FileExistsError, match=message):
+    pipe.save_pretrained(there, layout="diffusers", overwrite=True)
+  assert (there / make).read_text() == "precious"
+
+
+def test_a_language_model_is_no_pipeline_to_overwrite(pipe, folder, tmp_path):
+  there = copy(folder / "text_encoder", tmp_path / "there", "NOTICE")
+  with pytest.raises(FileExistsError, match="holds no pipeline"):
+    pipe.save_pretrained(there, overwrite=True)
+
+
+@pytest.mark.parametrize("path", ["gs://bucket/pipe", "pipe.pt"])
+def test_places_that_are_no_folders(pipe, path, tmp_path, monkeypatch):
+  monkeypatch.chdir(tmp_path)
+  with pytest.raises(ValueError, match=r"buckets are not|looks like a file"):
+    pipe.save_pretrained(path)
+  assert not list(tmp_path.iterdir())
+
+
+def test_a_language_model_that_is_an_object_is_missed_aloud(
+  pipe, folder, tmp_path, caplog
+):
+  other = LuminaPipeline.from_pretrained(
+    folder, text_encoder=pipe.text_encoder, **EXACT
+  )
+  other.save_pretrained(tmp_path / "saved")
+  assert "gets no text_encoder/" in caplog.text
 
 
 def test_a_save_that_fails_leaves_what_was_there(pipe, tmp_path, monkeypatch):
@@ -274,6 +349,8 @@ def test_sharded_over_devices_it_draws_the_same(folder, picture, tmp_path):
     (dict(variant="fp16"), ValueError, "variant: here use dtype"),
     (dict(vae="nowhere"), FileNotFoundError, "nowhere does not exist"),
     (dict(text_encoder="a/b/c"), FileNotFoundError, "a/b/c does not exist"),
+    (dict(ema=False), FileNotFoundError, "holds one set of weights"),
+    (dict(vae=True), ValueError, "vae = True"),
   ],
 )
 def test_wrong_options(folder, options, error, message):
@@ -287,6 +364,24 @@ def test_missing_parts_are_all_named(folder, tmp_path):
     LuminaPipeline.from_pretrained(partial)
   pipe = LuminaPipeline.from_pretrained(partial, vae=folder, tokenizer=folder)
   assert pipe(**CALL).images[0].shape == (16, 16, 3)
+
+
+def test_an_index_that_leads_elsewhere(folder, tmp_path):
+  there = copy(folder, tmp_path / "there")
+  model = there / "text_encoder" / "model.safetensors"
+  model.rename(tmp_path / "outside.safetensors")
+  index = {"weight_map": {"model.norm.weight": "../../outside.safetensors"}}
+  name = "model.safetensors.index.json"
+  (there / "text_encoder" / name).write_text(json.dumps(index))
+  with pytest.raises(ValueError, match="no weight_map to files beside it"):
+    LuminaPipeline.from_pretrained(there)
+
+
+def test_an_export_whose_config_is_broken(pipe, tmp_path):
+  pipe.save_pretrained(tmp_path / "saved")
+  (tmp_path / "saved" / "config.json").write_text("{")
+  with pytest.raises(ValueError, match=r"config\.json cannot be read"):
+    LuminaPipeline.from_pretrained(tmp_path / "saved")
 
 
 def test_folders_that_are_none(tmp_path):
@@ -342,5 +437,11 @@ def test_a_file_that_is_cut_short(folder, tmp_path):
 def test_convert_carries_terms_along(folder, tmp_path):
   convert.convert(folder, tmp_path / "ours", "lumina_jax")
   assert load_weights(tmp_path / "ours")[0].text_width == tiny.WIDTH
-  terms = (tmp_path / "ours" / "LICENSE.md").read_text()
-  assert terms == "Terms of the network."
+  terms = tmp_path / "ours" / "LICENSE.md"
+  assert terms.read_text() == "Terms of the network."
+  # Over others' weights, the terms of these and no others.
+  (terms.parent / "NOTICE").write_text("Terms of the others.")
+  terms.write_text("Terms of the others.")
+  convert.convert(folder, tmp_path / "ours", "lumina_jax", overwrite=True)
+  assert terms.read_text() == "Terms of the network."
+  assert not (terms.parent / "NOTICE").exists()
