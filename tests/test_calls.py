@@ -45,6 +45,7 @@ def test_a_seed_and_what_stands_for_one(pipe):
   assert differ(two[1], expected[0]) == 0 < differ(two[0], expected[0])
 
 
+@pytest.mark.slow
 def test_latents_take_the_place_of_noise(pipe):
   rng = np.random.default_rng(0)
   latents = rng.standard_normal((2, 8, 12, 4), np.float32)
@@ -165,6 +166,7 @@ def test_a_scalar_of_any_library_is_one_value(pipe):
   assert differ(found, expected) == 0
 
 
+@pytest.mark.slow
 def test_stepping_compiles_one_program(pipe):
   from lumina_jax import sampler
 
@@ -174,6 +176,7 @@ def test_stepping_compiles_one_program(pipe):
   assert sampler.sample._cache_size() == before + 1
 
 
+@pytest.mark.slow
 def test_guidance_acts_on_three_channels(pipe):
   """As in the original: the fourth is plain conditional in each step."""
   call = dict(num_inference_steps=1, solver="euler", output_type="latent")

@@ -89,7 +89,9 @@ def test_features_stand_for_their_prompt(ran):
     np.testing.assert_array_equal(image, ran[0]["again"])
 
 
-@pytest.mark.parametrize("name", [PAGE, "docs/licences.md"])
+@pytest.mark.parametrize(
+  "name", [PAGE, "docs/licences.md", "docs/pipelines.md"]
+)
 def test_files_that_a_page_names_are_there(root, name):
   text = (root / name).read_text()
   links = [x for x in LINK.findall(text) if "://" not in x]

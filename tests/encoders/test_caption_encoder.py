@@ -144,6 +144,7 @@ def spy(monkeypatch):
   return batches
 
 
+@pytest.mark.slow
 def test_batches_have_few_shapes(make, monkeypatch):
   batches = spy(monkeypatch)
   encoder = make(batch_size=6)

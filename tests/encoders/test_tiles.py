@@ -145,6 +145,7 @@ def cut(at, tile, scale) -> np.ndarray:
 
 
 @pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.slow
 def test_seams_of_a_smooth_picture_are_less_than_a_byte_shows(
   seed, monkeypatch
 ):
@@ -164,6 +165,7 @@ def test_seams_of_a_smooth_picture_are_less_than_a_byte_shows(
     assert excess(tiles, whole, axis).max() < most / 3
 
 
+@pytest.mark.slow
 def test_tiled_encoding_is_near_and_samples_alike():
   autoencoder = Autoencoder(CFG, tame(random_params(CFG)))
   images, key = smooth(128, 192, 3, 0), jax.random.key(0)

@@ -81,6 +81,7 @@ def test_published(name, channels, scale, shift, size):
   assert count(cfg) == size
 
 
+@pytest.mark.slow
 def test_any_axes_stand_before_and_frames_do_not_mix(small):
   video = uniform(2, 3, 8, 12, 3)
   latents = small.encode(video)
@@ -95,6 +96,7 @@ def test_any_axes_stand_before_and_frames_do_not_mix(small):
   np.testing.assert_allclose(alone, images[1, 2], atol=1e-5)
 
 
+@pytest.mark.slow
 def test_latents_are_shifted_and_scaled(small):
   images = uniform(1, 8, 8, 3)
   mean, _ = moments(SMALL, small.params, images)
@@ -123,6 +125,7 @@ def test_the_log_variance_is_clamped(small):
     assert (np.asarray(logvar) == clamped).all()
 
 
+@pytest.mark.slow
 def test_frames_in_batches_are_the_same_and_one_program(small, caplog):
   images, key = uniform(5, 12, 8, 3), jax.random.key(0)
   at_once = small.encode(images, key)

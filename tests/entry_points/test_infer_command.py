@@ -144,6 +144,7 @@ def test_the_file_and_the_same_flags_draw_the_same(command, ckpt, tmp_path):
   assert "7_seed5_0_x16.png" in names(tmp_path / "tall")
 
 
+@pytest.mark.slow
 def test_steps_and_points(command, ckpt, tmp_path):
   words = ("7", f"--ckpt={ckpt}", "--resolution=144x112")
   command(*words, f"--output={tmp_path / 'a'}", "--num_sampling_steps=3")
@@ -219,6 +220,7 @@ def test_mistakes_that_the_pipeline_finds(command, ckpt, tmp_path):
     command("7", tmp_path / "file" / "out")
 
 
+@pytest.mark.slow
 def test_a_prompt_alone_as_a_process(tmp_path):
   """A first word with a space is a prompt, as every unknown one once was."""
   done = process("3 1", tmp_path, "--seed", 2, "--num_inference_steps=2")
@@ -236,6 +238,7 @@ def test_a_mistake_as_a_process(tmp_path):
   assert "Traceback" not in done.stderr
 
 
+@pytest.mark.slow
 def test_slow_networks_show_steps_and_keep_what_is_done(
   pipe, tmp_path, monkeypatch, capsys
 ):

@@ -442,6 +442,7 @@ print(json.dumps(shards))
 @pytest.mark.parametrize(
   "kv_heads", [pytest.param(2, marks=pytest.mark.slow), 1]
 )
+@pytest.mark.slow
 def test_eight_devices_give_the_same_features(tmp_path, kv_heads):
   config = LLAMA | {"num_key_value_heads": kv_heads}
   folder = write(tmp_path / "model", tensors(kv_heads=kv_heads), config)

@@ -47,7 +47,7 @@ def exact_and_quick():
 
 # They differ from sd and sd3 in two numbers only.
 ALIKE = [
-  pytest.param(name, marks=[pytest.mark.slow] * (name in ("sdxl", "flux")))
+  pytest.param(name, marks=[pytest.mark.slow] * (name not in ("sd", "sd3")))
   for name in VARIANTS
 ]
 

@@ -107,6 +107,7 @@ def test_options_mean_the_same(ours, theirs, call):
   )
 
 
+@pytest.mark.slow
 def test_several_prompts_of_unlike_lengths(ours, theirs):
   call = dict(prompt=["fox", PROMPT], height=32, width=64, **STEPS)
   latents = noise(32, 64, count=2)

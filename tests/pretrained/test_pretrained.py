@@ -240,6 +240,7 @@ def test_a_network_of_classes_with_an_autoencoder(folder, tmp_path):
   assert pipe.text_encoder is None
 
 
+@pytest.mark.slow
 def test_bfloat16_is_the_default_and_near(folder, picture):
   pipe = LuminaPipeline.from_pretrained(folder)
   dtypes = {x.dtype for x in jax.tree.leaves(pipe.params)}
