@@ -45,7 +45,7 @@ def exact_and_quick():
   jax.config.update("jax_disable_most_optimizations", False)
 
 
-# They differ from sd and sd3 in two numbers only.
+# sdxl and flux differ from sd and sd3 in two numbers only.
 ALIKE = [
   pytest.param(name, marks=[pytest.mark.slow] * (name not in ("sd", "sd3")))
   for name in VARIANTS
