@@ -106,7 +106,10 @@ class Given:
           "negative_prompt_embeds is missing, and this pipeline has no text "
           "encoder for negative_prompt: pass it, or guidance_scale=1"
         )
-      negative = [minus for _, minus in self.spell(negatives, negatives)]
+      spell = self.spell
+      if spell.like_diffusers:  # Here they stand for the prompts.
+        spell = dataclasses.replace(spell, clean=None, like_diffusers=False)
+      negative = [minus for minus, _ in spell(negatives, None)]
       if self.spell.like_diffusers:
         negative = _cut(self.features, negative)
     return list(zip(self.features, negative, strict=True))
@@ -136,9 +139,9 @@ def speller(
   if max_sequence_length is not None and not (
     0 < max_sequence_length <= (most or max_sequence_length)
   ):
+    limit = f" to {most}, which the network was trained with" if most else ""
     raise ValueError(
-      f"max_sequence_length = {max_sequence_length}: from 1 to {most}, which "
-      "the network was trained with"
+      f"max_sequence_length = {max_sequence_length}: from 1{limit}"
     )
 
   def encode(captions):

@@ -142,6 +142,10 @@ def test_features_can_be_encoded_once(pipe):
   plus = {name: given[name] for name in names[:2]}
   mixed = draw(pipe, None, negative_prompt="snow", **plus)
   assert differ(mixed, expected) <= 1
+  # As diffusers: not cleaned, but no longer than the longest prompt.
+  how = dict(compatibility="diffusers", negative_prompt=f" SNOW {'fox ' * 30}")
+  expected = draw(pipe, prompts, **how)
+  assert differ(draw(pipe, None, **plus, **how), expected) <= 1
 
 
 def test_without_guidance_nothing_negative_is_needed(pipe):
