@@ -152,6 +152,11 @@ def main(argv: list[str]) -> None:
   count = sum(
     math.prod(leaf.shape) for leaf in jax.tree.leaves(shapes(weights.cfg))
   )
+  if (source / "model_index.json").exists():
+    print(
+      "the network alone; save_pretrained of LuminaPipeline keeps its language "
+      "model and autoencoder with it"
+    )
   which = {True: "averaged ", False: "raw ", None: ""}[weights.ema]
   print(
     f"{count / 1e6:,.1f} M {which}parameters, {args.dtype}, in {destination} "

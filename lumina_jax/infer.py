@@ -259,6 +259,7 @@ def run() -> None:
   )
   text("ckpt", None, "Folder or hub name of a pipeline.")
   text("ckpt_lm", None, "Folder or hub name of its text encoder.")
+  flags.DEFINE_alias("text_encoder", "ckpt_lm")
   text("vae", None, "Likewise an autoencoder, or ema, mse, sdxl, sd3.")
   flags.DEFINE_alias("ckpt_vae", "vae")
   truth("ema", None, "Averaged weights or raw ones; default: what there is.")

@@ -7,10 +7,12 @@ import hashlib
 import logging
 import os
 import pathlib
+import textwrap
 from typing import Any
 
 import numpy as np
 
+SHOWN = 200  # Characters of what was cut off.
 # One of the first holds the vocabulary; the others are settings.
 VOCABULARIES = ("tokenizer.json", "tokenizer.model", "vocab.json")
 SETTINGS = (
@@ -73,10 +75,11 @@ class Tokenizer:
       lost = self._first + ids
       lost = lost[self.max_tokens :]
       logging.warning(
-        "a caption of %d tokens was cut off after %d; lost: %r (said once)",
+        "a caption of %d tokens was cut off after %d, which is all that the "
+        "network reads; shorten it. Lost: %r (said once)",
         len(whole),
         self.max_tokens,
-        self._tokenizer.decode(lost),
+        textwrap.shorten(self._tokenizer.decode(lost), SHOWN),
       )
     return np.asarray(whole[: self.max_tokens], np.int32)
 
@@ -132,6 +135,8 @@ def _find(folder: pathlib.Path) -> pathlib.Path:
 
 
 def _load(folder: pathlib.Path) -> Any:
+  # It would say that PyTorch is missing, which nothing here needs.
+  os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
   from transformers import AutoTokenizer  # Takes seconds.
 
   try:

@@ -1,6 +1,7 @@
 """Weights alone: folders of the original code, and the encoders they name.
 
-A network of diffusers without its pipeline is one of these as well.
+A network of diffusers without its pipeline is one of these as well, and so is a
+folder that `lumina convert` made.
 """
 
 from __future__ import annotations
@@ -9,7 +10,8 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
-from lumina_jax.interop.pytorch import open_pytorch
+from lumina_jax.interop.formats import open_weights
+from lumina_jax.interop.ours import NETWORK
 from lumina_jax.interop.source import DIFFUSERS, SHARD
 from lumina_jax.network import Network
 from lumina_jax.pipeline import LuminaPipeline
@@ -27,7 +29,9 @@ VAES = {
 
 def is_one(folder: pathlib.Path) -> bool:
   """Whether a folder, or a file, holds the weights of a network."""
-  if folder.is_file() or any(folder.glob(f"{DIFFUSERS}*")):
+  if folder.is_file() or (folder / NETWORK).exists():
+    return True
+  if any(folder.glob(f"{DIFFUSERS}*")):
     return True
   return any(SHARD.fullmatch(entry.name) for entry in folder.iterdir())
 
@@ -39,7 +43,7 @@ def load(folder: pathlib.Path, options: Options) -> LuminaPipeline:
     FileNotFoundError: if the weights or an encoder are missing.
     ValueError: if parts do not fit.
   """
-  weights = open_pytorch(folder, ema=options.ema)
+  weights = open_weights(folder, options.ema)
   model = backbone.model(weights, options)
   if len(model.patch) != 2:
     raise ValueError(

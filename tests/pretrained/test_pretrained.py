@@ -78,6 +78,16 @@ def test_a_folder_of_the_original_and_encoders_elsewhere(
   np.testing.assert_array_equal(pipe(**CALL).images[0], picture)
 
 
+def test_weights_alone_that_we_converted(folder, tmp_path):
+  convert.convert(folder, tmp_path / "ours", "lumina_jax")
+  with pytest.raises(FileNotFoundError, match="say which text_encoder"):
+    LuminaPipeline.from_pretrained(tmp_path / "ours")
+  pipe = LuminaPipeline.from_pretrained(
+    tmp_path / "ours", vae=folder, text_encoder=folder, **EXACT
+  )
+  assert pipe.network.text_encoder == FrozenTextConfig(tiny.WIDTH)
+
+
 def test_encoders_that_the_original_names(folder, tmp_path, picture):
   """The tokenizer lies with the language model, or where it says."""
   model = copy(folder / "text_encoder", tmp_path / "gemma")
