@@ -20,7 +20,7 @@ import jax
 from absl import flags
 from etils import epath
 
-from lumina_jax import entry_point, presets, sample, settings
+from lumina_jax import entry_point, presets, provenance, sample, settings
 from lumina_jax import workdir as workdirs
 from lumina_jax.pipeline import LuminaPipeline
 from lumina_jax.pretrained.original import VAES
@@ -235,9 +235,9 @@ def main(argv: list[str]) -> None:
   loaded = time.monotonic()
   print(f"loaded in {loaded - began:.1f} s", flush=True)
   model = {
-    "model": sample.public(name),
-    "text_encoder": sample.public(chosen.ckpt_lm),
-    "vae": sample.public(args.vae),
+    "model": provenance.public(name),
+    "text_encoder": provenance.public(chosen.ckpt_lm),
+    "vae": provenance.public(args.vae),
     "ema": args.ema,
   }
   images = sample.draw(pipe, asked, args.num_images_per_prompt, folder, model)

@@ -7,8 +7,6 @@ with the package.
 from __future__ import annotations
 
 import dataclasses
-import json
-import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -17,8 +15,7 @@ from absl import flags
 from etils import epath
 from PIL import Image
 
-import lumina_jax
-from lumina_jax import entry_point, inputs, presets
+from lumina_jax import entry_point, inputs, presets, provenance
 from lumina_jax import workdir as workdirs
 from lumina_jax.pipeline import LuminaPipeline
 from lumina_jax.reporting import picture
@@ -168,7 +165,7 @@ def draw(
       for place, image in enumerate(found):
         wish, number = group[place // each], place % each
         path = _free(folder, f"{names[first + place // each]}_{number}")
-        said = texts(pipe, model, wish, number, image.size)
+        said = provenance.texts(pipe, model, wish, number, image.size)
         picture.write(image, path, said)
       images.extend(found)
 
@@ -198,67 +195,12 @@ def _free(folder: epath.Path, stem: str) -> epath.Path:
   return path
 
 
-def public(name: str | None) -> str | None:
-  """A network's name without the folders of this machine above it."""
-  local = name is not None and pathlib.Path(name).expanduser().exists()
-  return pathlib.PurePath(name).name if local else name
-
-
 def _call(pipe, group, each, watch) -> list[Image.Image]:
   values = [dataclasses.asdict(wish) for wish in group]
   columns = {key: [v[key] for v in values] for key in values[0]}
   if columns["guidance_scale"][0] is None:  # Then of all: see `wishes`.
     columns["guidance_scale"] = None
   return pipe(**columns, num_images_per_prompt=each, **watch).images
-
-
-def texts(
-  pipe: LuminaPipeline,
-  model: Mapping[str, Any],
-  wish: Wish,
-  number: int,
-  size: tuple[int, int],
-) -> dict[str, str]:
-  """What a PNG says of how it was made, for people and for programs.
-
-  Args:
-    pipe: that drew it.
-    model: name and parts of the network.
-    wish: what was asked.
-    number: among the pictures of this wish.
-    size: width and height.
-  """
-  how = pipe.sampling
-  scale = wish.guidance_scale
-  scale = how.guidance_scale if scale is None else scale
-  name = pathlib.PurePath(model["model"]).name
-  line = (
-    f"Steps: {how.num_inference_steps}, Sampler: {how.solver}, CFG scale: "
-    f"{scale:g}, Seed: {wish.seed}, Size: {size[0]}x{size[1]}, Model: {name}, "
-    f"Shift: {how.shift:g}, Number: {number}, Version: lumina_jax "
-    f"{lumina_jax.__version__}"
-  )
-  negative = wish.negative_prompt
-  minus = [f"Negative prompt: {negative}"] if negative else []
-  values = {
-    "version": lumina_jax.__version__,
-    **model,
-    "dtype": pipe.dtype,
-    **dataclasses.asdict(wish),
-    "guidance_scale": scale,
-    "number": number,
-    "width": size[0],
-    "height": size[1],
-    "solver": how.solver,
-    "num_inference_steps": how.num_inference_steps,
-    "shift": how.shift,
-    "guidance_channels": how.guidance_channels,
-    "beyond": how.beyond and dataclasses.asdict(how.beyond),
-  }
-  return {
-    "parameters": "\n".join([wish.prompt, *minus, line]),
-    "lumina_jax": json.dumps(values, ensure_ascii=False),
-  }
 
 
 def one_or_each(values: list[Any] | None) -> Any:
@@ -287,7 +229,7 @@ def main(argv: list[str]) -> None:
   }
   pipe.sampling = presets.choose(pipe.sampling, None, {}, changes)
   each = args.num_images_per_prompt
-  model = {"model": public(args.workdir) or "digits"}
+  model = {"model": provenance.public(args.workdir) or "digits"}
   images = draw(pipe, asked, each, folder, model)
   overview = write_overview(images, args.prompt, folder)
   print(f"{len(images)} pictures in {folder}; all of them: {overview}")

@@ -15,7 +15,7 @@ from etils import epath
 from interop.families import FAMILIES, random_like
 from PIL import Image
 
-from lumina_jax import infer, sample, settings
+from lumina_jax import infer, provenance, sample, settings
 from lumina_jax.network import Network
 from lumina_jax.pipeline import LuminaPipeline
 from lumina_jax.pretrained import defaults
@@ -358,7 +358,9 @@ def test_what_was_drawn_before_stays(pipe, tmp_path):
 
 def test_what_a_picture_says_of_itself(pipe, tmp_path):
   wish = sample.Wish('ein "Schnee-\nmann" ☃', "blurry", 3, 32, 48, 2.5)
-  said = sample.texts(pipe, {"model": "a/b", "vae": None}, wish, 1, (48, 32))
+  said = provenance.texts(
+    pipe, {"model": "a/b", "vae": None}, wish, 1, (48, 32)
+  )
   image = Image.new("RGB", (48, 32))
   (path, large) = sample.picture.write(
     image, epath.Path(tmp_path) / "a.png", said
