@@ -1,22 +1,70 @@
-"""From noise to latents, batch by batch: in one go, or step by step."""
+"""From noise to pictures, batch by batch: in one go, or step by step."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
 
-from lumina_jax import inputs, sampler
+from lumina_jax import inputs, output, sampler
 from lumina_jax import pictures as picture_batches
 from lumina_jax.flow import ode
 from lumina_jax.network import Network, Params
 from lumina_jax.pictures import Batch, Picture
 from lumina_jax.sampler import SamplingConfig
 
+if TYPE_CHECKING:
+  from lumina_jax.pipeline import LuminaPipeline
+
 # (step, time after it, latents by picture) -> latents to go on with, or None.
 OnStep = Callable[[int, float, dict[int, np.ndarray]], Any]
+
+
+def images(
+  pipe: LuminaPipeline,
+  pictures: Sequence[Picture],
+  sampling: SamplingConfig,
+  times: jax.Array,
+  on_step: OnStep | None,
+  progress: Callable[[int, int], None] | None,
+  decode: bool,
+) -> list[np.ndarray]:
+  """Draws pictures with the parts of a pipeline.
+
+  Args:
+    pipe: the pipeline.
+    pictures: to draw.
+    sampling: as in `draw`.
+    times: as in `draw`.
+    on_step: as in `draw`.
+    progress: told after each batch how many are done, and how many there are.
+    decode: whether its autoencoder makes pixels of latents.
+
+  Returns:
+    Pixels or latents `f32[H, W, C]` of each picture, in order.
+
+  Raises:
+    FloatingPointError: naming a picture that is none.
+  """
+  found: dict[int, np.ndarray] = {}
+  with pipe.devices():
+    for drawn in draw(
+      pipe.params, pipe.network, pictures, sampling, times, on_step
+    ):
+      for number, image in drawn.items():
+        of = pictures[number]
+        what = f"picture {number} ({of.prompt!r}, seed {of.seed})"
+        output.check_finite(image, what, pipe.dtype)
+        if decode:
+          image = pipe.vae.decode(image, tile=pipe.vae_tile or None)
+          image = np.asarray(image)
+          output.check_finite(image, f"{what}, decoded", pipe.vae.cfg.dtype)
+        found[number] = image
+      if progress:
+        progress(len(found), len(pictures))
+  return [found[number] for number in range(len(pictures))]
 
 
 def draw(

@@ -247,21 +247,13 @@ class LuminaPipeline:
     spell = spelling.speller(
       self, compatibility, clean_caption, max_sequence_length
     )
-    if prompt_embeds is not None:
-      if prompt is not None:
-        raise ValueError("prompt and prompt_embeds: give one of them")
-      if negative_prompt_embeds is not None and negative_prompt:
-        raise ValueError(
-          "negative_prompt and negative_prompt_embeds: give one of them"
-        )
-      plus = prompt_embeds, prompt_attention_mask
-      minus = negative_prompt_embeds, negative_prompt_attention_mask
-      spell = spelling.given(self.network, spell, (*plus, *minus))
-      prompt = [""] * len(spell.features)
-    elif negative_prompt_embeds is not None:
-      raise ValueError(
-        "negative_prompt_embeds without prompt_embeds: give both"
-      )
+    prompt, spell = spelling.choose(
+      spell,
+      prompt,
+      negative_prompt,
+      (prompt_embeds, prompt_attention_mask),
+      (negative_prompt_embeds, negative_prompt_attention_mask),
+    )
     pictures = self.pictures(
       prompt,
       negative_prompt,
@@ -272,20 +264,11 @@ class LuminaPipeline:
       inputs.Start(seed, generator, latents),
       spell,
     )
-    images: dict[int, np.ndarray] = {}
     decode = self.vae is not None and output_type != output.LATENT
-    with self.devices():
-      for drawn in drawing.draw(
-        self.params, self.network, pictures, sampling, times, on_step
-      ):
-        for number, latent in drawn.items():
-          of = pictures[number]
-          what = f"picture {number} ({of.prompt!r}, seed {of.seed})"
-          output.check_finite(latent, what, self.dtype)
-          images[number] = self._decode(latent, what) if decode else latent
-        if progress:
-          progress(len(images), len(pictures))
-    found = [finish(images[i]) for i in range(len(pictures))]
+    drawn = drawing.images(
+      self, pictures, sampling, times, on_step, progress, decode
+    )
+    found = [finish(image) for image in drawn]
     return Output(found) if return_dict else (found,)
 
   def pictures(
@@ -364,11 +347,6 @@ class LuminaPipeline:
   def _of(self) -> asked.Of:
     factor = self.vae.cfg.factor if self.vae else 1
     return self.network.model, self.sampling, factor
-
-  def _decode(self, latent: np.ndarray, what: str) -> np.ndarray:
-    image = np.asarray(self.vae.decode(latent, tile=self.vae_tile or None))
-    output.check_finite(image, f"{what}, decoded", self.vae.cfg.dtype)
-    return image
 
   def devices(self) -> contextlib.AbstractContextManager:
     """Within it, programs run on the mesh."""

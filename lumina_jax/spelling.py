@@ -163,6 +163,40 @@ def speller(
   )
 
 
+def choose(
+  spell: Speller,
+  prompt: Any,
+  negative_prompt: Any,
+  plus: tuple[Any, Any],
+  minus: tuple[Any, Any],
+) -> tuple[Any, Spell]:
+  """Prompts and what spells them, or what stands for both.
+
+  Args:
+    spell: for prompts.
+    prompt: of the call.
+    negative_prompt: likewise.
+    plus: features in place of prompts and their mask, None each.
+    minus: likewise of negative prompts.
+
+  Raises:
+    ValueError: if something is said twice, or features do not fit.
+  """
+  (embeds, _), (negative_embeds, _) = plus, minus
+  if embeds is None:
+    if negative_embeds is not None:
+      raise ValueError("negative_prompt_embeds without prompt_embeds")
+    return prompt, spell
+  if prompt is not None:
+    raise ValueError("prompt and prompt_embeds: give one of them")
+  if negative_embeds is not None and negative_prompt:
+    raise ValueError(
+      "negative_prompt and negative_prompt_embeds: give one of them"
+    )
+  found = given(spell.network, spell, (*plus, *minus))
+  return [""] * len(found.features), found
+
+
 def given(network: Network, spell: Speller, embeds: Sequence[Any]) -> Given:
   """Checks features that the caller brings.
 
