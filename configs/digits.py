@@ -104,7 +104,7 @@ def model(variant: str) -> ConfigDict:
       ffn_multiple=32,
       qk_norm=True,
       dtype="float32",
-      remat=True,
+      remat="full",
     )
   )
   if variant == "next":

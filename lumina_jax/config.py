@@ -160,6 +160,9 @@ def _best_match(values: Mapping[str, Any], classes: list[type]) -> type:
 
 def _typed(value: Any, kind: Any, at: str) -> Any:
   """Checks a plain value; whole numbers pass as floats, lists as tuples."""
+  if isinstance(kind, types.UnionType):  # What an older version wrote passes.
+    kinds = typing.get_args(kind)
+    kind = type(value) if type(value) in kinds else kinds[0]
   origin = typing.get_origin(kind) or kind
   takes = {float: (int, float), tuple: (tuple, list)}.get(origin, origin)
   if isinstance(value, bool) != (origin is bool) or not isinstance(

@@ -1,13 +1,24 @@
-"""Bidirectional attention over segments: one rule, one function."""
+"""Bidirectional attention over segments: one rule, one function.
+
+`attend` is what networks call. Beneath it `kernels` chooses who multiplies and
+`split` how a sequence on many devices is shared out; `sequence` does that.
+"""
 
 from __future__ import annotations
 
-import einops
+import functools
+import math
+
 import jax
 import jax.numpy as jnp
+from flax import linen as nn
+from jax.sharding import PartitionSpec
 
-from lumina_jax.attention.chunked import chunked
-from lumina_jax.attention.mask import has_key
+from lumina_jax.attention import kernels, sequence, split
+from lumina_jax.attention.kernel import Kernel
+
+NAME = "attention"
+QUERIES = ("act_batch", "act_length", "act_heads", None)
 
 
 def attend(
@@ -16,8 +27,17 @@ def attend(
   v: jax.Array,
   q_segments: jax.Array,
   kv_segments: jax.Array,
+  *,
+  kernel: str | Kernel = "auto",
+  sequence_split: str = "auto",
+  kv_length: str | None = "act_length",
+  packed: bool = True,
+  name: str = NAME,
 ) -> jax.Array:
   """Attention among tokens of equal, non-zero segment.
+
+  On a mesh (`jax.set_mesh`) of several devices it lies where the logical axis
+  rules in force say, and every device computes its share.
 
   Args:
     q: `[B, L, H, K]` queries; head h reads kv head h // (H / G).
@@ -25,13 +45,98 @@ def attend(
     v: `[B, S, G, K]` values.
     q_segments: `i32[B, L]`.
     kv_segments: `i32[B, S]`.
+    kernel: a name of `kernels.NAMES`, or a kernel.
+    sequence_split: see `split.choose`.
+    kv_length: logical axis of S; None = every device has all keys, as of text.
+    packed: False promises rows of one sample, its padding last.
+    name: of what `remat` may save, see `sequence.saved`.
 
   Returns:
     `[B, L, H, K]`; zeros, without gradient, where a query has no key.
+
+  Raises:
+    ValueError: if arrays do not divide over the mesh, or the kernel that was
+      asked for cannot serve.
   """
-  group = q.shape[2] // k.shape[2]
-  q = einops.rearrange(q, "b l (g r) k -> b g (l r) k", r=group)
-  k, v = (einops.rearrange(x, "b s g k -> b g s k") for x in (k, v))
-  out = chunked(q, k, v, jnp.repeat(q_segments, group, axis=1), kv_segments)
-  out = einops.rearrange(out, "b g (l r) k -> b l (g r) k", r=group)
-  return jnp.where(has_key(q_segments, kv_segments)[..., None, None], out, 0)
+  mesh = jax.sharding.get_abstract_mesh()
+  chosen = functools.partial(
+    kernels.choose, kernel, head_dim=q.shape[-1], dtype=q.dtype, packed=packed
+  )
+  if mesh.empty or mesh.size == 1:
+    inputs = q, k, v, q_segments, kv_segments
+    return attend_here(*inputs, kernel=chosen(), name=name)
+  rows, length, heads = _placed(q, k, mesh)
+  keys = length if kv_length == QUERIES[1] else None
+  devices = mesh.shape[length] if keys else 1
+  shards = mesh.shape[heads] if heads else 1
+  how = split.choose(
+    sequence_split,
+    devices,
+    q.shape[2] // shards,
+    k.shape[2] // shards,
+    q.shape[1],
+    q.shape[3] * q.dtype.itemsize,
+  )
+
+  def share(q, k, v, q_segments, kv_segments):
+    q, k, v = (jnp.swapaxes(x, 1, 2) for x in (q, k, v))
+    inputs = q, k, v, q_segments, kv_segments
+    local = chosen(ring=how.ring > 1)
+    out = sequence.attend_over(length, devices, how, local, *inputs, name)
+    return jnp.swapaxes(out, 1, 2)
+
+  P = PartitionSpec
+  return jax.shard_map(
+    share,
+    in_specs=(
+      P(rows, length, heads),
+      *[P(rows, keys, heads)] * 2,
+      P(rows, length),
+      P(rows, keys),
+    ),
+    out_specs=P(rows, length, heads),
+    check_vma=False,
+  )(q, k, v, q_segments, kv_segments)
+
+
+def attend_here(
+  q: jax.Array,
+  k: jax.Array,
+  v: jax.Array,
+  q_segments: jax.Array,
+  kv_segments: jax.Array,
+  *,
+  kernel: Kernel | sequence.Whole | None = None,
+  name: str = NAME,
+) -> jax.Array:
+  """`attend` on one device, or wherever XLA's partitioner puts it."""
+  kernel = kernel or kernels.choose("chunked")
+  q, k, v = (jnp.swapaxes(x, 1, 2) for x in (q, k, v))
+  out = sequence.attend_here(kernel, q, k, v, q_segments, kv_segments, name)
+  return jnp.swapaxes(out, 1, 2)
+
+
+def _placed(q, k, mesh):
+  """Mesh axes of rows, length and heads, or None.
+
+  Raises:
+    ValueError: if length or heads do not divide over theirs.
+  """
+  rows, length, heads, _ = nn.logical_to_mesh_axes(QUERIES)
+  if rows and q.shape[0] % math.prod(mesh.shape[a] for a in _names(rows)):
+    rows = None  # Few rows, e.g. one picture: every group computes them all.
+  for name, axis, size in (
+    ("tokens of a row", length, q.shape[1]),
+    ("heads", heads, q.shape[2]),
+    ("kv_heads", heads, k.shape[2]),
+  ):
+    if axis and size % mesh.shape[axis]:
+      raise ValueError(
+        f"{name} = {size} do not divide over mesh.{axis} = {mesh.shape[axis]} "
+        "devices; choose another mesh, or a multiple"
+      )
+  return rows, length, heads
+
+
+def _names(axes) -> tuple[str, ...]:
+  return (axes,) if isinstance(axes, str) else tuple(axes)

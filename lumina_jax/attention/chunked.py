@@ -1,103 +1,110 @@
 """Attention to all keys, a few queries at a time: exact, O(L + S) memory.
 
 The whole score matrix never exists. Both passes walk over chunks of queries;
-the backward pass computes scores anew and normalises them by lse, the logarithm
-of the sum of their exponentials (Rabe and Staats 2021; Dao et al. 2022, here
-without tiles over keys). Any platform, any length; derivatives in reverse only.
+the backward pass computes scores anew and normalises them by lse (Rabe and
+Staats 2021; Dao et al. 2022, here without tiles over keys). Any platform, any
+length; derivatives in reverse only.
 
-B rows, M queries, S keys, G kv heads, K head channels. Query heads that share a
-kv head are but more queries of it.
+B rows, M queries of a kv head, S keys, G kv heads, K head channels. Query heads
+that share a kv head are but more queries of it.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 
+import einops
 import jax
 import jax.numpy as jnp
 
+from lumina_jax.attention.kernel import LOWEST, without_key
 from lumina_jax.attention.mask import mask
 
 # Scores of a chunk, over all rows and heads. 8 MB of them stay in the caches
 # of a CPU; accelerators would rather have few and large products.
 CPU_SCORES, SCORES = 2**21, 2**26
 LEAST = 128  # Queries of a kv head in a chunk: no products of slivers.
-LOWEST = jnp.finfo(jnp.float32).min
 
 _einsum = functools.partial(jnp.einsum, preferred_element_type=jnp.float32)
 
 
-@jax.custom_vjp
-def chunked(
-  q: jax.Array,
-  k: jax.Array,
-  v: jax.Array,
-  q_segments: jax.Array,
-  kv_segments: jax.Array,
-) -> jax.Array:
-  """softmax(q k^T / sqrt(K)) v among equal segments, softmax in float32.
+@dataclasses.dataclass(frozen=True)
+class Chunked:
+  """A `Kernel` of plain JAX.
 
-  Args:
-    q: `[B, G, M, K]`.
-    k: `[B, G, S, K]`.
-    v: `[B, G, S, K]`.
-    q_segments: `i32[B, M]`.
-    kv_segments: `i32[B, S]`.
-
-  Returns:
-    `[B, G, M, K]` in v's dtype; the mean of v where a query has no key.
+  Attributes:
+    scores: of a chunk, over all rows and heads.
+    least: queries of a kv head in a chunk.
   """
-  return _forward(q, k, v, q_segments, kv_segments)[0]
+
+  scores: int = SCORES
+  least: int = LEAST
+
+  def forward(self, q, k, v, q_segments, kv_segments):
+    """See `Kernel.forward`."""
+
+    def chunk(queries):
+      scores = _scores(*queries, k, kv_segments)
+      top = scores.max(axis=-1, keepdims=True)
+      weights = jnp.exp(scores - top)
+      total = weights.sum(axis=-1, keepdims=True)
+      out = _einsum("BGMS,BGSK->BGMK", weights.astype(v.dtype), v) / total
+      return out.astype(v.dtype), (top + jnp.log(total))[..., 0]
+
+    queries, heads = _fold((q,), q_segments, k.shape[1])
+    chunks = _split(queries, self._count(queries[0], k))
+    out, lse = _join(jax.lax.map(chunk, chunks), queries[0].shape[2])
+    return without_key(*_unfold((out, lse), heads))
+
+  def backward(self, q, k, v, q_segments, kv_segments, lse, shift, d_out):
+    """See `Kernel.backward`."""
+
+    def chunk(sums, queries):
+      q, lse, shift, d_out, q_segments = queries
+      p = jnp.exp(_scores(q, q_segments, k, kv_segments) - lse[..., None])
+      ds = p * (_einsum("BGMK,BGSK->BGMS", d_out, v) - shift[..., None])
+      ds = (ds * _scale(q)).astype(q.dtype)
+      # Transposed on purpose: a CPU is slow at M x S from the left, transposed.
+      dk = _einsum("BGMK,BGMS->BGKS", q, ds)
+      dv = _einsum("BGMK,BGMS->BGKS", d_out, p.astype(v.dtype))
+      dq = _einsum("BGMS,BGSK->BGMK", ds, k).astype(q.dtype)
+      return (sums[0] + dk, sums[1] + dv), (dq,)
+
+    queries, heads = _fold((q, lse, shift, d_out), q_segments, k.shape[1])
+    zero = jnp.zeros(k.mT.shape, jnp.float32)
+    chunks = _split(queries, self._count(queries[0], k))
+    sums, dq = jax.lax.scan(chunk, (zero, zero), chunks)
+    (dq,) = _unfold(_join(dq, queries[0].shape[2]), heads)
+    dk, dv = jax.lax.optimization_barrier(
+      sums
+    )  # Or XLA undoes the transposing.
+    return dq, dk.mT, dv.mT
+
+  def _count(self, q, k) -> int:
+    """Number of chunks."""
+    rows_heads = q.shape[0] * q.shape[1]
+    queries = max(self.least, self.scores // (rows_heads * k.shape[2]))
+    return -(-q.shape[2] // queries)
 
 
-def _forward(q, k, v, q_segments, kv_segments):
-  """Returns out `[B, G, M, K]` and lse `f32[B, G, M]`."""
-
-  def chunk(queries):
-    scores = _scores(*queries, k, kv_segments)
-    top = scores.max(axis=-1, keepdims=True)
-    weights = jnp.exp(scores - top)
-    total = weights.sum(axis=-1, keepdims=True)
-    out = _einsum("BGMS,BGSK->BGMK", weights.astype(v.dtype), v) / total
-    return out.astype(v.dtype), (top + jnp.log(total))[..., 0]
-
-  chunks = _split((q, q_segments[:, None]), _count(q, k))
-  return _join(jax.lax.map(chunk, chunks), q.shape[2])
+def _fold(arrays, q_segments, kv_heads: int):
+  """`[B, H, L, ...]` -> `[B, G, M, ...]`, then segments `[B, 1, M]`; and H."""
+  heads = arrays[0].shape[1]
+  folded = tuple(
+    einops.rearrange(x, "b (g r) l ... -> b g (r l) ...", g=kv_heads)
+    for x in arrays
+  )
+  segments = jnp.tile(q_segments[:, None], heads // kv_heads)
+  return (*folded, segments), heads
 
 
-def _saving(*inputs):
-  out, lse = _forward(*inputs)
-  return out, (*inputs, out, lse)
-
-
-def _backward(saved, d_out):
-  """Cotangents of q, k and v.
-
-  dv = p^T do and ds = p (do v^T - sum(do out)), with p = exp(s - lse).
-  """
-  q, k, v, q_segments, kv_segments, out, lse = saved
-  shift = jnp.sum(d_out.astype(jnp.float32) * out, axis=-1)
-
-  def chunk(sums, queries):
-    q, q_segments, lse, d_out, shift = queries
-    p = jnp.exp(_scores(q, q_segments, k, kv_segments) - lse[..., None])
-    ds = p * (_einsum("BGMK,BGSK->BGMS", d_out, v) - shift[..., None])
-    ds = (ds * _scale(q)).astype(q.dtype)
-    # Transposed on purpose: a CPU is slow at M x S from the left, transposed.
-    dk = _einsum("BGMK,BGMS->BGKS", q, ds)
-    dv = _einsum("BGMK,BGMS->BGKS", d_out, p.astype(v.dtype))
-    dq = _einsum("BGMS,BGSK->BGMK", ds, k).astype(q.dtype)
-    return (sums[0] + dk, sums[1] + dv), (dq,)
-
-  queries = q, q_segments[:, None], lse, d_out, shift
-  zero = jnp.zeros(k.mT.shape, jnp.float32)
-  sums, dq = jax.lax.scan(chunk, (zero, zero), _split(queries, _count(q, k)))
-  (dq,) = _join(dq, q.shape[2])
-  dk, dv = jax.lax.optimization_barrier(sums)  # Or XLA undoes the transposing.
-  return dq, dk.mT.astype(k.dtype), dv.mT.astype(v.dtype), None, None
-
-
-chunked.defvjp(_saving, _backward)
+def _unfold(arrays, heads: int):
+  """The inverse of `_fold`."""
+  return tuple(
+    einops.rearrange(x, "b g (r l) ... -> b (g r) l ...", r=heads // x.shape[1])
+    for x in arrays
+  )
 
 
 def _scores(q, q_segments, k, kv_segments):
@@ -109,14 +116,6 @@ def _scores(q, q_segments, k, kv_segments):
 
 def _scale(q) -> float:
   return q.shape[-1] ** -0.5
-
-
-def _count(q, k) -> int:
-  """Number of chunks."""
-  rows_heads = q.shape[0] * q.shape[1]
-  budget = CPU_SCORES if jax.default_backend() == "cpu" else SCORES
-  queries = max(LEAST, budget // (rows_heads * k.shape[2]))
-  return -(-q.shape[2] // queries)
 
 
 def _split(arrays, count: int):

@@ -55,7 +55,8 @@ class Attention(nn.Module):
     v = self._project("value", x_BLD, cfg.kv_heads)
     q, k = rope.rotate(q, rotation), rope.rotate(k, rotation)
     q, k, v = (nn.with_logical_constraint(a, HEADS) for a in (q, k, v))
-    out = attend(_scaled(q, condition, segments), k, v, segments, segments)
+    scaled = _scaled(q, condition, segments)
+    out = self._attend(scaled, k, v, segments, segments, condition)
     if cfg.text_width:
       if cfg.text_query:
         own = self._project("text_query", x_BLD, cfg.heads)
@@ -78,8 +79,31 @@ class Attention(nn.Module):
     )
     v = self._project("text_value", text, cfg.kv_heads)
     gate = parameter(self, "text_gate", zeros, (cfg.heads,), ("heads",))
-    out = attend(q, k, v, segments, condition.text_segments)
+    text_segments = condition.text_segments
+    out = self._attend(
+      q,
+      k,
+      v,
+      segments,
+      text_segments,
+      condition,
+      kv_length=None,
+      name="text_attention",
+    )
     return out * jnp.tanh(gate)[:, None].astype(out.dtype)
+
+  def _attend(self, q, *inputs, **how) -> jax.Array:
+    if self.is_initializing():
+      return q  # A row of one token, which no mesh could share out.
+    *inputs, condition = inputs
+    return attend(
+      q,
+      *inputs,
+      kernel=self.cfg.attention_kernel,
+      sequence_split=self.cfg.sequence_split,
+      packed=condition.time.shape[1] > 1,
+      **how,
+    )
 
   def _project(self, name: str, x: jax.Array, heads: int) -> jax.Array:
     text = name in ("text_key", "text_value")

@@ -5,7 +5,12 @@ from __future__ import annotations
 import dataclasses
 import math
 
+from lumina_jax.attention import kernels, split
+from lumina_jax.backbone import remat
 from lumina_jax.tokens import Grid
+
+# Fields that say how a network computes; those of one and the same differ here.
+COMPUTING = ("dtype", "remat", "unroll", "attention_kernel", "sequence_split")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,7 +62,11 @@ class ModelConfig:
     dtype: "bfloat16" or "float32": what matrix products compute in.
       Parameters are always float32; so are norms, softmax and modulation, and
       where tokens choose experts the residual stream.
-    remat: recompute each block in the backward pass.
+    remat: what the backward pass keeps of each block and what it computes
+      again, a name of `remat.POLICIES`.
+    attention_kernel: "auto" is by platform; see `attention.kernels`.
+    sequence_split: how attention over a sharded sequence is split, "auto" by
+      what sends least; see `attention.split`.
     unroll: layers per scan iteration; depth = fully unrolled, for debugging.
   """
 
@@ -92,12 +101,17 @@ class ModelConfig:
   time_scale: float = 1.0
   norm_eps: float = 1e-5
   dtype: str = "bfloat16"
-  remat: bool = True
+  remat: str | bool = "full"
+  attention_kernel: str = "auto"
+  sequence_split: str = "auto"
   unroll: int = 1
 
   def __post_init__(self):
     object.__setattr__(self, "patch", tuple(self.patch))
     object.__setattr__(self, "routing", tuple(self.routing))
+    object.__setattr__(self, "remat", remat.named(self.remat))
+    kernels.check_name(self.attention_kernel)
+    split.check_wish(self.sequence_split)
     if not self.patch or min(self.patch) < 1:
       raise ValueError(f"patch = {self.patch}: positive extents, one per axis")
     for name in (

@@ -12,8 +12,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from jax.ad_checkpoint import checkpoint_name
 
-from lumina_jax.backbone import moe, rope
+from lumina_jax.backbone import moe, remat, rope
 from lumina_jax.backbone.attention import Attention
 from lumina_jax.backbone.config import ModelConfig
 from lumina_jax.backbone.layers import (
@@ -120,9 +121,8 @@ class DiT(nn.Module):
 
   def _blocks(self) -> nn.Module:
     cfg = self.cfg
-    block = nn.remat(Block, prevent_cse=False) if cfg.remat else Block
     scanned = nn.scan(
-      block,
+      remat.wrap(Block, cfg.remat),
       variable_axes={"params": 0, moe.COLLECTION: 0},
       split_rngs={"params": True},
       in_axes=nn.broadcast,
@@ -187,6 +187,7 @@ class Block(nn.Module):
     self, x, cond_BNC, time_BNC, rotation, segments, condition: Condition
   ) -> tuple[jax.Array, None]:
     cfg = self.cfg
+    x = checkpoint_name(x, remat.STREAM)
 
     def attention(h):
       return Attention(cfg, name="attention")(h, rotation, condition, segments)

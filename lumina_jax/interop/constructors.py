@@ -7,7 +7,7 @@ import difflib
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from lumina_jax.backbone import PUBLISHED, ModelConfig
+from lumina_jax.backbone.config import COMPUTING, PUBLISHED, ModelConfig
 
 # Our name of a published network -> the constructor of the original.
 CONSTRUCTORS = {
@@ -134,7 +134,7 @@ def _usual(cfg: ModelConfig) -> dict[str, Any]:
 def _model(cfg: ModelConfig) -> str:
   """The constructor of a published network, else the folder of its family."""
   for name, published in PUBLISHED.items():
-    how = {key: getattr(published, key) for key in ("dtype", "remat", "unroll")}
+    how = {key: getattr(published, key) for key in COMPUTING}
     if dataclasses.replace(cfg, **how) == published:
       return CONSTRUCTORS[name]
   if cfg.routing:

@@ -13,7 +13,7 @@ from flax import linen as nn
 from flax import traverse_util
 from jax.sharding import Mesh
 
-from lumina_jax.backbone import ModelConfig
+from lumina_jax.backbone.config import COMPUTING, ModelConfig
 from lumina_jax.interop.weights import Weights, paths
 from lumina_jax.network import Network
 from lumina_jax.parallel import mesh as meshes
@@ -90,7 +90,7 @@ def check_same_network(cfg: ModelConfig, weights: Weights, path: str) -> None:
     ValueError: naming the fields of the model that differ.
   """
   # How it computes and starts, and how its feed-forward came to its width.
-  free = {"dtype", "remat", "unroll", "balance_weight", "zero_text_pool"}
+  free = {*COMPUTING, "balance_weight", "zero_text_pool"}
   free |= {"ffn_multiple", "ffn_factor"}
   names = [f.name for f in dataclasses.fields(cfg) if f.name not in free]
   wrong = [

@@ -1,0 +1,164 @@
+"""Which kernel serves, and what each of them computes."""
+
+import functools
+import logging
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import AbstractDevice, AbstractMesh, AxisType
+
+from lumina_jax.attention import attend, kernels, library
+from lumina_jax.attention.chunked import CPU_SCORES, Chunked
+from lumina_jax.attention.kernel import merge
+from lumina_jax.attention.splash import Splash
+
+SPLASH = Splash(interpret=True)
+
+
+def on(platform, kind=""):
+  """A mesh of a device that need not be there."""
+  device = AbstractDevice(device_kind=kind, num_cores=1, platform=platform)
+  return jax.sharding.use_abstract_mesh(
+    AbstractMesh(
+      (2,), ("x",), axis_types=(AxisType.Auto,), abstract_device=device
+    )
+  )
+
+
+def test_the_platform_chooses():
+  bf16 = functools.partial(kernels.choose, dtype=jnp.bfloat16)
+  assert bf16() == Chunked(CPU_SCORES)  # here
+  with on("tpu", "TPU v5 lite"):
+    assert isinstance(bf16(), Splash)
+  with on("tpu", "TPU v6 lite"):
+    assert bf16().forward_blocks == (1024, 1024)
+    assert bf16(head_dim=256).forward_blocks == (512, 512)
+  with on("gpu", "NVIDIA H100"):
+    assert bf16(packed=False) is library.cudnn
+    assert isinstance(bf16(packed=True), Chunked)
+
+
+@pytest.mark.parametrize(
+  ("platform", "how", "why"),
+  [
+    ("tpu", dict(head_dim=512), "heads of 256 channels, not 512"),
+    ("gpu", dict(packed=True), "several samples"),
+    ("gpu", dict(packed=False, dtype=jnp.float32), "float32"),
+    ("gpu", dict(packed=False, dtype=jnp.bfloat16, head_dim=130), "not of 130"),
+    ("gpu", dict(packed=False, dtype=jnp.bfloat16, ring=True), "a ring"),
+  ],
+)
+def test_a_kernel_that_cannot_serve_says_why_once(platform, how, why, caplog):
+  kernels._log_once.cache_clear()
+  with on(platform), caplog.at_level(logging.WARNING):
+    for _ in range(2):
+      assert isinstance(kernels.choose(**how), Chunked)
+  (record,) = caplog.records
+  assert why in record.message
+
+
+def test_one_asked_for_by_name_serves_or_raises():
+  assert kernels.choose("dense") is library.dense
+  assert kernels.choose(SPLASH) is SPLASH
+  with pytest.raises(ValueError, match=r"'cudnn': .* not on 'cpu'; use 'auto'"):
+    kernels.choose("cudnn")
+  with pytest.raises(ValueError, match="'dense': dense cannot serve a ring"):
+    kernels.choose("dense", ring=True)
+  with pytest.raises(ValueError, match="'flash': use one of"):
+    kernels.choose("flash")
+
+
+def arrays(length, keys, heads, kv_heads, channels, dtype=jnp.float32):
+  rng = np.random.default_rng(0)
+  shapes = ((length, heads), (keys, kv_heads), (keys, kv_heads))
+  q, k, v = (
+    jnp.asarray(rng.normal(size=(2, n, h, channels)), dtype) for n, h in shapes
+  )
+  q_segments = np.ones((2, length), np.int32)
+  kv_segments = np.ones((2, keys), np.int32)
+  q_segments[0, length // 2 :] = 2  # Half of them without a key,
+  kv_segments[1, keys // 3 :] = 0  # and padding.
+  return (q, k, v), (q_segments, kv_segments)
+
+
+def both(kernel, inputs, segments):
+  def loss(q, k, v):
+    out = attend(q, k, v, *segments, kernel=kernel)
+    return jnp.sum(jnp.sin(out.astype(jnp.float32))), out
+
+  grads, out = jax.jit(jax.grad(loss, (0, 1, 2), has_aux=True))(*inputs)
+  return out, *grads
+
+
+def close(found, expected, tolerance):
+  for a, b in zip(found, expected, strict=True):
+    a, b = (np.asarray(x, np.float32) for x in (a, b))
+    assert np.abs(a - b).max() <= tolerance * np.abs(b).max()
+
+
+@pytest.mark.parametrize("channels", [24, 48, 72, 96, 128])
+def test_splash_equals_dense_at_every_published_head(channels):
+  inputs, segments = arrays(256, 256, 2, 1, channels)
+  close(
+    both(SPLASH, inputs, segments), both("dense", inputs, segments), 2e-6
+  )  # fmt: skip
+
+
+@pytest.mark.parametrize(("length", "keys"), [(40, 77), (300, 130), (640, 128)])
+def test_splash_takes_any_length(length, keys):
+  """Padded to tiles within, and to several tiles."""
+  kernel = Splash((256, 128), (128, 256), interpret=True)
+  inputs, segments = arrays(length, keys, 4, 2, 16)
+  close(both(kernel, inputs, segments), both("dense", inputs, segments), 3e-6)
+
+
+@pytest.mark.parametrize("kernel", [SPLASH, "chunked"])
+def test_bfloat16_is_as_near_as_dense(kernel):
+  exact = both("dense", *arrays(128, 128, 2, 2, 64))
+  inputs, segments = arrays(128, 128, 2, 2, 64, jnp.bfloat16)
+  close(both(kernel, inputs, segments), exact, 2e-2)
+
+
+def test_merging_two_parts_gives_the_whole():
+  (q, k, v), segments = arrays(40, 60, 2, 2, 8)
+  heads_first = [jnp.swapaxes(x, 1, 2) for x in (q, k, v)]
+  q, k, v = heads_first
+  kernel = Chunked()
+
+  def part(keys):
+    of = segments[0], segments[1][:, keys]
+    return kernel.forward(q, k[:, :, keys], v[:, :, keys], *of)
+
+  whole = part(slice(None))
+  merged = merge(part(slice(0, 15)), part(slice(15, None)))
+  for found, expected in zip(merged, whole, strict=True):
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+  assert np.isneginf(whole[1][0, :, 20:]).all()
+  nothing = jnp.zeros_like(whole[0]), jnp.full_like(whole[1], -jnp.inf)
+  out, lse = merge(nothing, nothing)
+  assert not out.any() and np.isneginf(lse).all()
+
+
+def test_cudnn_is_handed_lengths(monkeypatch):
+  """What it would compute is XLA's, given the same lengths."""
+  given = {}
+
+  def attention(q, k, v, **how):
+    given.update(how)
+    how["implementation"] = "xla"
+    return plain(q, k, v, **how)
+
+  plain = jax.nn.dot_product_attention
+  monkeypatch.setattr(jax.nn, "dot_product_attention", attention)
+  inputs, _ = arrays(64, 32, 4, 2, 16)
+  q_segments = (np.arange(64) < np.array([[64], [20]])).astype(np.int32)
+  kv_segments = (np.arange(32) < np.array([[7], [0]])).astype(np.int32)
+  segments = q_segments, kv_segments
+  found = both(library.cudnn, inputs, segments)
+  assert given["implementation"] == "cudnn" and "mask" not in given
+  assert all(np.isfinite(x).all() for x in found)
+  monkeypatch.undo()
+  close(found, both("dense", inputs, segments), 2e-6)
+  assert not found[0][1].any()  # No key at all.
