@@ -25,8 +25,7 @@ class Batches:
     budget: tuple[int, int, int],
     rows: int,
     seed: int,
-    process: int = 0,
-    processes: int = 1,
+    share: range | None = None,
   ):
     """Plans batches.
 
@@ -35,13 +34,8 @@ class Batches:
       budget: tokens L, words S and samples N of a row.
       rows: B of the global batch.
       seed: of the row plan.
-      process: number of this process.
-      processes: how many share a batch; divides `rows`.
+      share: rows of each batch that this process makes; None = all.
     """
-    if rows % processes:
-      raise ValueError(
-        f"batch_rows = {rows} is not divisible by {processes} processes"
-      )
     largest = tuple(np.max(source.sizes, axis=0).tolist())
     if any(size > room for size, room in zip(largest, budget, strict=True)):
       raise ValueError(
@@ -49,14 +43,12 @@ class Batches:
         f"offers {tuple(budget)}; raise data.row_tokens or data.row_words"
       )
     self._source, self._budget, self._rows = source, budget, rows
-    self._share = rows // processes
-    self._first = process * self._share
+    self._share = range(rows) if share is None else share
     self._plan = RowPlan(source.sizes, budget, seed)
 
   def batch(self, i: int) -> tuple[Tokens, Condition]:
     """This process's rows of batch i."""
-    first = i * self._rows + self._first
-    rows = [self._row(k) for k in range(first, first + self._share)]
+    rows = [self._row(i * self._rows + k) for k in self._share]
     row_tokens, conditions = zip(*rows, strict=True)
     return packing.stack(row_tokens), packing.stack(conditions)
 

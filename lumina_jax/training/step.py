@@ -165,12 +165,30 @@ def batch_shardings(batch: Batch, mesh: Mesh) -> Batch:
   )
 
 
-def place_batch(batch: Batch, mesh: Mesh) -> Batch:
-  """Host rows of every process -> one global batch on the devices."""
-  return jax.tree.map(
-    lambda sharding, rows: jax.make_array_from_process_local_data(
-      sharding, np.asarray(rows)
-    ),
-    batch_shardings(batch, mesh),
-    batch,
-  )
+def process_rows(rows: int, mesh: Mesh) -> range:
+  """Rows of a batch of so many that devices of this process hold.
+
+  Processes share rows out as the mesh does; where one row lies on devices of
+  several, each of them makes it.
+  """
+  sharding = NamedSharding(mesh, meshes.ROWS)
+  held = sharding.addressable_devices_indices_map((rows,)).values()
+  bounds = [index.indices(rows) for (index,) in held]
+  return range(min(b[0] for b in bounds), max(b[1] for b in bounds))
+
+
+def place_batch(batch: Batch, mesh: Mesh, rows: int | None = None) -> Batch:
+  """Host rows of every process -> one global batch on the devices.
+
+  Args:
+    batch: the rows of `process_rows`.
+    mesh: of devices.
+    rows: of the global batch; None = this process has all of them.
+  """
+
+  def place(sharding, local):
+    local = np.asarray(local)
+    shape = (rows or len(local), *local.shape[1:])
+    return jax.make_array_from_process_local_data(sharding, local, shape)
+
+  return jax.tree.map(place, batch_shardings(batch, mesh), batch)
