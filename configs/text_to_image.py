@@ -6,7 +6,9 @@ latents of an eighth of that, 224 to 256 patches each, four images to a row.
 Sizes are those of lumina_t2i (Flag-DiT) and lumina_next_t2i (Next-DiT; the GQA
 one is what was released), numbers those of the launch script of the former and
 the defaults of the latter; only the original's average of parameters starts
-without the warm-up that ours has.
+without the warm-up that ours has. `flag_7b` is no published text-to-image
+network: it is the published 5B one as wide as the published 7B one, which takes
+classes. It has 8.4 billion parameters and reads captions of up to 256 words.
 
   python -m lumina_jax.train --config=configs/text_to_image.py:next_2b_gqa \\
     --workdir=runs/t2i
@@ -29,6 +31,7 @@ from lumina_jax.backbone.config import PUBLISHED
 
 MODELS = {
   "flag_5b": PUBLISHED["flag_dit_t2i_5b"],
+  "flag_7b": dataclasses.replace(PUBLISHED["flag_dit_t2i_5b"], width=4096),
   "next_2b": PUBLISHED["next_dit_t2i_2b"],
   "next_2b_gqa": PUBLISHED["next_dit_t2i_2b_gqa"],
   "next_2b_gqa_sd3": PUBLISHED["next_dit_t2i_2b_gqa_sd3"],
@@ -49,6 +52,7 @@ MODELS = {
 BUCKETS = ((8, 32), (11, 23), (14, 18), (16, 16), (18, 14), (23, 11), (32, 8))
 IMAGES = 4  # to a row
 WORDS = 128  # of a caption at the most
+LONG_WORDS = 256  # of one for the largest network
 
 
 def get_config(variant: str = "next_2b_gqa") -> ConfigDict:
@@ -56,7 +60,8 @@ def get_config(variant: str = "next_2b_gqa") -> ConfigDict:
   if variant not in MODELS:
     raise ValueError(f"unknown variant {variant!r}: use one of {[*MODELS]}")
   model = MODELS[variant]
-  flag = variant == "flag_5b"
+  flag = variant in ("flag_5b", "flag_7b")
+  words = LONG_WORDS if variant == "flag_7b" else WORDS
   # Flag-DiT adds a token to each line of patches, 32 lines at the most.
   tokens = 288 if flag else 256
   config = ConfigDict()
@@ -64,7 +69,7 @@ def get_config(variant: str = "next_2b_gqa") -> ConfigDict:
   config.init_from = ""
   config.model = ConfigDict(dataclasses.asdict(model))
   config.text_encoder = ConfigDict(
-    dict(width=model.text_width, byte_width=32, word_bytes=16, max_words=WORDS)
+    dict(width=model.text_width, byte_width=32, word_bytes=16, max_words=words)
   )
   config.data = ConfigDict(
     dict(
@@ -75,7 +80,7 @@ def get_config(variant: str = "next_2b_gqa") -> ConfigDict:
       condition_dropout=0.1,
       signal=0.8,
       row_tokens=IMAGES * tokens,
-      row_words=IMAGES * WORDS,
+      row_words=IMAGES * words,
       row_samples=IMAGES,
     )
   )
@@ -116,7 +121,7 @@ def get_config(variant: str = "next_2b_gqa") -> ConfigDict:
       height=32,
       width=32,
       # One image of 256, 512 or 1024 pixels a side.
-      ladder=tuple((side**2 * tokens, WORDS, 1) for side in (1, 2, 4)),
+      ladder=tuple((side**2 * tokens, words, 1) for side in (1, 2, 4)),
       rows=8,
     )
   )

@@ -1,4 +1,7 @@
-"""What a call of the pipeline hands back: pictures of several kinds."""
+"""What a call of the pipeline hands back: pictures of several kinds.
+
+A picture is `f32[H, W, C]`, a video `f32[T, H, W, C]`.
+"""
 
 from __future__ import annotations
 
@@ -31,9 +34,19 @@ def to_float(image: np.ndarray) -> np.ndarray:
   return (np.clip(image, -1, 1) + 1) / 2
 
 
+def side_by_side(video: np.ndarray) -> np.ndarray:
+  """Frames `[T, H, W, C]` from left to right: `[H, T W, C]`."""
+  return np.concatenate(list(video), axis=1)
+
+
 def to_pil(image: np.ndarray) -> Image.Image:
-  """Grey or colours; of latents their first three channels, as colours."""
+  """Grey or colours; of latents their first three channels, as colours.
+
+  A video `f32[T, H, W, C]` becomes one picture, its frames side by side.
+  """
   pixels = to_uint8(image)
+  if pixels.ndim == 4:
+    pixels = side_by_side(pixels)
   if pixels.shape[-1] == 1:
     return Image.fromarray(pixels[..., 0])
   # Latents without a decoder show shapes, not what the picture looks like.

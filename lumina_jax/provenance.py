@@ -35,9 +35,11 @@ def texts(
     model: name and parts of the network.
     wish: what was asked.
     number: among the pictures of this wish.
-    size: width and height.
+    size: width and height of the picture; of a video, of all frames in a row.
   """
   how = pipe.sampling
+  video = len(pipe.network.model.patch) == 3
+  size = (size[0] // how.frames, size[1]) if video else size
   scale = wish.guidance_scale
   scale = how.guidance_scale if scale is None else scale
   name = pathlib.PurePath(model["model"]).name
@@ -58,6 +60,7 @@ def texts(
     "number": number,
     "width": size[0],
     "height": size[1],
+    **({"frames": how.frames} if video else {}),
     "solver": how.solver,
     "num_inference_steps": how.num_inference_steps,
     "shift": how.shift,

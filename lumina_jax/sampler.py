@@ -37,6 +37,7 @@ class SamplingConfig:
       height and width below.
     height: for "fixed", of what the network draws: pixels, or latents.
     width: likewise.
+    frames: of a network that draws videos; others have none and take no notice.
     ladder: budgets (tokens, words, samples) of a row, smallest first. A call
       runs on the first rung that its largest picture fits; one program each.
       A class is one word. () is for pictures of any size, one to a row, whose
@@ -60,6 +61,7 @@ class SamplingConfig:
   guidance_channels: int = 0
   grid: str = "uniform"
   beyond: Extrapolation | None = None
+  frames: int = 1
 
   def __post_init__(self):
     ladder = tuple(tuple(rung) for rung in self.ladder)
@@ -77,6 +79,8 @@ class SamplingConfig:
       raise ValueError(f"ladder {ladder}: budgets, smallest first")
     if any(len(rung) != 3 or min(rung) < 1 for rung in ladder):
       raise ValueError(f"ladder {ladder}: rungs are (tokens, words, samples)")
+    if self.frames < 1:
+      raise ValueError(f"frames = {self.frames}: must be positive")
     if self.rows < 1 or self.num_inference_steps < 1:
       raise ValueError(
         f"rows = {self.rows} and num_inference_steps = "

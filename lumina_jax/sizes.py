@@ -1,4 +1,4 @@
-"""Sizes of pictures: from what the caller asks to a grid of latents."""
+"""Sizes of pictures and videos: from what is asked to a grid of latents."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def grid(
   height: int | None,
   width: int | None,
 ) -> Grid:
-  """The layout of one picture.
+  """The layout of one picture, or of one video, whose length is the config's.
 
   Args:
     model: draws it.
@@ -37,14 +37,17 @@ def grid(
   height = by_rule[0] if height is None else height
   width = by_rule[1] if width is None else width
   asked = f"height={height}, width={width}"
+  length = (sampling.frames,) if len(model.patch) == 3 else ()
+  if length:
+    asked = f"frames={sampling.frames}, {asked}"
   try:
     height, width = (inputs.whole(side, "side") for side in (height, width))
   except ValueError as error:
     raise ValueError(f"{asked}: whole pixels only") from error
   if factor > 1:
-    _check_pixels(asked, height, width, factor, model.patch)
+    _check_pixels(asked, height, width, factor, model.patch[-2:])
   try:
-    found = model.grid(height // factor, width // factor)
+    found = model.grid(*length, height // factor, width // factor)
   except ValueError as error:
     raise ValueError(f"{asked}: {error}") from error
   ladder = sampling.ladder

@@ -24,6 +24,7 @@ from lumina_jax import workdir as workdirs
 from lumina_jax.config import RunConfig
 from lumina_jax.interop.formats import open_weights
 from lumina_jax.network import Network
+from lumina_jax.parallel import inventory
 from lumina_jax.parallel.mesh import make_mesh
 from lumina_jax.pipeline import LuminaPipeline
 from lumina_jax.reporting import picture, record, report
@@ -49,7 +50,7 @@ def train(config: RunConfig, folder: epath.Path) -> TrainState:
   mesh = make_mesh(config.mesh)
   check(config, mesh)
   optimizer = make_optimizer(config.optimizer, plan.steps)
-  batches = make_batches(config)
+  batches = make_batches(config, mesh)
 
   with (
     jax.set_mesh(mesh),
@@ -85,7 +86,9 @@ def train(config: RunConfig, folder: epath.Path) -> TrainState:
       for number, batch in enumerate(
         batches.read(start, plan.steps), start + 1
       ):
-        state, values = train_step(state, steps.place_batch(batch, mesh))
+        state, values = train_step(
+          state, steps.place_batch(batch, mesh, plan.batch_rows)
+        )
         window.add(number, values)
         last = number == plan.steps
         if last or number % plan.checkpoint_every == 0:
@@ -147,15 +150,17 @@ def check(config: RunConfig, mesh: jax.sharding.Mesh) -> None:
     raise ValueError(f"training.sample_prompts: {error}") from error
 
 
-def make_batches(config: RunConfig) -> Batches:
-  """The batches of a run, each a pure function of its number."""
+def make_batches(
+  config: RunConfig, mesh: jax.sharding.Mesh | None = None
+) -> Batches:
+  """The batches of a run, each a pure function of its number.
+
+  With a mesh, what this process holds of them.
+  """
+  rows = config.training.batch_rows
+  share = steps.process_rows(rows, mesh) if mesh else None
   return Batches(
-    make_source(config),
-    config.data.budget,
-    config.training.batch_rows,
-    config.seed,
-    jax.process_index(),
-    jax.process_count(),
+    make_source(config), config.data.budget, rows, config.seed, share
   )
 
 
@@ -208,6 +213,7 @@ def announce(
     f"{count / 1e6:.2f} M parameters on {mesh.size} x "
     f"{mesh.devices.flat[0].device_kind} ({degrees or 'one device'})"
   )
+  print(inventory.describe(state.params, state.ema, state.opt_state))
   start = int(state.step)
   where = f"resumed at step {start}" if start else "from scratch"
   if config.init_from and not start:

@@ -11,7 +11,9 @@ import math
 from typing import Any
 
 import jax
+import numpy as np
 from flax import linen as nn
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 AXES = ("data", "fsdp", "context", "tensor")
@@ -41,44 +43,124 @@ ROWS = PartitionSpec(("data", "fsdp"))
 ROWS_LENGTH = PartitionSpec(("data", "fsdp"), "context")
 
 
+# What a dimension counts, for whoever chose a mesh that does not divide it.
+COUNTS = {
+  "embed": "the width of the network",
+  "text": "channels of text features",
+  "cond_in": "the width that steers the norms",
+  "heads": "attention heads, of which keys and values may have fewer",
+  "mlp": "channels of the feed-forward",
+  "modulation": "shifts, scales and gates",
+}
+
+
 @dataclasses.dataclass(frozen=True)
 class MeshConfig:
-  """Devices along each axis; one of them may be -1, the rest of the devices."""
+  """Devices along each axis within a slice, and slices along each axis.
+
+  The degree of the mesh on an axis is the product of both. Of the devices and
+  of the slices one may be -1: the rest.
+
+  A slice is a TPU slice; its devices talk over fast links (ICI), slices over
+  the network of the data centre (DCN), which suits `data` best, then `fsdp`.
+  Other devices have no slices: there, the dcn degrees cut them into equal runs
+  in order of their processes, and -1 is one run a process.
+  """
 
   data: int = -1
   fsdp: int = 1
   context: int = 1
   tensor: int = 1
+  dcn_data: int = 1
+  dcn_fsdp: int = 1
+  dcn_context: int = 1
+  dcn_tensor: int = 1
 
 
 def make_mesh(cfg: MeshConfig, devices: list[jax.Device] | None = None) -> Mesh:
   """Lays devices out as (data, fsdp, context, tensor).
 
+  Along each axis slices stand outside, the devices of a slice inside.
+
   Raises:
-    ValueError: if the degrees do not multiply to the number of devices.
+    ValueError: if the degrees do not multiply to the number of slices, or of
+      the devices of each.
   """
   devices = jax.devices() if devices is None else devices
-  degrees = {axis: getattr(cfg, axis) for axis in AXES}
-  known = math.prod(d for d in degrees.values() if d != -1)
+  across = {f"dcn_{axis}": getattr(cfg, f"dcn_{axis}") for axis in AXES}
+  within = {axis: getattr(cfg, axis) for axis in AXES}
+  slices = _slices(devices, across)
+  each = f" of {len(slices[0])} devices each" if len(slices) > 1 else ""
+  across = _fill(across, len(slices), "slices", each)
+  each = f" in each of {len(slices)} slices" if len(slices) > 1 else ""
+  within = _fill(within, len(slices[0]), "devices", each)
+  grids = [
+    mesh_utils.create_device_mesh(within, s, allow_split_physical_axes=True)
+    for s in slices
+  ]
+  blocks = np.stack(grids).reshape(*across, *within)
+  # Each axis of slices goes before the axis of devices that it multiplies.
+  order = [n for axis in range(len(AXES)) for n in (axis, axis + len(AXES))]
+  layout = blocks.transpose(order).reshape(np.multiply(across, within))
+  return Mesh(layout, AXES, axis_types=(AxisType.Auto,) * len(AXES))
+
+
+def _slices(
+  devices: list[jax.Device], degrees: dict[str, int]
+) -> list[list[jax.Device]]:
+  """Groups devices into slices of equal size, in order."""
+  if devices[0].platform == "tpu":
+    found: dict[int, list[jax.Device]] = {}
+    for device in devices:
+      found.setdefault(getattr(device, "slice_index", 0), []).append(device)
+    sizes = {number: len(found[number]) for number in sorted(found)}
+    if len(set(sizes.values())) > 1:
+      raise ValueError(f"slices of unlike numbers of devices: {sizes}")
+    return [found[number] for number in sizes]
+  processes = len({device.process_index for device in devices})
+  asked = _product(degrees)
+  count = max(asked, processes) if -1 in degrees.values() else asked
+  if count == 1:
+    return [devices]
+  if len(devices) % count:
+    raise ValueError(
+      f"mesh {degrees}: {len(devices)} devices do not divide into {count} "
+      "equal slices"
+    )
+  devices = sorted(devices, key=lambda d: (d.process_index, d.id))
+  size = len(devices) // count
+  return [devices[i : i + size] for i in range(0, len(devices), size)]
+
+
+def _fill(
+  degrees: dict[str, int], count: int, things: str, each: str
+) -> tuple[int, ...]:
+  """Degrees with the number that -1 stands for."""
+  known = _product(degrees)
   free = [axis for axis, degree in degrees.items() if degree == -1]
-  if any(d < 1 and d != -1 for d in degrees.values()) or len(free) > 1:
+  if free:
+    degrees = degrees | {free[0]: count // known}
+  if math.prod(degrees.values()) != count:
+    raise ValueError(
+      f"mesh {degrees} needs {math.prod(degrees.values()) or known} {things}, "
+      f"there are {count}{each}; set config.mesh so that the product fits, or "
+      "one axis to -1"
+    )
+  return tuple(degrees.values())
+
+
+def _product(degrees: dict[str, int]) -> int:
+  """Of the degrees that are known.
+
+  Raises:
+    ValueError: for a degree that is none.
+  """
+  values = list(degrees.values())
+  if any(d < 1 and d != -1 for d in values) or values.count(-1) > 1:
     raise ValueError(
       f"mesh {degrees}: positive degrees, at most one of them -1"
     )
-  if free:
-    degrees[free[0]] = len(devices) // known
-  if math.prod(degrees.values()) != len(devices):
-    raise ValueError(
-      f"mesh {degrees} needs {math.prod(degrees.values()) or known} devices, "
-      f"there are {len(devices)}; set config.mesh so that the product fits, or "
-      "one axis to -1"
-    )
-  return jax.make_mesh(
-    tuple(degrees.values()),
-    AXES,
-    axis_types=(AxisType.Auto,) * len(AXES),
-    devices=devices,
-  )
+  return math.prod(d for d in values if d != -1)
 
 
 def shardings(boxed: Any, mesh: Mesh) -> Any:
@@ -92,11 +174,13 @@ def shardings(boxed: Any, mesh: Mesh) -> Any:
   tree = nn.logical_to_mesh_sharding(specs, mesh, RULES)
 
   def check(path, logical, sharding, array):
-    name = jax.tree_util.keystr(path)
+    name = jax.tree_util.keystr(path, simple=True, separator="/")
     wanted = [mesh_axes(axis) for axis in logical]
     got = [_tuple(axes) for axes in sharding.spec]
     got += [()] * (len(wanted) - len(got))
-    for size, want, have in zip(array.shape, wanted, got, strict=True):
+    for size, axis, want, have in zip(
+      array.shape, logical, wanted, got, strict=True
+    ):
       if want != have:
         raise ValueError(
           f"{name}: axes {want} of the mesh were dropped; logical axes "
@@ -106,7 +190,9 @@ def shardings(boxed: Any, mesh: Mesh) -> Any:
       if size % degree:
         raise ValueError(
           f"{name}: dimension {size} does not divide over {want} = {degree} "
-          "devices; choose another config.mesh or width"
+          f"devices; it counts {COUNTS.get(axis, axis)}. Set config.mesh so "
+          f"that {' x '.join(want)} divides {size}, for instance "
+          f"{math.gcd(size, degree)}, or choose another size of the network"
         )
 
   is_spec = lambda x: isinstance(x, PartitionSpec)  # noqa: E731

@@ -16,7 +16,7 @@ from conftest import ROOT, tiny_config, tiny_flags
 from etils import epath
 from PIL import Image
 
-from configs import imagenet, text_to_image
+from configs import imagenet, text_to_image, text_to_video
 from data_pipelines.synthetic import pattern
 from lumina_jax import config as configs
 from lumina_jax import evaluate
@@ -105,7 +105,7 @@ def test_text_to_image_runs(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("family", [imagenet, text_to_image])
+@pytest.mark.parametrize("family", [imagenet, text_to_image, text_to_video])
 def test_the_loss_falls_and_prompts_are_drawn(family, tmp_path):
   """As the config has it, 600 steps."""
   config = configs.parse(family.get_config("tiny"))
@@ -115,7 +115,8 @@ def test_the_loss_falls_and_prompts_are_drawn(family, tmp_path):
   pipe = LuminaPipeline.from_workdir(tmp_path)
   prompts = [config.data.caption.format(c) for c in range(10)]
   drawn = np.stack(pipe(prompts, output_type="latent").images)
-  patterns = np.stack([pattern(c, (8, 8), 4) for c in range(10)])
-  alike = np.einsum("mhwc,nhwc->mn", drawn, patterns)
+  shape = drawn.shape[1:-1]
+  patterns = np.stack([pattern(c, shape, 4) for c in range(10)])
+  alike = drawn.reshape(10, -1) @ patterns.reshape(10, -1).T
   read = np.argmax(alike, axis=1)
   assert np.mean(read == np.arange(10)) >= 0.9
