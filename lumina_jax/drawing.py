@@ -12,6 +12,7 @@ from lumina_jax import inputs, output, sampler
 from lumina_jax import pictures as picture_batches
 from lumina_jax.flow import ode
 from lumina_jax.network import Network, Params
+from lumina_jax.parallel.mesh import divisors
 from lumina_jax.pictures import Batch, Picture
 from lumina_jax.sampler import SamplingConfig
 
@@ -90,7 +91,9 @@ def draw(
     For each batch, latents `f32[H, W, C]` by the number of their picture.
   """
   solver = ode.solver(sampling.solver)
-  for batch in picture_batches.batches(pictures, network, sampling, times):
+  for batch in picture_batches.batches(
+    pictures, network, sampling, times, divisors()
+  ):
     if on_step is None:
       patches = sampler.sample(
         params, batch.request, network=network, solver=solver

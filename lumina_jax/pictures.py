@@ -87,6 +87,7 @@ def batches(
   network: Network,
   sampling: SamplingConfig,
   times: jax.Array,
+  divisors: tuple[int, int] = (1, 1),
 ) -> Iterator[Batch]:
   """Packs pictures into rows, and rows into batches of one shape a rung.
 
@@ -95,6 +96,7 @@ def batches(
     network: that will draw them.
     sampling: its ladder, rows, guided channels and rule beyond trained sizes.
     times: grid of the solver.
+    divisors: of the number of rows and of their tokens, for a mesh.
 
   Yields:
     Batches that together hold every picture once.
@@ -102,12 +104,17 @@ def batches(
   sizes = [
     (p.grid.num_tokens, max(len(p.text), len(p.negative)), 1) for p in pictures
   ]
-  rung = _rung(np.max(sizes, axis=0), sampling.ladder)
+  tokens, *rest = _rung(np.max(sizes, axis=0), sampling.ladder)
+  count, tokens = (
+    -(-size // by) * by
+    for size, by in zip((sampling.rows, tokens), divisors, strict=True)
+  )
+  rung = tokens, *rest
   rows = packing.first_fit(sizes, rung)
   guided = any(p.guidance_scale != 1 for p in pictures)
   while rows:
-    taken, rows = rows[: sampling.rows], rows[sampling.rows :]
-    taken += [[]] * (sampling.rows - len(taken))
+    taken, rows = rows[:count], rows[count:]
+    taken += [[]] * (count - len(taken))
     chosen = [[pictures[i] for i in row] for row in taken]
     placed = [[(i, pictures[i].grid) for i in row] for row in taken]
     request = _request(chosen, network, sampling, rung, guided, times)

@@ -22,6 +22,8 @@ from lumina_jax.network import Network, Params
 from lumina_jax.parallel.mesh import RULES
 from lumina_jax.tokens import PATCH, Condition, Tokens, per_token
 
+PATCHES = ("act_batch", "act_length", None)
+
 
 @dataclasses.dataclass(frozen=True)
 class SamplingConfig:
@@ -42,7 +44,8 @@ class SamplingConfig:
       runs on the first rung that its largest picture fits; one program each.
       A class is one word. () is for pictures of any size, one to a row, whose
       tokens are rounded up eight steps an octave.
-    rows: B of every batch; what pictures leave of it is padding.
+    rows: B of every batch; what pictures leave of it is padding. On a mesh rows
+      and tokens are rounded up to what divides over it.
     guidance_channels: of the latents, the first so many are guided; 0 = all.
       The original guides three of four, so its scales mean that.
     grid: of the times: "uniform", or "diffusers" as its Euler scheduler has it.
@@ -138,6 +141,7 @@ def sample(
     x = request.start
     if x is None:
       x = _noise(request, cfg.patch_dim)
+    x = nn.with_logical_constraint(x, PATCHES)
     condition = network.encode(params, condition)
     guided = request.negative is not None
     if guided:

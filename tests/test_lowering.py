@@ -15,10 +15,19 @@ from lumina_jax.training.optimizer import make_optimizer
 from lumina_jax.training.state import abstract_state
 
 
-@pytest.mark.parametrize("variant", ["flag", "next"])
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_train_step_lowers_for_tpu(variant, dtype):
-  config = small_config(variant, model__dtype=dtype)
+@pytest.mark.parametrize(
+  ("variant", "dtype", "kernel"),
+  [
+    ("flag", "float32", "chunked"),
+    ("flag", "bfloat16", "splash"),
+    ("next", "float32", "splash"),
+    ("next", "bfloat16", "chunked"),
+  ],
+)
+def test_train_step_lowers_for_tpu(variant, dtype, kernel):
+  config = small_config(
+    variant, model__dtype=dtype, model__attention_kernel=kernel
+  )
   mesh = make_mesh(config.mesh, jax.devices()[:1])
   tx = make_optimizer(config.optimizer, config.training.steps)
   batch = make_batches(config).batch(0)
@@ -30,6 +39,7 @@ def test_train_step_lowers_for_tpu(variant, dtype):
     text = traced.lower(lowering_platforms=("tpu",)).as_text()
   assert "stablehlo.dot_general" in text
   assert ("bf16" in text) == (dtype == "bfloat16")
+  assert ("tpu_custom_call" in text) == (kernel == "splash")
 
 
 @pytest.mark.parametrize("name", ["language model", "sampler", "decoder"])
@@ -39,6 +49,7 @@ def test_what_a_published_pipeline_runs_lowers_for_tpu(name):
     jax.jit(function).trace(*args).lower(lowering_platforms=("tpu",)).as_text()
   )
   assert ("bf16" in text) == (name != "decoder")
+  assert ("tpu_custom_call" in text) == (name == "sampler")
   assert "stablehlo.dot_general" in text
 
 

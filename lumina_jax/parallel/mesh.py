@@ -222,5 +222,16 @@ def _tuple(axes: str | tuple[str, ...] | None) -> tuple[str, ...]:
   return (axes,) if isinstance(axes, str) else tuple(axes)
 
 
+def divisors() -> tuple[int, int]:
+  """What rows, and what tokens of a row, must divide by on the mesh in force.
+
+  1 and 1 where there is none.
+  """
+  mesh = jax.sharding.get_abstract_mesh()
+  if mesh.empty:
+    return 1, 1
+  return mesh.shape["data"] * mesh.shape["fsdp"], mesh.shape["context"]
+
+
 def replicated(mesh: Mesh) -> NamedSharding:
   return NamedSharding(mesh, PartitionSpec())

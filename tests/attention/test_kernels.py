@@ -1,12 +1,14 @@
 """Which kernel serves, and what each of them computes."""
 
 import functools
+import itertools
 import logging
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax._src.cudnn import fused_attention_stablehlo
 from jax.sharding import AbstractDevice, AbstractMesh, AxisType
 
 from lumina_jax.attention import attend, kernels, library
@@ -162,3 +164,38 @@ def test_cudnn_is_handed_lengths(monkeypatch):
   monkeypatch.undo()
   close(found, both("dense", inputs, segments), 2e-6)
   assert not found[0][1].any()  # No key at all.
+
+
+@pytest.mark.parametrize("channels", [48, 72, 96, 128])
+def test_cudnn_lowers_for_gpus(channels, monkeypatch):
+  """Forwards and backwards, as far as a machine without a GPU can say."""
+  for name in ("check_cudnn_version", "check_compute_capability"):
+    monkeypatch.setattr(fused_attention_stablehlo, name, lambda *_: 91_000)
+  inputs, segments = arrays(256, 128, 8, 2, channels, jnp.bfloat16)
+
+  def loss(q, k, v):
+    return attend(q, k, v, *segments, kernel=library.cudnn).sum()
+
+  traced = jax.jit(jax.grad(loss, (0, 1, 2))).trace(*inputs)
+  text = traced.lower(lowering_platforms=("cuda",)).as_text()
+  assert "__cudnn$fmhaSoftmaxBackward" in text
+
+
+def test_memory_grows_with_the_length_and_not_with_its_square():
+  """Temporaries of both passes: 32, 64 and 128 thousand tokens, one head."""
+
+  def temporaries(length):
+    shape = jax.ShapeDtypeStruct((1, length, 1, 64), jnp.bfloat16)
+    segments = jax.ShapeDtypeStruct((1, length), jnp.int32)
+
+    def loss(q, k, v, segments):
+      return attend(q, k, v, segments, segments).astype(jnp.float32).sum()
+
+    compiled = jax.jit(jax.grad(loss, (0, 1, 2))).lower(
+      shape, shape, shape, segments
+    )
+    return compiled.compile().memory_analysis().temp_size_in_bytes
+
+  sizes = [temporaries(n * 1024) for n in (32, 64, 128)]
+  for shorter, longer in itertools.pairwise(sizes):
+    assert 1.5 < longer / shorter < 2.5, sizes

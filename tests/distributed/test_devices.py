@@ -1,35 +1,14 @@
 """The same training on one device and on eight."""
 
 import json
-import os
-import pathlib
 import shutil
-import subprocess
-import sys
 
 import numpy as np
 import pytest
-from conftest import ROOT, small_flags
+from conftest import small_flags
+from fake_devices import HERE, start
 
 from lumina_jax.training import metrics
-
-HERE = pathlib.Path(__file__).parent
-
-
-def start(devices: int, *words) -> str:
-  """Runs python on that many fake devices; returns what it printed."""
-  flags = f"--xla_force_host_platform_device_count={devices}"
-  path = os.pathsep.join([str(HERE.parent), str(ROOT)])
-  done = subprocess.run(
-    [sys.executable, *map(str, words)],
-    cwd=ROOT,
-    env=os.environ | {"XLA_FLAGS": flags, "PYTHONPATH": path},
-    capture_output=True,
-    text=True,
-    check=False,
-  )
-  assert done.returncode == 0, done.stderr
-  return done.stdout
 
 
 def run(devices: int, *mesh: str) -> dict:
