@@ -105,6 +105,8 @@ def model(variant: str) -> ConfigDict:
       qk_norm=True,
       dtype="float32",
       remat="full",
+      attention_kernel="auto",
+      sequence_split="auto",
     )
   )
   if variant == "next":

@@ -21,6 +21,7 @@ from data_pipelines.synthetic import SyntheticConfig, SyntheticLatents
 from lumina_jax import config as configs
 from lumina_jax import entry_point
 from lumina_jax import workdir as workdirs
+from lumina_jax.backbone import attention
 from lumina_jax.config import RunConfig
 from lumina_jax.interop.formats import open_weights
 from lumina_jax.network import Network
@@ -141,8 +142,10 @@ def check(config: RunConfig, mesh: jax.sharding.Mesh) -> None:
   if tokens % mesh.shape["context"]:
     raise ValueError(
       f"data.row_tokens = {tokens} does not divide over mesh.context = "
-      f"{mesh.shape['context']} devices"
+      f"{mesh.shape['context']} devices; choose a multiple of that"
     )
+  packed = config.data.row_samples > 1
+  attention.check(config.model, mesh, tokens, packed)
   pipe = LuminaPipeline(config.network, None, config.sampling)
   try:
     pipe.pictures(config.training.sample_prompts)

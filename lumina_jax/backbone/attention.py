@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from lumina_jax.attention import attend
+from lumina_jax.attention import attend, kernels, splash, split
 from lumina_jax.backbone import rope
 from lumina_jax.backbone.config import ModelConfig
 from lumina_jax.backbone.layers import (
@@ -120,6 +120,51 @@ class Attention(nn.Module):
     if not self.cfg.qk_norm:
       return x
     return LayerNorm(("heads", "head_dim"), name=name)(x)
+
+
+def check(
+  cfg: ModelConfig, mesh: jax.sharding.Mesh, tokens: int, packed: bool
+) -> None:
+  """Finds at the start what would be refused while the network is traced.
+
+  Args:
+    cfg: of the network.
+    mesh: that it shall run on.
+    tokens: of a row.
+    packed: whether rows hold several samples.
+
+  Raises:
+    ValueError: if heads do not divide over the mesh, or what is asked for by
+      name cannot serve there.
+  """
+  tensor, context = mesh.shape["tensor"], mesh.shape["context"]
+  for name in ("heads", "kv_heads"):
+    if getattr(cfg, name) % tensor:
+      raise ValueError(
+        f"model.{name} = {getattr(cfg, name)} do not divide over mesh.tensor "
+        f"= {tensor} devices; choose another mesh"
+      )
+  dtype = jnp.dtype(cfg.dtype)
+  how = split.choose(
+    cfg.sequence_split,
+    context,
+    cfg.heads // tensor,
+    cfg.kv_heads // tensor,
+    tokens,
+    cfg.head_dim * dtype.itemsize,
+  )
+  platform = mesh.devices.flat[0].platform
+  refusal = splash.refuses(platform, cfg.head_dim)
+  if cfg.attention_kernel == "splash" and refusal:
+    raise ValueError(f"attention_kernel 'splash': {refusal}; use 'auto'")
+  with jax.set_mesh(mesh):
+    kernels.choose(
+      cfg.attention_kernel,
+      head_dim=cfg.head_dim,
+      dtype=dtype,
+      packed=packed,
+      ring=how.ring > 1,
+    )
 
 
 def _scaled(q: jax.Array, condition: Condition, segments: jax.Array):

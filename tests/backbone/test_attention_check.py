@@ -1,0 +1,61 @@
+"""What a mesh and a network do not agree on is said before anything runs."""
+
+import types
+
+import jax
+import numpy as np
+import pytest
+from conftest import small_config
+from jax.sharding import Mesh
+
+from lumina_jax.backbone import attention
+from lumina_jax.parallel.mesh import AXES
+
+
+def check(context=1, tensor=1, packed=True, **model):
+  """Checks the digits' network, of 2 heads, on a mesh that need not exist."""
+  config = small_config(**{f"model__{k}": v for k, v in model.items()})
+  shape = dict(zip(AXES, (1, 1, context, tensor), strict=True))
+  devices = np.array(jax.devices()[:1])
+  mesh = types.SimpleNamespace(shape=shape, devices=devices)
+  attention.check(config.model, mesh, 40, packed)
+
+
+@pytest.fixture(autouse=True)
+def any_mesh(monkeypatch):
+  one = Mesh(np.array(jax.devices()[:1]).reshape(1, 1, 1, 1), AXES)
+  set_mesh = jax.set_mesh
+  monkeypatch.setattr(jax, "set_mesh", lambda _: set_mesh(one))
+
+
+@pytest.mark.parametrize(
+  ("mesh", "model"),
+  [
+    (dict(), dict()),
+    (dict(context=4), dict(sequence_split="ring")),
+    (dict(context=4, tensor=2), dict(sequence_split="1")),
+    (dict(context=2), dict(attention_kernel="dense")),
+  ],
+)
+def test_what_goes_together_passes(mesh, model):
+  check(**mesh, **model)
+
+
+@pytest.mark.parametrize(
+  ("mesh", "model", "message"),
+  [
+    (dict(tensor=4), dict(), r"model\.heads = 2 .* mesh\.tensor = 4 devices"),
+    (dict(tensor=2), dict(kv_heads=1), r"model\.kv_heads = 1 do not divide"),
+    (dict(context=4), dict(sequence_split="4"), r"use one of \[1, 2\]"),
+    (dict(), dict(attention_kernel="splash"), "not on 'cpu'; use 'auto'"),
+    (dict(), dict(attention_kernel="cudnn"), "not on 'cpu'; use 'auto'"),
+    (
+      dict(context=4),
+      dict(attention_kernel="dense", sequence_split="ring"),
+      "dense cannot serve a ring",
+    ),
+  ],
+)
+def test_what_does_not_is_refused(mesh, model, message):
+  with pytest.raises(ValueError, match=message):
+    check(**mesh, **model)
