@@ -4,10 +4,11 @@ tokens     the contract: every medium is a grid, every grid a sequence
 backbone   tokens in, velocity out: the only network
 flow       paths, losses, solvers, guidance: functions v(x, t), no network
 encoders   text and media to features and back
-parallel   where arrays live; training: a state and its life
+parallel   where arrays live; planning: on machines that one does not own
+training   a state and its life
 interop    other people's weights, in and out
 pipeline   LuminaPipeline: prompt in, media out; velocity: the network alone
-train, sample, evaluate, convert: the commands, python -m lumina_jax.<name>
+train, sample, evaluate, convert, plan: the commands, python -m lumina_jax.<name>
 """
 
 import importlib

@@ -54,6 +54,7 @@ def test_what_a_published_pipeline_runs_lowers_for_tpu(name):
 
 
 @pytest.mark.slow
+@pytest.mark.compiler
 def test_a_published_pipeline_fits_one_chip():
   """Compiled for a v5e by the real compiler; the decoder for small pictures."""
   pytest.importorskip("libtpu", reason='libtpu: pip install -e ".[tpu]"')

@@ -5,6 +5,7 @@ Tolerances are of float32: sums are taken in another order there.
 
 import itertools
 import json
+import re
 
 import numpy as np
 import pytest
@@ -86,15 +87,15 @@ def test_every_gradient_of_a_step_is_that_of_one_device(
     # Processes share the rows out, or each holds half of all of them.
     (("data=2", "fsdp=2", "context=2"), ([0, 2], [4, 6])),
     (("data=1", "context=8", "model.sequence_split=2"), ([0], [0])),
-    (("data=1", "tensor=2", "context=4"), ([0], [0])),
   ],
-  ids=["rows", "length", "tensor"],
+  ids=["rows", "length"],
 )
 def test_two_processes_have_the_gradients_of_one(
   mesh, rows, one_device, tmp_path
 ):
   printed = start_two(4, HERE / "gradients.py", tmp_path / "g.npz", *mesh)
-  told = [json.loads(text) for text in printed]
+  # Around it they print who they talk to.
+  told = [json.loads(re.search(r'{"dev.*}', text)[0]) for text in printed]
   assert [x["devices"] for x in told] == [8, 8]
   assert tuple(x["rows"] for x in told) == rows
   compare(tmp_path / "g.npz", one_device)

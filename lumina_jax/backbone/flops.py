@@ -1,0 +1,103 @@
+"""Matrix products of a network, counted from its description.
+
+XLA's own count sees the body of a scan once and Pallas kernels not at all, so
+MFU is counted here (PaLM, Chowdhery et al. 2022, appendix B): two operations a
+multiplication, attention in full over all tokens of a row, no recomputation, no
+elementwise work.
+
+B rows, L tokens, N samples and S text tokens a row, D width, H heads, G kv
+heads, K head channels, F feed-forward, E text width, C cond width, P patch.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+from lumina_jax.backbone.config import ModelConfig
+
+SINUSOIDS = 256  # that the time embedder reads
+
+
+@dataclasses.dataclass(frozen=True)
+class Flops:
+  """Operations of one forward pass over all rows.
+
+  Attributes:
+    attention: scores and weighted sums, to tokens and to text.
+    rest: projections, feed-forwards, modulation, embedding.
+  """
+
+  attention: int
+  rest: int
+
+  @property
+  def forward(self) -> int:
+    return self.attention + self.rest
+
+  @property
+  def train(self) -> int:
+    """Forward and backward, which is two products for each."""
+    return 3 * self.forward
+
+  def again(self, remat: str) -> int:
+    """What the backward pass computes a second time under a policy."""
+    if remat == "none":
+      return 0
+    return self.rest if "attention" in remat else self.forward
+
+
+def count(
+  cfg: ModelConfig, rows: int, tokens: int, words: int, samples: int = 1
+) -> Flops:
+  """Counts one forward pass.
+
+  Per row and block, with attention over all tokens of the row:
+    projections 4 L D K (H + G), queries and output, keys and values;
+    scores and sums 4 L (L + S) H K; text 4 S E G K;
+    SwiGLU 6 L D F for each expert that a token takes;
+    modulation 2 N C M D, of M vectors.
+
+  Args:
+    cfg: of the network.
+    rows: B.
+    tokens: L of a row.
+    words: S of a row.
+    samples: N of a row.
+  """
+  text = words if cfg.text_width else 0
+  attention = 4 * tokens * (tokens + text) * cfg.width
+  block = _projections(cfg, tokens, text) + _feed_forwards(cfg, tokens, samples)
+  vectors = (3 if cfg.shift else 2) * (1 + len(cfg.feed_forwards))
+  block += 2 * samples * cfg.cond_width * vectors * cfg.width
+  rest = cfg.depth * block + _ends(cfg, tokens, text, samples)
+  return Flops(rows * cfg.depth * attention, rows * rest)
+
+
+def _projections(cfg: ModelConfig, tokens: int, text: int) -> int:
+  queries = 2 * cfg.width**2
+  keys_values = 4 * cfg.kv_heads * cfg.head_dim
+  each = 2 * queries + keys_values * cfg.width
+  if cfg.text_query and text:
+    each += queries
+  return tokens * each + text * cfg.text_width * keys_values
+
+
+def _feed_forwards(cfg: ModelConfig, tokens: int, samples: int) -> int:
+  total = 0
+  swiglu = 6 * tokens * cfg.width * cfg.ffn_width
+  for router in cfg.feed_forwards.values():
+    total += swiglu * (cfg.active_experts if router else 1)
+    if router == "time":
+      total += 2 * samples * cfg.cond_width * cfg.experts
+    elif router == "token":
+      total += 2 * tokens * cfg.width * cfg.experts
+  return total
+
+
+def _ends(cfg: ModelConfig, tokens: int, text: int, samples: int) -> int:
+  """What comes before and after the blocks."""
+  patches = 4 * tokens * cfg.patch_dim * cfg.width
+  time = 2 * samples * (SINUSOIDS + cfg.cond_width) * cfg.cond_width
+  pool = 2 * samples * cfg.text_width * (text + cfg.cond_width)
+  final = 2 * samples * cfg.cond_width * (1 + cfg.final_shift) * cfg.width
+  return patches + time + (pool if text else 0) + final

@@ -1,0 +1,109 @@
+"""What a chip offers, as its maker says and as the compiler has it.
+
+Peaks, HBM and ICI bandwidth: docs.cloud.google.com/tpu/docs/{v4,v5e,v5p,v6e,
+tpu7x}, and NVIDIA's data sheets of H100 SXM and H200 SXM (dense, NVLink).
+Usable HBM: what libtpu 0.0.42.1 names when it refuses a program that is too
+large ("exceeds available HBM (15.75G)"), forced once for each kind; on GPUs,
+what JAX takes of them by default, three quarters.
+Slices: those that Google rents out, from the same pages.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+TERA, GIGA, GIB = 1e12, 1e9, 2**30
+
+_FLAT = ("1x1", "2x2", "2x4", "4x4", "4x8", "8x8", "8x16", "16x16")
+_CUBES = (
+  "2x2x1",
+  "2x2x2",
+  "2x2x4",
+  "2x4x4",
+  "4x4x4",
+  "4x4x8",
+  "4x8x8",
+  "8x8x8",
+  "8x8x16",
+  "8x16x16",
+  "16x16x16",
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Chip:
+  """One kind of accelerator; every number is of a chip unless it says device.
+
+  Attributes:
+    name: what people call it.
+    flops: peak of bfloat16 matrix products, per second; 0 = unknown.
+    usable: bytes of HBM that a program may fill on one device; 0 = no limit.
+    bandwidth: bytes per second from and to HBM.
+    ici: bytes per second that it sends to others, all links together: half of
+      the published figure, which counts both directions.
+    devices: JAX devices of one chip.
+    slices: shapes one can have, smallest first.
+    libtpu: what libtpu calls it, "" if it is no TPU.
+    variant: libtpu's name of the configuration that JAX users get, "" if that
+      is its default.
+  """
+
+  name: str
+  flops: float
+  usable: int
+  bandwidth: float
+  ici: float
+  devices: int = 1
+  slices: tuple[str, ...] = ()
+  libtpu: str = ""
+  variant: str = ""
+
+  @property
+  def device_flops(self) -> float:
+    return self.flops / self.devices
+
+  @property
+  def device_bandwidth(self) -> float:
+    return self.bandwidth / self.devices
+
+  @property
+  def device_ici(self) -> float:
+    return self.ici / self.devices
+
+
+def _tpu(name, tera, usable, bandwidth, ici, slices, **fields) -> Chip:
+  return Chip(
+    name,
+    tera * TERA,
+    int(usable * GIB),
+    bandwidth * GIGA,
+    ici * GIGA / 2,
+    slices=slices,
+    **{"libtpu": name} | fields,
+  )
+
+
+CHIPS = {
+  chip.name: chip
+  for chip in (
+    _tpu("v4", 275, 30.75, 1228, 540, _CUBES, variant="megacore"),
+    _tpu("v5e", 197, 15.75, 819, 400, _FLAT),
+    _tpu("v5p", 459, 95.74, 2765, 1200, _CUBES),
+    _tpu("v6e", 918, 31.25, 1638, 800, _FLAT),
+    _tpu("v7x", 2307, 94.75, 7380, 1200, _CUBES, devices=2, libtpu="tpu7x"),
+    Chip("h100", 989 * TERA, 60 * GIB, 3350 * GIGA, 450 * GIGA),
+    Chip("h200", 989 * TERA, 105 * GIB, 4800 * GIGA, 450 * GIGA),
+    Chip("cpu", 0, 0, 0, 0),
+  )
+}
+
+
+def count(shape: str) -> int:
+  """Chips of a slice: "4x4" -> 16."""
+  return math.prod(int(side) for side in shape.split("x"))
+
+
+def larger(chip: Chip, chips: int) -> list[str]:
+  """Shapes of more than so many chips, smallest first."""
+  return [shape for shape in chip.slices if count(shape) > chips]

@@ -1,0 +1,190 @@
+"""What a run takes of a machine: python -m lumina_jax.plan --topology=v5e:4x4
+
+Compiles the real training step (or with --sample a call of the sampler) for a
+machine that need not be there and prints memory, collectives, work, and the
+least time a step can take; if it does not fit, what does.
+
+  python -m lumina_jax.plan --config=configs/text_to_image.py:flag_5b \\
+    --topology=v5e:4x4 --tokens=4096
+  python -m lumina_jax.plan ... --search     which mesh, remat and rows fit
+
+Topologies: v5e:4x4, v5p:2x2x1, v6e:2x4, v7x:2x2x1 need libtpu (pip install
+"lumina-jax[tpu]"), on any Linux machine; cpu:8; gpu, those of this machine.
+Exit codes: 0 it fits, 1 it does not, 2 bad input, 3 the compiler failed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import os
+import sys
+import traceback
+from collections.abc import Callable, Iterator
+
+import jax
+from absl import app, flags
+from ml_collections import config_flags
+
+from lumina_jax import config as configs
+from lumina_jax import entry_point
+from lumina_jax.parallel import topology
+from lumina_jax.parallel.mesh import MeshConfig
+from lumina_jax.planning import report
+from lumina_jax.planning.job import Job, make_job
+from lumina_jax.planning.outcome import compile_job
+from lumina_jax.planning.remedies import MOST, remedies
+from lumina_jax.planning.search import search
+from lumina_jax.reporting.progress import Progress
+
+FITS, TOO_LARGE, BAD_INPUT, COMPILER, INTERRUPTED = 0, 1, 2, 3, 130
+
+
+def plan(job: Job, as_json: bool) -> bool:
+  """Compiles a job, prints what it takes and, if it does not fit, remedies."""
+  if not as_json:
+    print(f"{report.heading(job)}\n\ncompiling ...", flush=True)
+  outcome = compile_job(job)
+  if not as_json:
+    print(f"\n{report.text(outcome)}", flush=True)
+  found = []
+  if not outcome.fits:
+    with _progress("trying remedies", MOST, as_json) as show:
+      found = remedies(outcome, show)
+  if as_json:
+    others = [
+      {"flags": remedy.flags, "price": remedy.price}
+      | report.json_of(remedy.outcome)
+      for remedy in found
+    ]
+    print(json.dumps(report.json_of(outcome) | {"remedies": others}))
+  elif not outcome.fits:
+    print(f"\n{report.remedies_text(found)}")
+  return outcome.fits
+
+
+def look_around(job: Job, limit: int, as_json: bool) -> bool:
+  """Prints which meshes, policies and rows fit; whether any does."""
+  with _progress("searching", limit, as_json) as show:
+    found = search(job, limit, show)
+  if as_json:
+    counts = dataclasses.asdict(dataclasses.replace(found, fitting=()))
+    table = [report.json_of(outcome) for outcome in found.fitting]
+    print(json.dumps(counts | {"fitting": table}))
+  else:
+    print(report.search_text(found))
+  return bool(found.fitting)
+
+
+def parse_mesh(text: str) -> MeshConfig:
+  """Reads "data=1,fsdp=4,context=1,tensor=1"; what is left out is 1.
+
+  Raises:
+    ValueError: naming the part that is not an axis and a number.
+  """
+  axes = ("data", "fsdp", "context", "tensor")
+  degrees = dict.fromkeys(axes, 1)
+  for part in text.split(","):
+    axis, _, number = part.strip().partition("=")
+    try:
+      degree = int(number)
+    except ValueError:
+      degree = 0
+    if axis not in axes or degree == 0:
+      raise ValueError(
+        f"mesh {text!r}: {part!r} is none of data=N, fsdp=N, context=N, "
+        "tensor=N; e.g. --mesh=data=1,fsdp=4,context=1,tensor=1"
+      )
+    degrees[axis] = degree
+  return MeshConfig(**degrees)
+
+
+def job_of_flags() -> Job:
+  """What the command line asks for."""
+  args = flags.FLAGS
+  return make_job(
+    configs.parse(args.config),
+    topology.find(args.topology),
+    tokens=args.tokens,
+    mesh=parse_mesh(args.mesh) if args.mesh else None,
+    remat=args.remat,
+    rows=args.rows,
+    words=args.words,
+    sample=args.sample,
+  )
+
+
+def main(_) -> None:
+  args = flags.FLAGS
+  with ends_with_code():
+    job = job_of_flags()
+    if args.search:
+      fits = look_around(job, args.compiles, args.json)
+    else:
+      fits = plan(job, args.json)
+  sys.exit(FITS if fits else TOO_LARGE)
+
+
+@contextlib.contextmanager
+def ends_with_code() -> Iterator[None]:
+  """Says what is wrong, with a code that is not the one of "does not fit"."""
+  try:
+    yield
+  except entry_point.EXPECTED as error:
+    with contextlib.suppress(SystemExit):
+      entry_point.fail(error)
+    sys.exit(BAD_INPUT)
+  except jax.errors.JaxRuntimeError:
+    traceback.print_exc()
+    sys.exit(COMPILER)
+  except KeyboardInterrupt:
+    print("\ninterrupted", file=sys.stderr, flush=True)
+    os._exit(INTERRUPTED)  # XLA may be compiling: taking it down crashes.
+
+
+@contextlib.contextmanager
+def _progress(
+  what: str, total: int, quiet: bool
+) -> Iterator[Callable[[int, str], None]]:
+  """A bar of compilations, or nothing."""
+  if quiet:
+    yield lambda *_: None
+    return
+  print()
+  with Progress(what, total, unit="programs") as bar:
+    yield bar.show
+
+
+def parse(argv: list[str]) -> list[str]:
+  try:
+    return entry_point.parse(argv)
+  except SystemExit:
+    sys.exit(BAD_INPUT)
+
+
+def run() -> None:
+  """Defines the flags and runs the command."""
+  config_flags.DEFINE_config_file(
+    "config", None, "Config file, e.g. configs/text_to_image.py:flag_5b"
+  )
+  flags.DEFINE_string("topology", None, "Machine, e.g. v5p:2x2x1 or cpu:8.")
+  flags.DEFINE_integer(
+    "tokens", None, "Of a row, one sample each; left out: the config's batch."
+  )
+  flags.DEFINE_string(
+    "mesh", None, "E.g. data=1,fsdp=4,context=1,tensor=1; left out: by rule."
+  )
+  flags.DEFINE_string("remat", None, "A policy; left out: the config's.")
+  flags.DEFINE_integer("rows", None, "Of each data x fsdp shard.")
+  flags.DEFINE_integer("words", None, "Of a row, a multiple of 128.")
+  flags.DEFINE_bool("sample", False, "The sampler instead of a step.")
+  flags.DEFINE_bool("search", False, "Try meshes x remat x rows.")
+  flags.DEFINE_integer("compiles", 12, "Of --search at the most.")
+  flags.DEFINE_bool("json", False, "One JSON object instead of text.")
+  flags.mark_flags_as_required(["config", "topology"])
+  app.run(main, flags_parser=parse)
+
+
+if __name__ == "__main__":
+  run()

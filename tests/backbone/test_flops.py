@@ -1,0 +1,90 @@
+"""FLOPs counted from a description against XLA's count and published ones."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from lumina_jax.backbone import PUBLISHED, DiT, ModelConfig, flops
+from lumina_jax.tokens import Condition, Tokens
+
+SMALL = ModelConfig(
+  patch=(2, 2),
+  channels=4,
+  width=512,
+  depth=2,
+  heads=4,
+  kv_heads=2,
+  cond_width=128,
+  text_width=192,
+  dtype="float32",
+  remat="none",
+  attention_kernel="dense",
+  unroll=2,
+)
+B, L, S, N = 2, 256, 128, 1
+VARIANTS = {
+  "flag": {},
+  "next": dict(raster=False, separators=False, sandwich=True, shift=False),
+  "labels": dict(text_width=0, num_labels=10),
+  "text_query": dict(text_query=True, kv_heads=4),
+  "long_text_one_block": dict(depth=1, unroll=1, text_width=1024),
+}
+
+
+def by_xla(cfg: ModelConfig) -> float:
+  """What XLA counts, before it rewrites products into calls of libraries."""
+  i32 = jnp.int32
+  shape = jax.ShapeDtypeStruct
+  tokens = Tokens(
+    patches=shape((B, L, cfg.patch_dim), jnp.float32),
+    ids=shape((B, L, cfg.position_axes), i32),
+    kinds=shape((B, L), i32),
+    segments=shape((B, L), i32),
+  )
+  condition = Condition(
+    time=shape((B, N), jnp.float32),
+    label=shape((B, N), i32),
+    text=shape((B, S, cfg.text_width), jnp.float32),
+    text_segments=shape((B, S), i32),
+  )
+  net = DiT(cfg)
+  params = jax.eval_shape(net.init, jax.random.key(0), tokens, condition)
+  return (
+    jax.jit(net.apply).lower(params, tokens, condition).cost_analysis()["flops"]
+  )
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_forward_is_what_xla_counts(variant):
+  cfg = dataclasses.replace(SMALL, **VARIANTS[variant])
+  ours = flops.count(cfg, B, L, S, N).forward
+  assert ours == pytest.approx(by_xla(cfg), rel=0.02)
+
+
+def test_the_7b_at_128k_is_what_6ps_12lssd_says():
+  """performance: 6 P S + 12 L S^2 d, 32.5 PFLOPs a step of one sample."""
+  cfg = dataclasses.replace(
+    PUBLISHED["flag_dit_imagenet_7b"], num_labels=0, text_width=4096
+  )
+  counted = flops.count(cfg, 1, 131_072, 256).train
+  assert counted == pytest.approx(32.5e15, rel=0.02)
+
+
+@pytest.mark.parametrize("routing", [("time",), ("token",)])
+def test_only_active_experts_count(routing):
+  one = dataclasses.replace(SMALL, routing=routing, experts=4, active_experts=1)
+  two = dataclasses.replace(one, active_experts=2)
+  more = flops.count(two, B, L, S).rest - flops.count(one, B, L, S).rest
+  assert more == B * SMALL.depth * 6 * L * SMALL.width * SMALL.ffn_width
+
+
+def test_recomputation_depends_on_what_is_kept():
+  counted = flops.count(SMALL, B, L, S)
+  assert counted.train == 3 * counted.forward
+  assert counted.again("none") == 0
+  assert counted.again("full") == counted.forward
+  assert counted.again("offload_hidden") == counted.forward
+  assert counted.again("attention") == counted.rest
+  assert counted.again("offload_attention") == counted.rest

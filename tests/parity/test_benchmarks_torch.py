@@ -1,0 +1,34 @@
+"""Benchmarks compare like with like, and print a ratio for every size."""
+
+import pathlib
+import sys
+
+import pytest
+
+pytest.importorskip(
+  "torch", reason="torch is an oracle: pip install -r requirements-parity.txt"
+)
+pytest.importorskip("diffusers", reason="diffusers is an oracle")
+sys.path.append(str(pathlib.Path(__file__).parents[1]))
+from test_benchmarks import ATTENTION, TRAIN_STEP, table
+
+pytestmark = pytest.mark.parity
+
+
+def test_attention_beside_torch():
+  rows, text = table(*ATTENTION)
+  assert "torch" in text
+  assert len(rows) == 4
+  assert all(float(row["torch / chunked"]) > 0 for row in rows)
+
+
+@pytest.mark.parametrize(
+  "arguments",
+  [["--together"], ["--notogether", "--dtype=bfloat16", "--remat=full"]],
+)
+def test_train_step_beside_torch(arguments):
+  """Loss and gradient of the first step agree, or the benchmark fails."""
+  rows, text = table(*TRAIN_STEP, "--nocompile", *arguments)
+  assert text.count("first loss") == 4
+  assert len(rows) == 2
+  assert all(float(row["torch / ours"]) > 0 for row in rows)

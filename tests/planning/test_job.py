@@ -1,0 +1,97 @@
+"""What shall be compiled: rules for what is left out, and what cannot be."""
+
+import jax
+import pytest
+from conftest import small_config
+
+from configs import text_to_image
+from lumina_jax import config as configs
+from lumina_jax.parallel.chips import CHIPS
+from lumina_jax.parallel.mesh import MeshConfig
+from lumina_jax.parallel.topology import Topology
+from lumina_jax.planning.job import default_degrees, make_job, parameters
+
+
+def machine(devices: int, chip: str = "v5e") -> Topology:
+  """Devices that are only counted."""
+  return Topology(f"{chip}:?", CHIPS[chip], tuple(jax.devices()[:1] * devices))
+
+
+@pytest.fixture(scope="module")
+def flag_5b():
+  return configs.parse(text_to_image.get_config("flag_5b"))
+
+
+@pytest.mark.parametrize(
+  ("devices", "tokens", "degrees"),
+  [
+    (1, 131_072, (1, 1, 1, 1)),
+    (16, 4096, (1, 16, 1, 1)),
+    (16, 16_384, (1, 8, 2, 1)),
+    (16, 131_072, (1, 1, 16, 1)),
+    (64, 131_072, (1, 4, 16, 1)),
+    (2048, 4096, (2, 1024, 1, 1)),  # gcd of its widths is 1024
+    (8, 3 * 8192, (1, 4, 2, 1)),
+    (6, 131_072, (3, 1, 2, 1)),  # and 3 does not divide them
+  ],
+)
+def test_the_mesh_of_the_rule(flag_5b, devices, tokens, degrees):
+  assert default_degrees(flag_5b, devices, tokens) == degrees
+
+
+def test_tokens_make_one_sample_a_row(flag_5b):
+  job = make_job(flag_5b, machine(16), tokens=16_384, rows=2)
+  assert job.budget == (16_384, 128, 1)
+  assert (job.rows, job.rows_each, job.local_tokens) == (16, 2, 16_384)
+
+
+def test_without_tokens_the_batch_is_the_configs():
+  config = small_config()
+  job = make_job(config, machine(1))
+  assert job.budget == config.data.budget
+  assert job.rows == config.training.batch_rows
+  drawn = make_job(config, machine(1), sample=True)
+  assert drawn.budget == config.sampling.ladder[-1]
+  assert drawn.rows == config.sampling.rows
+  assert drawn.passes == config.sampling.num_inference_steps
+
+
+def test_changes_are_of_rows_a_shard(flag_5b):
+  job = make_job(flag_5b, machine(16), tokens=4096)
+  other = job.change(degrees=(1, 8, 2, 1), rows_each=4, remat="none")
+  assert (other.rows, other.model.remat) == (32, "none")
+  assert job.model.remat == "full"
+
+
+def test_parameters_are_counted(flag_5b):
+  text = flag_5b.network.shapes()["text_encoder"]
+  encoder = sum(x.size for x in jax.tree.leaves(text))
+  assert parameters(flag_5b) - encoder == pytest.approx(5.0e9, rel=0.02)
+
+
+@pytest.mark.parametrize(
+  ("asked", "message"),
+  [
+    (dict(mesh=MeshConfig(data=3)), "needs 3 devices, there are 8"),
+    (
+      dict(mesh=MeshConfig(data=1, context=8), tokens=1004),
+      "1004 tokens of a row do not divide over context = 8",
+    ),
+    (
+      dict(mesh=MeshConfig(data=1, tensor=8), tokens=1024),
+      "heads = 2 do not divide over tensor = 8",
+    ),
+    (dict(remat="ful"), "remat 'ful': use one of .*'offload_hidden'"),
+    (dict(words=100, tokens=128), "words = 100: a multiple of 128, e.g. 128"),
+    (dict(tokens=128, rows=0), "must be positive"),
+    (dict(tokens=0), "must be positive"),
+  ],
+)
+def test_bad_input(asked, message):
+  with pytest.raises(ValueError, match=message):
+    make_job(small_config(), machine(8), **asked)
+
+
+def test_rows_must_divide():
+  with pytest.raises(ValueError, match="8 rows do not divide over data x fsdp"):
+    make_job(small_config(), machine(3), mesh=MeshConfig(data=3))
