@@ -8,7 +8,7 @@ parallel   where arrays live; planning: on machines that one does not own
 training   a state and its life
 interop    other people's weights, in and out
 pipeline   LuminaPipeline: prompt in, media out; velocity: the network alone
-train, sample, evaluate, convert, plan: the commands, python -m lumina_jax.<name>
+train, sample, evaluate, convert, plan: commands, python -m lumina_jax.<name>
 """
 
 import importlib
