@@ -21,6 +21,7 @@ slow = pytest.mark.slow
     pytest.param("context=8", ("chunked", "splash", "dense"), id="context"),
     pytest.param("data=2,context=4", ("chunked", "splash"), marks=slow),
     pytest.param("tensor=2,context=4", ("chunked", "splash"), marks=slow),
+    pytest.param("data=4,context=2", ("chunked",), marks=slow),
   ],
 )
 def test_attention_and_its_gradients_are_the_definition(mesh, kernels):
