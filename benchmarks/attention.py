@@ -18,55 +18,28 @@ B rows, L tokens, H heads, K head channels.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import functools
 import importlib.util
 import math
 import os
-from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from collections.abc import Iterator
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from absl import flags
 
+from benchmarks.attention_sizes import PASSES, Contestant, Plan, Size
 from benchmarks.forward import in_turn, processor
-from benchmarks.peer import Work
+from benchmarks.table import print_head, print_row
 from lumina_jax import entry_point
 from lumina_jax.attention import attend
 
-# Products, forward being two: five backward, of which one anew (Dao 2023,
-# section 4.1).
-PASSES = {"forward": 1.0, "and backward": 3.5}
 # Of the largest value; gradients are sums over thousands of rounded products.
 TOLERANCE = {"float32": 1e-4, "bfloat16": 2e-2}
 MB = 1e6
-
-
-@dataclasses.dataclass(frozen=True)
-class Plan:
-  """What is measured.
-
-  Attributes:
-    kernels: of ours; the first is what others are compared with.
-    tokens: L, one size after the other.
-    heads: H.
-    head_dims: K, one after the other.
-    row_tokens: B L, at least.
-    dtype: of all arrays.
-    calls: in a row, that a time is the mean of: what it costs to start one
-      hides behind the one before, as it would in a network.
-  """
-
-  kernels: list[str]
-  tokens: list[int]
-  heads: int
-  head_dims: list[int]
-  row_tokens: int
-  dtype: str
-  calls: int
 
 
 ON_CPU = Plan(
@@ -81,39 +54,6 @@ ON_ACCELERATOR = Plan(
   "bfloat16",
   20,
 )
-
-
-class Size(NamedTuple):
-  """The shape `[B, L, H, K]` of queries, keys and values alike."""
-
-  rows: int
-  tokens: int
-  heads: int
-  head_dim: int
-
-  def flops(self, which: str) -> float:
-    """Operations of a pass of `PASSES`."""
-    B, L, H, K = self
-    return PASSES[which] * 4 * B * L**2 * H * K
-
-  def draw(self) -> list[np.ndarray]:
-    """Queries, keys, values and the cotangent of the output."""
-    rng = np.random.default_rng(0)
-    return [rng.standard_normal(self, np.float32) for _ in range(4)]
-
-
-class Contestant(NamedTuple):
-  """One way to compute a pass.
-
-  Attributes:
-    outputs: computes once; the output, and in the second pass gradients.
-    work: what is timed.
-    memory: temporary bytes of the program; None where it does not tell.
-  """
-
-  outputs: Callable[[], list[np.ndarray]]
-  work: Work
-  memory: int | None = None
 
 
 def ours(
@@ -153,78 +93,6 @@ def ours(
     return Contestant(outputs, work, memory)
 
   return {kernel: contestant(kernel) for kernel in plan.kernels}
-
-
-def theirs(
-  plan: Plan, which: str, arrays: list[np.ndarray]
-) -> dict[str, Contestant]:
-  """torch's, eager: there is nothing around it to be compiled with."""
-  import torch
-
-  device = "cuda" if torch.cuda.is_available() else "cpu"
-  dtype = getattr(torch, plan.dtype)
-  # Heads go second, as views: a network's projections lay them out like ours.
-  q, k, v, d_out = (
-    torch.as_tensor(x).to(device, dtype).transpose(1, 2) for x in arrays
-  )
-
-  def forward():
-    with torch.inference_mode():
-      return [torch.nn.functional.scaled_dot_product_attention(q, k, v)]
-
-  def backward():
-    leaves = [x.detach().requires_grad_() for x in (q, k, v)]
-    out = torch.nn.functional.scaled_dot_product_attention(*leaves)
-    return [out.detach(), *torch.autograd.grad(out, leaves, d_out)]
-
-  function = forward if which == "forward" else backward
-
-  def contestant(backend):
-    def work():
-      with backend():
-        for _ in range(plan.calls):
-          function()
-        if device == "cuda":
-          torch.cuda.synchronize()
-
-    def outputs():
-      with backend():
-        return [x.transpose(1, 2).float().cpu().numpy() for x in function()]
-
-    return Contestant(outputs, work)
-
-  found = {
-    name: contestant(backend) for name, backend in _backends(device).items()
-  }
-  if device == "cpu":
-    return found
-  return {name: c for name, c in found.items() if _runs(name, c)}
-
-
-def _runs(name: str, contestant: Contestant) -> bool:
-  """Whether a kernel of torch takes this size; says so if not."""
-  try:
-    contestant.outputs()
-  except RuntimeError as error:
-    print(f"{name}: {str(error).splitlines()[0]}", flush=True)
-    return False
-  return True
-
-
-def _backends(device: str) -> dict[str, Callable[[], Any]]:
-  """Kernels of torch; on a GPU none that would hold all scores."""
-  from torch.nn import attention
-
-  if device == "cpu":
-    return {"torch": contextlib.nullcontext}
-  allowed = {
-    "torch flash": attention.SDPBackend.FLASH_ATTENTION,
-    "torch cuDNN": attention.SDPBackend.CUDNN_ATTENTION,
-  }
-  return {
-    name: functools.partial(attention.sdpa_kernel, backend)
-    for name, backend in allowed.items()
-  }
 
 
 def check(plan: Plan, contestants: dict[str, Contestant]) -> None:
@@ -298,6 +166,8 @@ def table(plan: Plan, torch: bool, rounds: int) -> Iterator[list[str]]:
       for which in PASSES:
         contestants = ours(plan, which, arrays)
         if torch:
+          from benchmarks.torch_attention import theirs
+
           contestants |= theirs(plan, which, arrays)
         check(plan, contestants)
         yield row(plan, size, which, contestants, torch, rounds)
@@ -350,14 +220,9 @@ def main(_) -> None:
     f"TFLOP/s: 4 B L^2 H K forward, 3.5 times that with backward"
     f"{'; torch is the faster of its kernels' if torch else ''}\n"
   )
-  print_row(columns(plan, torch))
-  print_row(["---"] * len(columns(plan, torch)))
+  print_head(columns(plan, torch))
   for line in table(plan, torch, args.rounds):
     print_row(line)
-
-
-def print_row(cells: list[str]) -> None:
-  print(f"| {' | '.join(cells)} |", flush=True)
 
 
 if __name__ == "__main__":

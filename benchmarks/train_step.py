@@ -21,11 +21,9 @@ published peak in bfloat16. A part of what a GPU is given:
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import gc
 import importlib.util
-import math
 import os
 import shutil
 from collections.abc import Callable
@@ -37,9 +35,11 @@ import numpy as np
 from absl import flags
 
 from benchmarks import forward
-from benchmarks.peer import Sample, Work
+from benchmarks.peer import Work
+from benchmarks.table import print_head, print_row
+from benchmarks.train_cases import NETWORKS, Case, make_cases
 from lumina_jax import entry_point
-from lumina_jax.backbone import PUBLISHED, ModelConfig, flops
+from lumina_jax.backbone import ModelConfig, flops
 from lumina_jax.encoders.frozen import FrozenTextConfig
 from lumina_jax.flow.loss import TimeDistribution
 from lumina_jax.flow.noise import sample_keys, token_noise
@@ -70,54 +70,6 @@ TIMES = TimeDistribution("uniform")
 SEED, ENOUGH_STEPS = 0, 1_000_000
 # Relative; of float32 and bfloat16 products.
 TOLERANCE = {"float32": 1e-3, "bfloat16": 5e-2}
-# Bytes that a layer keeps for its backward pass, of each token and channel of
-# the stream (ours 200 as XLA compiles it for CPUs, torch eager 130); and bytes
-# of each parameter, its state and gradient.
-KEPT, STATE = 200, 20
-
-
-def _small(width: int, depth: int, heads: int) -> ModelConfig:
-  sizes = dict(width=width, cond_width=width, text_width=width, dtype="float32")
-  base = PUBLISHED["next_dit_t2i_2b_gqa"]
-  return dataclasses.replace(
-    base, depth=depth, heads=heads, kv_heads=heads // 2, **sizes
-  )
-
-
-NETWORKS = {
-  "tiny": _small(32, 2, 2),
-  "small": _small(384, 4, 6),
-  "600m": dataclasses.replace(
-    PUBLISHED["next_dit_t2i_2b"], width=1536, depth=16
-  ),
-  "2b_gqa": PUBLISHED["next_dit_t2i_2b_gqa"],
-}
-
-
-class Case(NamedTuple):
-  """One line of the table."""
-
-  network: str
-  cfg: ModelConfig
-  tokens: int
-  rows: int
-  words: int
-
-  @property
-  def sample(self) -> Sample:
-    """Latents and features of text, one sample a row and no padding.
-
-    Raises:
-      ValueError: if so many tokens are no square.
-    """
-    side = math.isqrt(self.tokens)
-    if side**2 != self.tokens:
-      raise ValueError(f"tokens = {self.tokens}: no square of patches")
-    side *= self.cfg.patch[0]
-    sample = forward.random_sample(self.cfg, side, self.rows, self.words)
-    ids = np.arange(self.rows, dtype=np.int32)[:, None]
-    condition = sample.condition._replace(sample_ids=ids)
-    return sample._replace(condition=condition)
 
 
 class Ours:
@@ -272,31 +224,6 @@ def check(case: Case, ours: Result, theirs: Result) -> None:
     )
 
 
-def remat_of(wish: str, cfg: ModelConfig, tokens: int, room: float) -> str:
-  """ "none" where all that layers keep fits beside the state, else "full".
-
-  The same on both sides, so that they compute the same.
-
-  Args:
-    wish: a policy of `remat.POLICIES`, or "auto".
-    cfg: of the network.
-    tokens: of all rows.
-    room: bytes of the device.
-  """
-  if wish != "auto":
-    return wish
-  shapes = jax.tree.leaves(_network(cfg).shapes())
-  needed = STATE * sum(x.size for x in shapes)
-  needed += KEPT * tokens * cfg.width * cfg.depth
-  return "none" if needed < room else "full"
-
-
-def room() -> float:
-  """Bytes of the first device that JAX may use."""
-  stats = jax.devices()[0].memory_stats()
-  return stats["bytes_limit"] if stats else math.inf
-
-
 def peak_flops() -> float:
   """The chip's, in bfloat16; 0 where it is not in `CHIPS`."""
   kind = jax.devices()[0].device_kind.lower()
@@ -339,29 +266,6 @@ def columns(sides: list[str], peak: float) -> list[str]:
     *([f"{name}, MFU" for name in sides] if peak else []),
     "torch / ours",
   ]
-
-
-def make_cases(args: Any) -> dict[str, list[Case]]:
-  """Cases of each network, by the flags and by what suits the backend."""
-  on_cpu = jax.default_backend() == "cpu"
-  networks = args.networks or (["small"] if on_cpu else ["600m", "2b_gqa"])
-  sizes = args.tokens or (
-    ["256", "1024"] if on_cpu else ["1024", "4096", "16384"]
-  )
-  row_tokens = args.row_tokens or (1024 if on_cpu else 8192)
-
-  def case(name, tokens):
-    cfg = dataclasses.replace(
-      NETWORKS[name], text_query=True, unroll=args.unroll
-    )
-    if args.dtype:
-      cfg = dataclasses.replace(cfg, dtype=args.dtype)
-    rows = max(1, row_tokens // tokens)
-    remat = remat_of(args.remat, cfg, rows * tokens, room())
-    cfg = dataclasses.replace(cfg, remat=remat)
-    return Case(name, cfg, tokens, rows, args.words)
-
-  return {name: [case(name, int(n)) for n in sizes] for name in networks}
 
 
 def find_torch(wanted: bool, compiled: bool) -> tuple[str, Makers]:
@@ -433,17 +337,12 @@ def main(_) -> None:
   results = measure_all(makers, cases, together, calls, args.rounds)
   sides, peak = list(makers), peak_flops()
   print()
-  print_row(columns(sides, peak))
-  print_row(["---"] * len(columns(sides, peak)))
+  print_head(columns(sides, peak))
   for case in (case for some in cases.values() for case in some):
     here = {n: results[case, n] for n in sides if (case, n) in results}
     print_row(line(case, sides, here, peak))
     if len(here) == 2:
       check(case, here["ours"], here["torch"])
-
-
-def print_row(cells: list[str]) -> None:
-  print(f"| {' | '.join(cells)} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -1,15 +1,11 @@
 """Benchmarks compare like with like, and print a ratio for every size."""
 
-import pathlib
-import sys
-
 import pytest
 
 pytest.importorskip(
   "torch", reason="torch is an oracle: pip install -r requirements-parity.txt"
 )
 pytest.importorskip("diffusers", reason="diffusers is an oracle")
-sys.path.append(str(pathlib.Path(__file__).parents[1]))
 from test_benchmarks import ATTENTION, TRAIN_STEP, table
 
 pytestmark = pytest.mark.parity
@@ -22,6 +18,7 @@ def test_attention_beside_torch():
   assert all(float(row["torch / chunked"]) > 0 for row in rows)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   ("sizes", "arguments"),
   [

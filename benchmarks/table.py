@@ -1,0 +1,12 @@
+"""Tables as Markdown, line by line as they are measured."""
+
+from __future__ import annotations
+
+
+def print_head(cells: list[str]) -> None:
+  print_row(cells)
+  print_row(["---"] * len(cells))
+
+
+def print_row(cells: list[str]) -> None:
+  print(f"| {' | '.join(cells)} |", flush=True)
