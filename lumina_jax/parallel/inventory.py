@@ -79,7 +79,7 @@ def describe(params: Any, ema: Any, opt_state: Any) -> str:
   }
   local, whole = (sum(column) for column in zip(*parts.values(), strict=True))
   parts["state"] = local, whole
-  unit = (GIB, "GiB") if local >= 10 * GIB else (MIB, "MiB")
+  unit = (GIB, "GiB") if whole >= 10 * GIB else (MIB, "MiB")
   if local == whole:
     return _unsharded(parts, unit)
   groups = rows(params)

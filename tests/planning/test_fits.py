@@ -39,13 +39,13 @@ TARGETS = {
   ),
   "7b v5p 512k sampler": (
     [FLAG_7B, "--topology=v5p:2x2x2", "--tokens=524288", "--sample"],
-    None,
-    95.74,
+    4,  # Two evaluations a step, of self-attention and of that to text.
+    16,
   ),
   "2b v5e sampler": (
     [NEXT_2B, "--topology=v5e:1x1", "--tokens=4096", "--sample"],
-    None,
-    15.75,
+    4,
+    5,
   ),
 }
 
@@ -68,6 +68,4 @@ def test_it_fits(target):
   assert found["fits"]
   state = sum(found["memory"][n] for n in ("parameters", "optimizer"))
   assert state < found["memory"]["peak"] <= most * GIB
-  assert found["kernels"] > 0
-  if kernels:
-    assert found["kernels"] == kernels
+  assert found["kernels"] == kernels
