@@ -6,6 +6,7 @@ What PyTorch is compared with is in tests/parity/test_benchmarks_torch.py.
 import subprocess
 import sys
 
+import pytest
 from conftest import ROOT
 
 ATTENTION = ["attention", "--tokens=64,128", "--heads=2", "--rounds=1"]
@@ -45,6 +46,7 @@ def test_attention_prints_a_ratio_for_every_size():
   assert all(float(row["dense, temporary MB"]) > 0 for row in rows)
 
 
+@pytest.mark.slow
 def test_attention_as_on_an_accelerator():
   arguments = [
     "--kernels=auto,chunked",
@@ -59,6 +61,7 @@ def test_attention_as_on_an_accelerator():
   assert all(float(row["chunked / auto"]) > 0 for row in rows)
 
 
+@pytest.mark.slow
 def test_train_step_alone_has_times_and_no_ratio():
   rows, text = table(*TRAIN_STEP, "--notorch", "--remat=full", "--tokens=16")
   assert "ours alone" in text

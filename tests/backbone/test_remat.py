@@ -83,8 +83,8 @@ calls = []
     ("none", 2),  # Self-attention and attention to text.
     ("full", 4),
     ("attention", 3),  # Text is computed again.
-    ("offload_hidden", 4),
-    ("offload_attention", 3),
+    pytest.param("offload_hidden", 4, marks=pytest.mark.slow),
+    pytest.param("offload_attention", 3, marks=pytest.mark.slow),
   ],
 )
 def test_saving_attention_removes_its_recomputation(
@@ -114,6 +114,7 @@ def test_what_is_offloaded_goes_to_the_host_and_back():
   assert "pinned_host" in lowered("offload_attention")
 
 
+@pytest.mark.slow
 def test_no_policy_changes_a_gradient():
   params, batch = draw(parameters()), draw(shapes())
   plain = gradient(dataclasses.replace(CFG, remat="none"))(params, *batch)

@@ -56,6 +56,7 @@ def test_json_of_a_long_row_on_many_devices():
   assert (found["fits"], found["remedies"]) == (True, [])
 
 
+@pytest.mark.slow
 def test_a_call_of_the_sampler():
   done = plan("--topology=cpu:2", "--sample", "--json")
   assert done.returncode == 0, done.stderr
@@ -66,6 +67,7 @@ def test_a_call_of_the_sampler():
   assert memory["parameters"] == 2 * found["parameters"]  # bfloat16
 
 
+@pytest.mark.slow
 def test_search_prints_a_table():
   done = plan("--topology=cpu:2", "--tokens=128", "--search", "--compiles=1")
   assert done.returncode == 0, done.stderr

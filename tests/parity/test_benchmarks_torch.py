@@ -11,6 +11,7 @@ from test_benchmarks import ATTENTION, TRAIN_STEP, table
 pytestmark = pytest.mark.parity
 
 
+@pytest.mark.slow
 def test_attention_beside_torch():
   rows, text = table(*ATTENTION)
   assert "torch" in text
