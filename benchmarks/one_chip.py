@@ -16,7 +16,6 @@ os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
 os.environ.setdefault("TPU_ACCELERATOR_TYPE", "v5litepod-1")
 os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
 
-import dataclasses
 import functools
 import time
 from typing import Any
@@ -34,6 +33,7 @@ from lumina_jax.encoders import language, vae
 from lumina_jax.flow import ode
 from lumina_jax.interop.language_config import language_config
 from lumina_jax.network import Network
+from lumina_jax.parallel.mesh import MeshConfig, make_mesh, replicated
 from lumina_jax.pretrained import defaults
 
 GIB = 2**30
@@ -58,8 +58,6 @@ GEMMA_2B = dict(
 def programs(pixels: int) -> dict[str, tuple[Any, tuple]]:
   """Functions and the shapes that they are called with, by name."""
   model = PUBLISHED["next_dit_t2i_2b_gqa"]
-  # What a TPU chooses by itself; there is none here to say so.
-  model = dataclasses.replace(model, attention_kernel="splash")
   network = Network(model, defaults.text(model))
   sampling = defaults.sampling(model, pixels // 8)
   reader = language_config(GEMMA_2B, "penultimate", "bfloat16")
@@ -105,11 +103,13 @@ def _in(boxed: Any, dtype: Any) -> Any:
 
 def peak(function: Any, args: tuple, device: Any) -> int:
   """Bytes of a device that a program takes, arguments included."""
-  place = jax.sharding.SingleDeviceSharding(device)
+  mesh = make_mesh(MeshConfig(), [device])
   args = jax.tree.map(
-    lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), args
+    lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=replicated(mesh)),
+    args,
   )
-  compiled = jax.jit(function).lower(*args).compile()
+  with jax.set_mesh(mesh):  # It tells attention what it is compiled for.
+    compiled = jax.jit(function).lower(*args).compile()
   return compiled.memory_analysis().peak_memory_in_bytes
 
 

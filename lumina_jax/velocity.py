@@ -199,7 +199,21 @@ def _text(cfg: ModelConfig, text: Any, mask: Any, count: int) -> dict[str, Any]:
     raise ValueError(
       f"text_mask has shape {mask.shape}; expected {text.shape[:2]}"
     )
-  return {"text": text, "text_segments": (mask != 0).astype(np.int32)}
+  text, segments = _first(text, (mask != 0).astype(np.int32))
+  return {"text": text, "text_segments": segments}
+
+
+def _first(text: Any, segments: Any) -> tuple[Any, Any]:
+  """Features that count before those that do not, in their order.
+
+  It changes no sum over them, and kernels that know lengths only need it.
+  """
+  order = segments.__array_namespace__().argsort(-segments, axis=1, stable=True)
+  xp = text.__array_namespace__()
+  return (
+    xp.take_along_axis(text, order[..., None], axis=1),
+    segments.__array_namespace__().take_along_axis(segments, order, axis=1),
+  )
 
 
 def _side_by_side(texts: Sequence[Any], width: int) -> tuple[Any, np.ndarray]:

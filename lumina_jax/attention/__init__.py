@@ -37,7 +37,8 @@ def attend(
   """Attention among tokens of equal, non-zero segment.
 
   On a mesh (`jax.set_mesh`) of several devices it lies where the logical axis
-  rules in force say, and every device computes its share.
+  rules in force say, and every device computes its share. No `jax.vmap` there:
+  JAX has none for groups within a mesh axis.
 
   Args:
     q: `[B, L, H, K]` queries; head h reads kv head h // (H / G).
@@ -65,8 +66,9 @@ def attend(
   if mesh.empty or mesh.size == 1:
     inputs = q, k, v, q_segments, kv_segments
     return attend_here(*inputs, kernel=chosen(), name=name)
-  rows, length, heads = _placed(q, k, mesh)
-  keys = length if kv_length == QUERIES[1] else None
+  shared = kv_length == QUERIES[1]
+  rows, length, heads = _placed(q, k, mesh, shared)
+  keys = length if shared else None
   devices = mesh.shape[length] if keys else 1
   shards = mesh.shape[heads] if heads else 1
   how = split.choose(
@@ -76,6 +78,7 @@ def attend(
     k.shape[2] // shards,
     q.shape[1],
     q.shape[3] * q.dtype.itemsize,
+    q.shape[0] // _degree(rows or (), mesh),
   )
 
   def share(q, k, v, q_segments, kv_segments):
@@ -116,17 +119,17 @@ def attend_here(
   return jnp.swapaxes(out, 1, 2)
 
 
-def _placed(q, k, mesh):
-  """Mesh axes of rows, length and heads, or None.
+def _placed(q, k, mesh, keys: bool):
+  """Mesh axes of rows, length (of keys too?) and heads, or None.
 
   Raises:
     ValueError: if length or heads do not divide over theirs.
   """
   rows, length, heads, _ = nn.logical_to_mesh_axes(QUERIES)
-  if rows and q.shape[0] % math.prod(mesh.shape[a] for a in _names(rows)):
-    rows = None  # Few rows, e.g. one picture: every group computes them all.
+  rows = _dividing(q.shape[0], rows, mesh)
   for name, axis, size in (
     ("tokens of a row", length, q.shape[1]),
+    ("keys of a row", keys and length, k.shape[1]),
     ("heads", heads, q.shape[2]),
     ("kv_heads", heads, k.shape[2]),
   ):
@@ -135,8 +138,20 @@ def _placed(q, k, mesh):
         f"{name} = {size} do not divide over mesh.{axis} = {mesh.shape[axis]} "
         "devices; choose another mesh, or a multiple"
       )
-  return rows, length, heads
+  return rows or None, length, heads
 
 
-def _names(axes) -> tuple[str, ...]:
-  return (axes,) if isinstance(axes, str) else tuple(axes)
+def _dividing(count: int, axes, mesh) -> tuple[str, ...]:
+  """The mesh axes that rows are shared out over.
+
+  Where few rows do not divide over all, e.g. those of one picture, they are
+  over the first ones; devices along the others compute the same.
+  """
+  axes = (axes,) if isinstance(axes, str) else tuple(axes or ())
+  while count % _degree(axes, mesh):
+    axes = axes[:-1]
+  return axes
+
+
+def _degree(axes: tuple[str, ...], mesh) -> int:
+  return math.prod(mesh.shape[axis] for axis in axes)

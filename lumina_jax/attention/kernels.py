@@ -24,11 +24,13 @@ def choose(
   dtype: jnp.dtype = jnp.float32,
   packed: bool = True,
   ring: bool = False,
+  strict: bool = False,
 ) -> Any:
   """A `Kernel`, or a function that attends to all keys.
 
   "auto" is splash on TPUs, cuDNN on GPUs and the chunked one elsewhere and
-  wherever these cannot serve; why they cannot is logged, once.
+  wherever these cannot serve. So is any other name that cannot; why it cannot
+  is logged, once.
 
   Args:
     name: one of `NAMES`, or what it shall return.
@@ -36,14 +38,15 @@ def choose(
     dtype: of queries.
     packed: whether rows may hold several samples.
     ring: whether it must work on a part of the keys at a time.
+    strict: refuses a name that cannot serve.
 
   Raises:
-    ValueError: if the one that was asked for by name cannot serve.
+    ValueError: if there is no such name, or if strict.
   """
   if not isinstance(name, str):
     return name
   check_name(name)
-  platform, kind = _device()
+  platform, kind = device()
   refusals = {
     "splash": splash.refuses(platform, head_dim),
     "cudnn": library.refuses_cudnn(platform, head_dim, dtype, packed),
@@ -53,18 +56,20 @@ def choose(
   if ring:
     for whole in ("cudnn", "dense"):
       refusals[whole] = refusals[whole] or f"{whole} cannot serve a ring"
-  if name != "auto":
-    # A program for a TPU may be lowered where there is none.
-    if refusals[name] and name != "splash":
+  usual = {"tpu": "splash", "gpu": "cudnn", "cuda": "cudnn"}.get(
+    platform, "chunked"
+  )
+  for wanted in (usual if name == "auto" else name, usual):
+    if not refusals[wanted]:
+      name = wanted
+      break
+    if strict and name != "auto":
       raise ValueError(
-        f"attention_kernel {name!r}: {refusals[name]}; use 'auto', or another "
-        f"of {NAMES}"
+        f"attention_kernel {name!r}: {refusals[name]}; use 'auto'"
       )
+    _log_once(f"attention without {wanted}: {refusals[wanted]}")
   else:
-    wanted = {"tpu": "splash", "gpu": "cudnn", "cuda": "cudnn"}.get(platform)
-    if wanted and refusals[wanted]:
-      _log_once(f"attention in chunks: {refusals[wanted]}")
-    name = wanted if wanted and not refusals[wanted] else "chunked"
+    name = "chunked"
   if name == "splash":
     return splash.Splash(*splash.blocks(kind, head_dim))
   if name == "chunked":
@@ -82,15 +87,15 @@ def check_name(name: str) -> None:
     raise ValueError(f"attention_kernel {name!r}: use one of {NAMES}")
 
 
-def _device() -> tuple[str, str]:
+def device() -> tuple[str, str]:
   """Platform and kind of the devices that a program is made for.
 
   The mesh tells: a program for TPUs may be compiled on a machine without.
   """
-  device = jax.sharding.get_abstract_mesh().abstract_device
-  if device is None:
+  found = jax.sharding.get_abstract_mesh().abstract_device
+  if found is None:
     return jax.default_backend(), jax.devices()[0].device_kind
-  return device.platform, device.device_kind
+  return found.platform, found.device_kind
 
 
 @functools.lru_cache

@@ -70,7 +70,7 @@ def attend_over(
     jax.lax.all_to_all, axis_name=axis, axis_index_groups=groups, tiled=True
   )
   repeats = replicated(k.shape[1], u) // k.shape[1]
-  k, v = (jnp.repeat(x, repeats, axis=1) for x in (k, v))
+  k, v = (_repeat(x, repeats) for x in (k, v))
   q, k, v = (swap(x, split_axis=1, concat_axis=2) for x in (q, k, v))
   q_segments, kv_segments = (
     jax.lax.all_gather(s, axis, axis_index_groups=groups, axis=1, tiled=True)
@@ -79,6 +79,13 @@ def attend_over(
   inputs = q, k, v, q_segments, kv_segments
   out = attend_here(kernel, *inputs, name, axis, hops)
   return swap(out, split_axis=2, concat_axis=1)
+
+
+def _repeat(x: jax.Array, times: int) -> jax.Array:
+  """Copies of each kv head, whose cotangents are summed in float32."""
+  if times == 1:
+    return x
+  return jnp.repeat(x.astype(jnp.float32), times, axis=1).astype(x.dtype)
 
 
 def saved(name: str) -> tuple[str, str]:
@@ -175,29 +182,27 @@ def _backward(static, saved, d_out):
 
   def block(keys):
     inputs = q, *keys[:2], q_segments, keys[2], lse, shift, d_out
-    return [x.astype(jnp.float32) for x in kernel.backward(*inputs)]
+    return tuple(x.astype(jnp.float32) for x in kernel.backward(*inputs))
 
   def add(sums, keys):
-    dq, d_keys = sums
-    # They were sent while the last step computed: they meet its keys here.
-    d_keys = _send(d_keys, axis, hops)
-    own_dq, *own = block(keys)
-    return dq + own_dq, tuple(a + b for a, b in zip(d_keys, own, strict=True))
+    # Nothing of this step needs what is sent meanwhile.
+    travelling = _send(sums[1:], axis, hops)
+    dq, *own = block(keys)
+    both = zip(travelling, own, strict=True)
+    return sums[0] + dq, *(a + b for a, b in both)
 
   def step(carry, _):
     keys, sums = carry
     return (_send(keys, axis, hops), add(sums, keys)), None
 
   keys = k, v, kv_segments
-  if steps == 1:
-    dq, *d_keys = block(keys)
-  else:
-    dq, *d_keys = (jnp.zeros(x.shape, jnp.float32) for x in (q, k, v))
-    carry = keys, (dq, tuple(d_keys))
-    (keys, sums), _ = jax.lax.scan(step, carry, None, steps - 1)
-    dq, d_keys = add(sums, keys)
-    d_keys = _send(d_keys, axis, hops)  # Home.
-  dk, dv = d_keys
+  sums = block(keys)
+  if steps > 1:
+    carry = _send(keys, axis, hops), sums
+    (keys, sums), _ = jax.lax.scan(step, carry, None, steps - 2)
+    dq, *d_keys = add(sums, keys)
+    sums = dq, *_send(d_keys, axis, hops)  # Home.
+  dq, dk, dv = sums
   return (
     dq.astype(q.dtype),
     dk.astype(k.dtype),

@@ -26,10 +26,11 @@ LANES = 128
 LARGEST_HEAD = 256  # Channels; tiles of more do not fit beside one another.
 Q_PADDING, KV_PADDING = -1, -2  # As equal segments attend, these must differ.
 
-# Tiles by a word of the device's kind. For each byte of keys and values that it
-# reads, a tile of n queries makes n operations forwards, 1.5 n and 2 n
-# backwards; they shall exceed what the chip computes while it reads one: 240 on
-# v5e, 166 on v5p, 560 on v6e, 313 on v7x. Compiled for each, timed on none.
+# Tiles by a word of the device's kind. A tile of n queries makes n operations
+# for each byte of keys and values that it reads, 1.5 n backwards; one of n keys
+# 2 n for each byte of queries and cotangents. That shall exceed what the chip
+# computes while it reads one: 240 on v5e, 166 on v5p, 560 on v6e, 313 on v7x.
+# Compiled for each of them, timed on none.
 DEFAULT = (512, 1024), (512, 512)
 TILES = (("v6", ((1024, 1024), (512, 512))),)
 
@@ -128,7 +129,7 @@ def blocks(kind: str, head_dim: int) -> tuple[tuple[int, int], tuple[int, int]]:
   forward, backward = next(
     (tiles for name, tiles in TILES if name in kind), DEFAULT
   )
-  if head_dim > LANES:  # Twice the channels, half the queries and keys.
+  if head_dim > LANES:  # Twice the channels; the same tiles would not fit.
     forward, backward = (
       tuple(side // 2 for side in tile) for tile in (forward, backward)
     )

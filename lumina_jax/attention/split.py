@@ -11,8 +11,8 @@ from __future__ import annotations
 import dataclasses
 import math
 
-# Keys and values of a whole sequence that a device may well hold beside all
-# else; longer ones stay split.
+# Keys and values of whole rows that a device may well hold beside all else;
+# longer ones stay split.
 GATHER_BYTES = 2**28
 
 WISHES = ("auto", "ring", "ulysses", "gather")
@@ -48,7 +48,13 @@ def check_wish(wish: str) -> None:
 
 
 def choose(
-  wish: str, context: int, heads: int, kv_heads: int, length: int, width: int
+  wish: str,
+  context: int,
+  heads: int,
+  kv_heads: int,
+  length: int,
+  width: int,
+  rows: int = 1,
 ) -> Split:
   """The split of self-attention over `context` devices.
 
@@ -63,6 +69,7 @@ def choose(
     kv_heads: G likewise.
     length: L of a whole row.
     width: bytes of one head of one key.
+    rows: B that a device holds.
 
   Raises:
     ValueError: if a degree divides the devices or the heads not.
@@ -84,7 +91,8 @@ def choose(
     wish, [int(wish)] if wish.isdecimal() else degrees
   )
   splits = [Split(u, context // u) for u in degrees]
-  if wish == "auto" and 2 * kv_heads * length * width <= GATHER_BYTES:
+  gathered = 2 * rows * kv_heads * length * width
+  if wish == "auto" and gathered <= GATHER_BYTES:
     splits.append(Split(gather=True))
   # Of equals the one with more Ulysses: few large products.
   cost = {s: traffic(s, context, heads, kv_heads) for s in splits}
@@ -95,15 +103,17 @@ def traffic(split: Split, context: int, heads: int, kv_heads: int) -> float:
   """What a device sends in both passes, in heads of its own L / C tokens.
 
   Ulysses swaps q, k, v and out; backwards their cotangents. A ring passes k and
-  v on, and backwards them again with their cotangents in float32, which count
-  twice. Gathering is undone by scattering sums.
+  v on R - 1 times, backwards again, and their cotangents in float32, which
+  count twice beside bfloat16, R times. Gathering is undone by scattering sums.
   """
   if split.gather:
     return 2 * 2 * kv_heads * (context - 1)
   u, r = split.ulysses, split.ring
   kv = replicated(kv_heads, u)
   swapped = 2 * (2 * heads + 2 * kv) * (u - 1) / u
-  return swapped + (2 * kv + 6 * kv) * (r - 1)
+  if r == 1:
+    return swapped
+  return swapped + 2 * 2 * kv * (r - 1) + 2 * 2 * kv * r
 
 
 def replicated(kv_heads: int, ulysses: int) -> int:

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from lumina_jax.attention import attend, kernels, splash, split
+from lumina_jax.attention import QUERIES, attend, kernels, split
 from lumina_jax.backbone import rope
 from lumina_jax.backbone.config import ModelConfig
 from lumina_jax.backbone.layers import (
@@ -22,8 +22,6 @@ from lumina_jax.backbone.layers import (
   zeros,
 )
 from lumina_jax.tokens import Condition, per_token
-
-HEADS = ("act_batch", "act_length", "act_heads", None)
 
 
 class Attention(nn.Module):
@@ -54,7 +52,7 @@ class Attention(nn.Module):
     k = self._norm("key_norm", self._project("key", x_BLD, cfg.kv_heads))
     v = self._project("value", x_BLD, cfg.kv_heads)
     q, k = rope.rotate(q, rotation), rope.rotate(k, rotation)
-    q, k, v = (nn.with_logical_constraint(a, HEADS) for a in (q, k, v))
+    q, k, v = (nn.with_logical_constraint(a, QUERIES) for a in (q, k, v))
     scaled = _scaled(q, condition, segments)
     out = self._attend(scaled, k, v, segments, segments, condition)
     if cfg.text_width:
@@ -153,10 +151,6 @@ def check(
     tokens,
     cfg.head_dim * dtype.itemsize,
   )
-  platform = mesh.devices.flat[0].platform
-  refusal = splash.refuses(platform, cfg.head_dim)
-  if cfg.attention_kernel == "splash" and refusal:
-    raise ValueError(f"attention_kernel 'splash': {refusal}; use 'auto'")
   with jax.set_mesh(mesh):
     kernels.choose(
       cfg.attention_kernel,
@@ -164,6 +158,7 @@ def check(
       dtype=dtype,
       packed=packed,
       ring=how.ring > 1,
+      strict=True,
     )
 
 

@@ -10,6 +10,7 @@ import pytest
 from interop.families import FAMILIES, NEXT, random_params, small
 
 from lumina_jax import velocity
+from lumina_jax.attention import kernels, library
 from lumina_jax.backbone.config import NEXT_IMAGENET
 from lumina_jax.backbone.rope import Rescale, Watershed
 from lumina_jax.velocity import predict_velocity
@@ -310,3 +311,23 @@ def test_audio_takes_latents_without_a_height():
   expected = "latents has shape (1, 5, 20, 4); expected B x (T, 5)"
   with pytest.raises(ValueError, match=re.escape(expected)):
     predict_velocity(AUDIO, None, normal(1, 5, 20, 4), 0.5, **text_of(1))
+
+
+@pytest.mark.parametrize("on", [np.asarray, jnp.asarray], ids=["host", "jax"])
+def test_a_kernel_that_knows_lengths_only_reads_the_right_words(
+  params, on, monkeypatch
+):
+  """Words that count may stand anywhere in the mask; cuDNN wants them first."""
+  x, text = normal(1, 4, 6, 4), normal(1, 5, TEXT.text_width)
+  given = dict(text=on(text), text_mask=on([[0, 1, 1, 0, 1]]))
+  expected = predict_velocity(TEXT, params, x, 0.3, **given)
+
+  def by_length(q, k, v, q_segments, kv_segments):
+    words = (kv_segments != 0).sum(axis=1, keepdims=True)
+    first = jnp.arange(kv_segments.shape[1]) < words
+    return library.dense(q, k, v, q_segments, first.astype(jnp.int32))
+
+  monkeypatch.setattr(kernels, "choose", lambda *_, **__: by_length)
+  other = dataclasses.replace(TEXT, norm_eps=1.001e-5)  # Compiled anew.
+  found = predict_velocity(other, params, x, 0.3, **given)
+  np.testing.assert_allclose(found, expected, atol=2e-5)
