@@ -49,9 +49,9 @@ row of one sample on each data x fsdp shard, remat "{remat}", the mesh that
 `lumina plan` chooses by itself (context as far as each device keeps 8192
 tokens, then fsdp). In brackets GiB of a device at the worst moment. "none" is
 none up to {largest};
-a dot was not tried. Nothing was run: libtpu {libtpu} and JAX {jax} compiled for
-chips that were not there, {date}. Other policies and meshes may need less:
-`lumina plan --search`.
+a dot was not tried, at "?" the compiler failed. Nothing was run: libtpu
+{libtpu} and JAX {jax} compiled for chips that were not there, {date}. Other
+policies and meshes may need less: `lumina plan --search`.
 
 `python -m benchmarks.fits` goes on where `fits.json` ends.
 """
@@ -108,7 +108,9 @@ def cell(
   tried = False
   for shape in chip.slices:
     found = known.get(key_of(name, tokens, chip, remat, shape))
-    tried = bool(found)
+    tried = tried or bool(found)
+    if found and "error" in found:
+      return "?"
     if found and found["fits"]:
       return f"{shape} ({found['memory']['peak'] / GIB:.1f})"
   return "none" if tried else "·"

@@ -110,7 +110,12 @@ def get_config(variant: str = "next_2b_gqa") -> ConfigDict:
       samples_per_prompt=2,
     )
   )
-  config.mesh = ConfigDict(dict(data=1, fsdp=-1, context=1, tensor=1))
+  config.mesh = ConfigDict(
+    dict(
+      data=1, fsdp=-1, context=1, tensor=1,
+      dcn_data=1, dcn_fsdp=1, dcn_context=1, dcn_tensor=1,
+    )
+  )  # fmt: skip
   config.sampling = ConfigDict(
     dict(
       solver="midpoint",

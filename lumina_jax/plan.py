@@ -64,10 +64,10 @@ def plan(job: Job, as_json: bool) -> bool:
   return outcome.fits
 
 
-def look_around(job: Job, limit: int, as_json: bool) -> bool:
+def look_around(job: Job, limit: int, fixed: set[str], as_json: bool) -> bool:
   """Prints which meshes, policies and rows fit; whether any does."""
   with _progress("searching", limit, as_json) as show:
-    found = search(job, limit, show)
+    found = search(job, limit, show, fixed)
   if as_json:
     counts = dataclasses.asdict(dataclasses.replace(found, fitting=()))
     table = [report.json_of(outcome) for outcome in found.fitting]
@@ -84,18 +84,19 @@ def parse_mesh(text: str) -> MeshConfig:
     ValueError: naming the part that is not an axis and a number.
   """
   axes = ("data", "fsdp", "context", "tensor")
-  degrees = dict.fromkeys(axes, 1)
+  degrees, given = dict.fromkeys(axes, 1), set()
   for part in text.split(","):
     axis, _, number = part.strip().partition("=")
     try:
       degree = int(number)
     except ValueError:
       degree = 0
-    if axis not in axes or degree == 0:
+    if axis not in axes or degree == 0 or axis in given:
       raise ValueError(
         f"mesh {text!r}: {part!r} is none of data=N, fsdp=N, context=N, "
-        "tensor=N; e.g. --mesh=data=1,fsdp=4,context=1,tensor=1"
+        "tensor=N, each once; e.g. --mesh=data=1,fsdp=4,context=1,tensor=1"
       )
+    given.add(axis)
     degrees[axis] = degree
   return MeshConfig(**degrees)
 
@@ -120,7 +121,9 @@ def main(_) -> None:
   with ends_with_code():
     job = job_of_flags()
     if args.search:
-      fits = look_around(job, args.compiles, args.json)
+      asked = {"mesh": args.mesh, "remat": args.remat, "rows": args.rows}
+      fixed = {name for name, value in asked.items() if value is not None}
+      fits = look_around(job, args.compiles, fixed, args.json)
     else:
       fits = plan(job, args.json)
   sys.exit(FITS if fits else TOO_LARGE)
@@ -170,7 +173,11 @@ def run() -> None:
   )
   flags.DEFINE_string("topology", None, "Machine, e.g. v5p:2x2x1 or cpu:8.")
   flags.DEFINE_integer(
-    "tokens", None, "Of a row, one sample each; left out: the config's batch."
+    "tokens",
+    None,
+    "Of a row, one sample each; left out: the config's batch.",
+    lower_bound=1,
+    upper_bound=2**26,
   )
   flags.DEFINE_string(
     "mesh", None, "E.g. data=1,fsdp=4,context=1,tensor=1; left out: by rule."
@@ -179,8 +186,12 @@ def run() -> None:
   flags.DEFINE_integer("rows", None, "Of each data x fsdp shard.")
   flags.DEFINE_integer("words", None, "Of a row, a multiple of 128.")
   flags.DEFINE_bool("sample", False, "The sampler instead of a step.")
-  flags.DEFINE_bool("search", False, "Try meshes x remat x rows.")
-  flags.DEFINE_integer("compiles", 12, "Of --search at the most.")
+  flags.DEFINE_bool(
+    "search", False, "Try meshes x remat x rows, but for what is given."
+  )
+  flags.DEFINE_integer(
+    "compiles", 12, "Of --search at the most.", lower_bound=1
+  )
   flags.DEFINE_bool("json", False, "One JSON object instead of text.")
   flags.mark_flags_as_required(["config", "topology"])
   app.run(main, flags_parser=parse)

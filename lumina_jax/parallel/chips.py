@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 
 TERA, GIGA, GIB = 1e12, 1e9, 2**30
 
@@ -102,6 +103,17 @@ CHIPS = {
 def count(shape: str) -> int:
   """Chips of a slice: "4x4" -> 16."""
   return math.prod(int(side) for side in shape.split("x"))
+
+
+def near(chip: Chip, name: str) -> list[str]:
+  """Three slices of about as many chips as the name tells, smallest first."""
+  sides = [int(side) for side in re.findall(r"\d+", name.partition(":")[2])]
+  wanted = math.prod(max(side, 1) for side in sides)
+
+  def apart(shape):
+    return abs(math.log(count(shape) / wanted))
+
+  return sorted(sorted(chip.slices, key=apart)[:3], key=count)
 
 
 def larger(chip: Chip, chips: int) -> list[str]:

@@ -71,6 +71,8 @@ def find(name: str) -> Topology:
     return _cpu(name, shape)
   if kind not in CHIPS or not CHIPS[kind].libtpu:
     raise ValueError(_unknown(name, kind))
+  if chips.count(shape) > chips.count(CHIPS[kind].slices[-1]):
+    raise ValueError(_unknown(name, kind))
   return _tpu(name, CHIPS[kind], shape)
 
 
@@ -149,9 +151,11 @@ def _gpu(name: str) -> Topology:
 def _unknown(name: str, kind: str) -> str:
   """Says what there is that looks like it."""
   kinds = [n for n, chip in CHIPS.items() if chip.slices]
-  looked = [kind] if kind in kinds else kinds
-  known = [f"{n}:{shape}" for n in looked for shape in CHIPS[n].slices]
-  near = difflib.get_close_matches(name.lower(), known, n=3, cutoff=0.4)
+  if kind in kinds:
+    near = [f"{kind}:{s}" for s in chips.near(CHIPS[kind], name)]
+  else:
+    known = [f"{n}:{shape}" for n in kinds for shape in CHIPS[n].slices]
+    near = difflib.get_close_matches(name.lower(), known, n=3, cutoff=0.4)
   hint = f"did you mean {' or '.join(near)}? " if near else ""
   return (
     f"unknown topology {name!r}: {hint}Write a chip ({', '.join(kinds)}) and "

@@ -78,7 +78,7 @@ def of_job(job: Job, sent: float, state: int) -> Bound | None:
   useful = job.flops.forward * job.passes if job.sample else job.flops.train
   again = 0 if job.sample else job.flops.again(job.model.remat)
   peak = job.devices * chip.device_flops
-  passes = job.passes if job.sample else 2 + bool(again)
+  passes = job.passes if job.sample else 2 + (job.model.remat != "none")
   weights = itemsize(job) * parameters(job.config) / job.degree["tensor"]
   moved = passes * weights
   if not job.sample:

@@ -88,17 +88,22 @@ def compile_job(job: Job) -> Outcome:
   return Outcome(job, parts, compile_program(lowered, job.topology.devices))
 
 
+def kept_bytes(job: Job) -> int:
+  """Bytes of a device that stay from step to step.
+
+  Parameters, average and two moments in float32 (the sampler: parameters in
+  bfloat16), each spread over fsdp x context x tensor.
+  """
+  each = 2 if job.sample else 16
+  return each * parameters(job.config) // math.prod(job.degrees[1:])
+
+
 def state_bytes(job: Job) -> int:
   """Bytes of a device that every program of this kind needs, from below.
 
-  Parameters, average and two moments in float32 (the sampler: parameters in
-  bfloat16), each spread over fsdp x context x tensor, and what the backward
-  pass cannot do without.
+  What stays, and what the backward pass cannot do without.
   """
-  spread = math.prod(job.degrees[1:])
-  if job.sample:
-    return 2 * parameters(job.config) // spread
-  return 16 * parameters(job.config) // spread + saved_bytes(job)
+  return kept_bytes(job) + (0 if job.sample else saved_bytes(job))
 
 
 def expected_bytes(job: Job) -> int:

@@ -6,6 +6,8 @@ import dataclasses
 import math
 from collections.abc import Callable, Iterator
 
+import jax
+
 from lumina_jax.parallel import chips, topology
 from lumina_jax.planning.job import Job, default_degrees
 from lumina_jax.planning.outcome import (
@@ -54,8 +56,11 @@ def remedies(
     if len(found) == ENOUGH or compiled == MOST:
       break
     show(compiled, flags)
-    outcome = compile_job(other)
     compiled += 1
+    try:
+      outcome = compile_job(other)
+    except jax.errors.JaxRuntimeError:
+      continue  # No remedy, whatever it is; the next may be one.
     if outcome.fits:
       found.append(Remedy(flags, price, outcome))
   return found

@@ -80,7 +80,7 @@ def _traffic(program: Program) -> str:
 def _work(outcome: Outcome) -> str:
   job = outcome.job
   useful = job.flops.forward * job.passes if job.sample else job.flops.train
-  share = job.flops.attention / job.flops.forward
+  share = 1 - job.flops.rest / job.flops.forward
   lines = [
     f"work: {_si(useful)}FLOPs of matrix products in the backbone, "
     f"{share:.0%} of it attention"
@@ -114,6 +114,7 @@ def search_text(found: Search) -> str:
     f"{found.considered} combinations, {found.too_large} of them too large as "
     f"estimated, {found.compiled} compiled, {len(found.fitting)} fit"
   )
+  said = "\n".join([said, *(f"  not compiled: {x}" for x in found.failed)])
   if not found.fitting:
     return said
   head = f"{'peak GiB':>9}{'rows':>6}{'s a step':>10}{'MFU <':>7}  binds"

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
+
+import jax
 
 from lumina_jax.backbone.remat import POLICIES
 from lumina_jax.planning.bound import Bound, bound, of_job
@@ -17,12 +19,16 @@ from lumina_jax.planning.outcome import (
   Outcome,
   compile_job,
   expected_bytes,
+  kept_bytes,
   state_bytes,
 )
 
 ROWS = (1, 2, 4, 8)  # of a shard
 TENSOR = 8  # Devices of one feed-forward at the most.
 TOKENS = 1024  # of a device at the least, where a row is split
+# Nobody publishes how fast a chip's host is. Its memory costs something.
+OFFLOADING = 0.1
+TWINS = {"offload_hidden": "full", "offload_attention": "attention"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,16 +40,21 @@ class Search:
     compiled: how many were compiled.
     considered: how many there are.
     too_large: how many of them cannot fit by what is estimated.
+    failed: what the compiler said of those that it could not compile.
   """
 
   fitting: tuple[Outcome, ...]
   compiled: int
   considered: int
   too_large: int
+  failed: tuple[str, ...] = ()
 
 
 def search(
-  job: Job, limit: int, show: Callable[[int, str], None] = lambda *_: None
+  job: Job,
+  limit: int,
+  show: Callable[[int, str], None] = lambda *_: None,
+  fixed: Collection[str] = (),
 ) -> Search:
   """Compiles the most promising jobs of the same machine and length of row.
 
@@ -55,16 +66,21 @@ def search(
     job: whose mesh, rows and remat are varied.
     limit: compilations at the most.
     show: is told how many were compiled and what comes next.
+    fixed: of "mesh", "remat" and "rows", what stays as it is.
   """
-  every = [*variants(job)]
+  every = [*variants(job, fixed)]
   usable = job.topology.chip.usable or math.inf
   possible = [j for j in every if expected_bytes(j) <= usable]
   waiting = sorted(possible, key=cost)
-  pruned, outcomes = len(every) - len(waiting), []
-  while waiting and len(outcomes) < limit:
+  pruned, outcomes, failed = len(every) - len(waiting), [], []
+  while waiting and len(outcomes) + len(failed) < limit:
     best = waiting.pop(0)
-    show(len(outcomes), describe(best))
-    outcome = compile_job(best)
+    show(len(outcomes) + len(failed), describe(best))
+    try:
+      outcome = compile_job(best)
+    except jax.errors.JaxRuntimeError as error:
+      failed.append(f"{describe(best)}: {str(error).splitlines()[0]}")
+      continue
     outcomes.append(outcome)
     least = math.inf if outcome.fits else expected_bytes(best)
     waiting = [
@@ -73,17 +89,20 @@ def search(
       if other.degrees != best.degrees
       or (not outcome.fits and expected_bytes(other) < least)
     ]
-  show(len(outcomes), "")
+  tried = len(outcomes) + len(failed)
+  show(tried, "")
   fitting = sorted((o for o in outcomes if o.fits), key=time_of_a_token)
-  return Search(tuple(fitting), len(outcomes), len(every), pruned)
+  return Search(tuple(fitting), tried, len(every), pruned, tuple(failed))
 
 
-def variants(job: Job) -> Iterator[Job]:
+def variants(job: Job, fixed: Collection[str] = ()) -> Iterator[Job]:
   """The same work on every mesh, with every policy and number of rows."""
-  policies = (job.model.remat,) if job.sample else POLICIES
-  for degrees in meshes(job):
+  same = job.sample or "remat" in fixed
+  policies = (job.model.remat,) if same else POLICIES
+  each = (job.rows_each,) if "rows" in fixed else ROWS
+  for degrees in [job.degrees] if "mesh" in fixed else meshes(job):
     for remat in policies:
-      for rows in ROWS:
+      for rows in each:
         yield job.change(degrees=degrees, remat=remat, rows_each=rows)
 
 
@@ -106,11 +125,14 @@ def cost(job: Job) -> float:
 
   Without a known peak: bytes of the state and of what is sent.
   """
-  sent = estimated_traffic(job)
-  estimate = of_job(job, sent, 2 * state_bytes(job))
+  # What waits on the host is as if it waited here, and then it travels.
+  travels = job.model.remat.startswith("offload")
+  twin = job.change(remat=TWINS.get(job.model.remat, job.model.remat))
+  sent = estimated_traffic(twin)
+  estimate = of_job(twin, sent, 2 * kept_bytes(twin))
   if estimate is None:
-    return (sent + state_bytes(job)) / job.rows
-  return sum(estimate.times.values()) / job.rows
+    return (sent + state_bytes(twin)) * (1 + travels) / job.rows
+  return sum(estimate.times.values()) * (1 + OFFLOADING * travels) / job.rows
 
 
 def estimated_traffic(job: Job) -> float:
@@ -123,14 +145,14 @@ def estimated_traffic(job: Job) -> float:
   data, fsdp, context, tensor = job.degrees
   spread = fsdp * context
   count = parameters(job.config) / tensor
-  again = not job.sample and bool(job.flops.again(job.model.remat))
+  again = not job.sample and job.model.remat != "none"
   passes = job.passes if job.sample else 2 + again
   gathered = 2 * count * (passes + (not job.sample))
   total = gathered * _share(spread)
   if not job.sample:
     total += 2 * 4 * count / spread * _share(data)
   stream = 2 * job.model.depth * job.local_tokens * job.model.width * passes
-  return total + 4 * stream * (_share(tensor) + _share(context))
+  return total + 4 * stream * (_share(tensor) + _share(context) / tensor)
 
 
 def time_of_a_token(outcome: Outcome) -> float:

@@ -170,11 +170,19 @@ def process_rows(rows: int, mesh: Mesh) -> range:
 
   Processes share rows out as the mesh does; where one row lies on devices of
   several, each of them makes it.
+
+  Raises:
+    ValueError: if they are not next to each other.
   """
   sharding = NamedSharding(mesh, meshes.ROWS)
   held = sharding.addressable_devices_indices_map((rows,)).values()
-  bounds = [index.indices(rows) for (index,) in held]
-  return range(min(b[0] for b in bounds), max(b[1] for b in bounds))
+  found = {row for (index,) in held for row in range(*index.indices(rows))}
+  if len(found) != max(found) - min(found) + 1:
+    raise ValueError(
+      f"process {jax.process_index()} holds rows {sorted(found)} of a batch, "
+      "which are not next to each other; choose another config.mesh"
+    )
+  return range(min(found), max(found) + 1)
 
 
 def place_batch(batch: Batch, mesh: Mesh, rows: int | None = None) -> Batch:
