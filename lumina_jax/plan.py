@@ -8,8 +8,8 @@ least time a step can take; if it does not fit, what does.
     --topology=v5e:4x4 --tokens=4096
   python -m lumina_jax.plan ... --search     which mesh, remat and rows fit
 
-Topologies: v5e:4x4, v5p:2x2x1, v6e:2x4, v7x:2x2x1 need libtpu (pip install
-"lumina-jax[tpu]"), on any Linux machine; cpu:8; gpu, those of this machine.
+Topologies: v5e:4x4, v5p:2x2x1, v6e:2x4, v7x:2x2x1, on any Linux machine with
+libtpu (pip install -r requirements-tpu.txt); cpu:8; gpu, those of this machine.
 Exit codes: 0 it fits, 1 it does not, 2 bad input, 3 the compiler failed.
 """
 
@@ -41,7 +41,7 @@ from lumina_jax.reporting.progress import Progress
 FITS, TOO_LARGE, BAD_INPUT, COMPILER, INTERRUPTED = 0, 1, 2, 3, 130
 
 
-def plan(job: Job, as_json: bool) -> bool:
+def plan(job: Job, with_remedies: bool, as_json: bool) -> bool:
   """Compiles a job, prints what it takes and, if it does not fit, remedies."""
   if not as_json:
     print(f"{report.heading(job)}\n\ncompiling ...", flush=True)
@@ -49,9 +49,14 @@ def plan(job: Job, as_json: bool) -> bool:
   if not as_json:
     print(f"\n{report.text(outcome)}", flush=True)
   found = []
-  if not outcome.fits:
-    with _progress("trying remedies", MOST, as_json) as show:
-      found = remedies(outcome, show)
+  if with_remedies and not outcome.fits:
+    with _progress("trying what would fit", MOST, as_json) as show:
+      for remedy in remedies(outcome, show):
+        found.append(remedy)
+        if not as_json:
+          print(f"fits:\n{report.remedy_text(remedy)}", flush=True)
+    if not found and not as_json:
+      print("Nothing that was tried instead fits; see --search")
   if as_json:
     others = [
       {"flags": remedy.flags, "price": remedy.price}
@@ -59,8 +64,6 @@ def plan(job: Job, as_json: bool) -> bool:
       for remedy in found
     ]
     print(json.dumps(report.json_of(outcome) | {"remedies": others}))
-  elif not outcome.fits:
-    print(f"\n{report.remedies_text(found)}")
   return outcome.fits
 
 
@@ -125,7 +128,7 @@ def main(_) -> None:
       fixed = {name for name, value in asked.items() if value is not None}
       fits = look_around(job, args.compiles, fixed, args.json)
     else:
-      fits = plan(job, args.json)
+      fits = plan(job, args.remedies, args.json)
   sys.exit(FITS if fits else TOO_LARGE)
 
 
@@ -163,7 +166,8 @@ def parse(argv: list[str]) -> list[str]:
   try:
     return entry_point.parse(argv)
   except SystemExit:
-    sys.exit(BAD_INPUT)
+    asked = {"--help", "-h", "--helpshort", "--helpfull"} & {*argv}
+    sys.exit(0 if asked else BAD_INPUT)
 
 
 def run() -> None:
@@ -183,7 +187,9 @@ def run() -> None:
     "mesh", None, "E.g. data=1,fsdp=4,context=1,tensor=1; left out: by rule."
   )
   flags.DEFINE_string("remat", None, "A policy; left out: the config's.")
-  flags.DEFINE_integer("rows", None, "Of each data x fsdp shard.")
+  flags.DEFINE_integer(
+    "rows", None, "Of each data x fsdp shard; left out: 1, or the config's."
+  )
   flags.DEFINE_integer("words", None, "Of a row, a multiple of 128.")
   flags.DEFINE_bool("sample", False, "The sampler instead of a step.")
   flags.DEFINE_bool(
@@ -191,6 +197,9 @@ def run() -> None:
   )
   flags.DEFINE_integer(
     "compiles", 12, "Of --search at the most.", lower_bound=1
+  )
+  flags.DEFINE_bool(
+    "remedies", True, "If it does not fit, compile changes until three do."
   )
   flags.DEFINE_bool("json", False, "One JSON object instead of text.")
   flags.mark_flags_as_required(["config", "topology"])

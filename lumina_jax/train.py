@@ -144,8 +144,7 @@ def check(config: RunConfig, mesh: jax.sharding.Mesh) -> None:
       f"data.row_tokens = {tokens} does not divide over mesh.context = "
       f"{mesh.shape['context']} devices; choose a multiple of that"
     )
-  packed = config.data.row_samples > 1
-  attention.check(config.model, mesh, tokens, packed)
+  describe_attention(config, mesh)
   pipe = LuminaPipeline(config.network, None, config.sampling)
   try:
     pipe.pictures(config.training.sample_prompts)
@@ -217,11 +216,18 @@ def announce(
     f"{mesh.devices.flat[0].device_kind} ({degrees or 'one device'})"
   )
   print(inventory.describe(state.params, state.ema, state.opt_state))
+  print(describe_attention(config, mesh))
   start = int(state.step)
   where = f"resumed at step {start}" if start else "from scratch"
   if config.init_from and not start:
     where = f"from the weights in {config.init_from}"
   print(f"{config.training.steps} steps, {where}, into {folder}", flush=True)
+
+
+def describe_attention(config: RunConfig, mesh: jax.sharding.Mesh) -> str:
+  """How tokens attend in this run, on this mesh."""
+  tokens, _, samples = config.data.budget
+  return attention.describe(config.model, mesh, tokens, samples > 1)
 
 
 def farewell(folder: epath.Path, config: RunConfig) -> None:

@@ -120,10 +120,10 @@ class Attention(nn.Module):
     return LayerNorm(("heads", "head_dim"), name=name)(x)
 
 
-def check(
+def describe(
   cfg: ModelConfig, mesh: jax.sharding.Mesh, tokens: int, packed: bool
-) -> None:
-  """Finds at the start what would be refused while the network is traced.
+) -> str:
+  """Says how a network will attend; finds what would be refused later.
 
   Args:
     cfg: of the network.
@@ -152,7 +152,7 @@ def check(
     cfg.head_dim * dtype.itemsize,
   )
   with jax.set_mesh(mesh):
-    kernels.choose(
+    kernel = kernels.choose(
       cfg.attention_kernel,
       head_dim=cfg.head_dim,
       dtype=dtype,
@@ -160,6 +160,13 @@ def check(
       ring=how.ring > 1,
       strict=True,
     )
+  name = getattr(kernel, "__name__", type(kernel).__name__).lower()
+  text = f"attention: {name}, remat {cfg.remat}"
+  if how.gather:
+    return f"{text}, keys and values gathered from {context} devices"
+  if context > 1:
+    return f"{text}, Ulysses of {how.ulysses} x ring of {how.ring} devices"
+  return text
 
 
 def _scaled(q: jax.Array, condition: Condition, segments: jax.Array):

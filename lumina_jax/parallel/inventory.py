@@ -111,7 +111,9 @@ def _table(
 ) -> str:
   """Text in columns; the last lines, totals, stand below a rule."""
   size, of_unit = unit
-  cells = [("parameters", "cut over", f"{of_unit} each", "in all")]
+  cells = [
+    ("parameters", "shape /axis it is cut over", f"{of_unit} each", "in all")
+  ]
   for name, layout, local, whole in lines:
     cells.append((name, layout, f"{local / size:,.2f}", f"{whole / size:,.2f}"))
   widths = [max(map(len, column)) for column in zip(*cells, strict=True)]

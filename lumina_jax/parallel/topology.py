@@ -97,8 +97,8 @@ def _need_libtpu(name: str) -> None:
   if importlib.util.find_spec("libtpu") is None:
     raise ValueError(
       f"compiling for {name} needs libtpu, the compiler of TPUs; it works on "
-      'any Linux machine: pip install "lumina-jax[tpu]" (in a checkout '
-      'pip install -e ".[tpu]"). Or try --topology=cpu:8, devices of this CPU'
+      "any Linux machine: pip install -r requirements-tpu.txt. Or try "
+      "--topology=cpu:8, devices of this CPU"
     )
 
 

@@ -42,18 +42,18 @@ class Remedy:
 
 def remedies(
   refused: Outcome, show: Callable[[int, str], None] = lambda *_: None
-) -> list[Remedy]:
-  """The cheapest changes after which a job fits, proved by compiling each.
+) -> Iterator[Remedy]:
+  """Yields the cheapest changes after which a job fits, each compiled.
 
   Args:
     refused: the job that does not fit.
     show: is told how many were compiled and what comes next.
   """
-  found, compiled = [], 0
+  found = compiled = 0
   for flags, price, other in candidates(refused.job):
     if hopeless(other, refused):
       continue
-    if len(found) == ENOUGH or compiled == MOST:
+    if found == ENOUGH or compiled == MOST:
       break
     show(compiled, flags)
     compiled += 1
@@ -62,8 +62,8 @@ def remedies(
     except jax.errors.JaxRuntimeError:
       continue  # No remedy, whatever it is; the next may be one.
     if outcome.fits:
-      found.append(Remedy(flags, price, outcome))
-  return found
+      found += 1
+      yield Remedy(flags, price, outcome)
 
 
 def hopeless(other: Job, refused: Outcome) -> bool:

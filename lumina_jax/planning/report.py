@@ -94,30 +94,26 @@ def _work(outcome: Outcome) -> str:
   return "\n".join(lines)
 
 
-def remedies_text(found: list[Remedy]) -> str:
-  """The remedies, each with what it takes."""
-  if not found:
-    return "Nothing that was tried instead fits; see --search"
-  lines = ["What fits instead, each compiled:"]
-  for remedy in found:
-    outcome = remedy.outcome
-    lines.append(
-      f"  {remedy.flags}\n      {outcome.peak / GIB:.2f} of "
-      f"{outcome.usable / GIB:.2f} GiB{_at_best(outcome)}; {remedy.price}"
-    )
-  return "\n".join(lines)
+def remedy_text(remedy: Remedy) -> str:
+  """What to change, and what it then takes."""
+  outcome = remedy.outcome
+  return (
+    f"  {remedy.flags}\n      {outcome.peak / GIB:.2f} of "
+    f"{outcome.usable / GIB:.2f} GiB{_at_best(outcome)}; {remedy.price}"
+  )
 
 
 def search_text(found: Search) -> str:
   """The table of what fits, fastest first."""
   said = (
     f"{found.considered} combinations, {found.too_large} of them too large as "
-    f"estimated, {found.compiled} compiled, {len(found.fitting)} fit"
+    f"estimated, the {found.compiled} most promising compiled (--compiles), "
+    f"{len(found.fitting)} fit"
   )
   said = "\n".join([said, *(f"  not compiled: {x}" for x in found.failed)])
   if not found.fitting:
     return said
-  head = f"{'peak GiB':>9}{'rows':>6}{'s a step':>10}{'MFU <':>7}  binds"
+  head = f"{'peak GiB':>9}{'batch':>6}{'s a step':>10}{'MFU <':>7}  binds"
   lines = [said, head]
   for outcome in found.fitting:
     limit = bound(outcome)
@@ -128,7 +124,13 @@ def search_text(found: Search) -> str:
       f"{outcome.peak / GIB:9.2f}{outcome.job.rows:6d}{speed}"
       f"  {describe(outcome.job)}"
     )
-  return "\n".join([*lines, "Bounds from below, no measurements."])
+  return "\n".join(
+    [
+      *lines,
+      "Fastest first, by the least seconds a token: bounds, no measurements. "
+      "batch: rows of all shards; --rows: of one.",
+    ]
+  )
 
 
 def json_of(outcome: Outcome) -> dict[str, Any]:

@@ -81,4 +81,7 @@ class Progress:
       return ""
     speed = through / seconds
     left = round((self._total - done) / speed)
-    return f"{speed:.1f} {self._unit}/s  {left // 60}:{left % 60:02d} left"
+    pace = f"{speed:.1f} {self._unit}/s"
+    if speed < 0.1:
+      pace = f"{1 / speed:.0f} s each"
+    return f"{pace}  {left // 60}:{left % 60:02d} left"

@@ -18,7 +18,7 @@ def check(context=1, tensor=1, packed=True, **model):
   shape = dict(zip(AXES, (1, 1, context, tensor), strict=True))
   devices = np.array(jax.devices()[:1])
   mesh = types.SimpleNamespace(shape=shape, devices=devices)
-  attention.check(config.model, mesh, 40, packed)
+  return attention.describe(config.model, mesh, 40, packed)
 
 
 @pytest.fixture(autouse=True)
@@ -29,16 +29,17 @@ def any_mesh(monkeypatch):
 
 
 @pytest.mark.parametrize(
-  ("mesh", "model"),
+  ("mesh", "model", "said"),
   [
-    (dict(), dict()),
-    (dict(context=4), dict(sequence_split="ring")),
-    (dict(context=4, tensor=2), dict(sequence_split="1")),
-    (dict(context=2), dict(attention_kernel="dense")),
+    (dict(), dict(), "chunked, remat full"),
+    (dict(context=4), dict(sequence_split="ring"), "Ulysses of 1 x ring of 4"),
+    (dict(context=4, tensor=2), dict(sequence_split="1"), "ring of 4 devices"),
+    (dict(context=2), dict(attention_kernel="dense"), "dense, remat full, "),
+    (dict(context=2), dict(sequence_split="gather"), "gathered from 2 devices"),
   ],
 )
-def test_what_goes_together_passes(mesh, model):
-  check(**mesh, **model)
+def test_what_goes_together_is_told(mesh, model, said):
+  assert said in check(**mesh, **model)
 
 
 @pytest.mark.parametrize(

@@ -71,7 +71,7 @@ def test_a_call_of_the_sampler():
 def test_search_prints_a_table():
   done = plan("--topology=cpu:2", "--tokens=128", "--search", "--compiles=1")
   assert done.returncode == 0, done.stderr
-  assert "1 compiled, 1 fit" in done.stdout
+  assert "the 1 most promising compiled (--compiles), 1 fit" in done.stdout
   assert "--mesh=data=" in done.stdout
   assert "searching: 1/1 programs" in done.stdout
 
@@ -92,6 +92,12 @@ def test_bad_input_ends_with_2(words, message):
   assert done.returncode == 2, done.stdout
   assert message in done.stderr
   assert "Traceback" not in done.stderr
+
+
+def test_help_is_no_mistake():
+  done = plan("--help")
+  assert done.returncode == 0
+  assert "--topology" in done.stdout
 
 
 def test_what_the_compiler_says_surfaces_whole(capsys):
@@ -117,4 +123,4 @@ def test_a_tpu_that_is_not_there():
   done = plan("--topology=v5e:1x1", *many, config=TINY)
   assert done.returncode == 1, done.stderr
   assert "DOES NOT FIT" in done.stdout
-  assert "What fits instead, each compiled:" in done.stdout
+  assert "fits:\n  --" in done.stdout
