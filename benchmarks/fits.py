@@ -41,6 +41,7 @@ TPUS = ("v5e", "v5p", "v6e", "v7x")
 GIB = 2**30
 # The network of Lumina-T2X's "7B" that reads text.
 SIZES = PUBLISHED | {"flag_7b": text_to_image.MODELS["flag_7b"]}
+UNTRIED = "·"
 HEAD = """# Which slice each size trains on
 
 The smallest slice of each chip on which the real training step compiles and
@@ -53,7 +54,9 @@ a dot was not tried, at "?" the compiler failed. Nothing was run: libtpu
 {libtpu} and JAX {jax} compiled for chips that were not there, {date}. Other
 policies and meshes may need less: `lumina plan --search`.
 
-`python -m benchmarks.fits` goes on where `fits.json` ends.
+Names are those of `lumina_jax.backbone.PUBLISHED`; `flag_7b` is that of
+`configs/text_to_image.py`. `python -m benchmarks.fits` goes on where `fits.json`
+ends.
 """
 
 
@@ -113,7 +116,7 @@ def cell(
       return "?"
     if found and found["fits"]:
       return f"{shape} ({found['memory']['peak'] / GIB:.1f})"
-  return "none" if tried else "·"
+  return "none" if tried else UNTRIED
 
 
 def table(known: dict[str, Any], remat: str) -> str:
@@ -133,9 +136,14 @@ def table(known: dict[str, Any], remat: str) -> str:
     usable = f"{chip.usable / GIB:.2f} GiB a device"
     lines += [f"## {chip.name}, {usable}\n", f"| size |{columns}"]
     lines.append("| --- |" + " --- |" * len(TOKENS))
+    missing = []
     for name in SIZES:
       cells = [cell(name, n, chip, remat, known) for n in TOKENS]
-      lines.append(f"| {name} | {' | '.join(cells)} |")
+      if set(cells) == {UNTRIED}:
+        missing.append(name)
+      else:
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    lines += [f"\nNot tried: {', '.join(missing)}."] if missing else []
     lines.append("")
   return "\n".join(lines)
 
