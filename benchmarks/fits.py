@@ -55,8 +55,8 @@ a dot was not tried, at "?" the compiler failed. Nothing was run: libtpu
 policies and meshes may need less: `lumina plan --search`.
 
 Names are those of `lumina_jax.backbone.PUBLISHED`; `flag_7b` is that of
-`configs/text_to_image.py`. `python -m benchmarks.fits` goes on where `fits.json`
-ends.
+`configs/text_to_image.py`. `python -m benchmarks.fits` goes on where
+`fits.json` ends.
 """
 
 
