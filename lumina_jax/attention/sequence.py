@@ -126,7 +126,12 @@ def attend_here(
 
   Returns:
     `[B, H, L, K]`; zeros, without gradient, where a query has no key.
+
+  Raises:
+    ValueError: if a function shall serve a ring.
   """
+  if callable(kernel) and hops:
+    raise ValueError(f"{kernel} attends to all keys at once: no ring")
   if callable(kernel):
     return kernel(q, k, v, q_segments, kv_segments)
   steps = len(hops) and len(hops) // _fellows(hops)

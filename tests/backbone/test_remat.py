@@ -124,6 +124,7 @@ def test_no_policy_changes_a_gradient():
       np.testing.assert_allclose(a, b, atol=1e-5 * np.abs(b).max() + 1e-7)
 
 
+@pytest.mark.slow
 def test_saving_less_takes_less_memory():
   """Temporaries of the gradient, as the CPU's compiler plans them."""
 

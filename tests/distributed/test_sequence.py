@@ -18,7 +18,8 @@ slow = pytest.mark.slow
 @pytest.mark.parametrize(
   ("mesh", "kernels"),
   [
-    pytest.param("context=8", ("chunked", "splash", "dense"), id="context"),
+    pytest.param("context=8", ("chunked",), id="context"),
+    pytest.param("context=8", ("splash", "dense"), marks=slow),
     pytest.param("data=2,context=4", ("chunked", "splash"), marks=slow),
     pytest.param("tensor=2,context=4", ("chunked", "splash"), marks=slow),
     pytest.param("data=4,context=2", ("chunked",), marks=slow),

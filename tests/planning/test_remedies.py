@@ -40,6 +40,7 @@ def outcomes():
   return compile_job(job), compile_job(job.change(remat="full"))
 
 
+@pytest.mark.slow
 def test_memory_is_accounted_for(outcomes):
   for outcome in outcomes:
     parts = outcome.parts
@@ -51,6 +52,7 @@ def test_memory_is_accounted_for(outcomes):
     assert state_bytes(outcome.job) <= outcome.peak
 
 
+@pytest.mark.slow
 def test_remat_saves_memory_and_costs_arithmetic(outcomes):
   plain, full = outcomes
   assert full.peak < plain.peak
@@ -63,6 +65,7 @@ def test_remat_saves_memory_and_costs_arithmetic(outcomes):
   assert "at least" in report.text(full)
 
 
+@pytest.mark.slow
 def test_remedies_fit_and_the_cheapest_comes_first(outcomes, monkeypatch):
   monkeypatch.setattr(remedies_module, "ENOUGH", 1)
   plain, _ = outcomes
@@ -94,6 +97,7 @@ def test_candidates_change_one_thing_at_a_time():
   assert flags[-1] == "--remat=offload_hidden"
 
 
+@pytest.mark.slow
 def test_nothing_fits_where_nothing_can(outcomes):
   refused = dataclasses.replace(outcomes[0], job=job_of(usable=1000))
   assert [*remedies(refused)] == []
@@ -102,6 +106,7 @@ def test_nothing_fits_where_nothing_can(outcomes):
   assert found.too_large == found.considered > 0
 
 
+@pytest.mark.slow
 def test_search_compiles_few_and_finds_what_fits(outcomes):
   job = job_of(4 * outcomes[0].peak, rows=1)
   shown = []
@@ -141,6 +146,7 @@ def test_a_search_keeps_what_is_given():
   assert {j.model.remat for j in variants(job, {"mesh"})} == {*POLICIES}
 
 
+@pytest.mark.slow
 def test_a_failed_compilation_does_not_end_a_search(outcomes, monkeypatch):
   """Nor the remedies; what the compiler said is told."""
 
@@ -156,6 +162,7 @@ def test_a_failed_compilation_does_not_end_a_search(outcomes, monkeypatch):
   assert [*remedies(refused)] == []
 
 
+@pytest.mark.slow
 def test_json_is_plain(outcomes):
   values = report.json_of(outcomes[1])
   assert values["fits"]

@@ -43,6 +43,7 @@ def test_the_batch_of_a_config_on_fake_devices():
     assert said in done.stdout
 
 
+@pytest.mark.slow
 def test_json_of_a_long_row_on_many_devices():
   mesh = "--mesh=data=1,fsdp=2,context=4"
   done = plan("--topology=cpu:8", "--tokens=1024", mesh, "--rows=2", "--json")
