@@ -20,8 +20,8 @@ slow = pytest.mark.slow
   [
     pytest.param("context=8", ("chunked",), id="context"),
     pytest.param("context=8", ("splash", "dense"), marks=slow),
-    pytest.param("data=2,context=4", ("chunked", "splash"), marks=slow),
-    pytest.param("tensor=2,context=4", ("chunked", "splash"), marks=slow),
+    pytest.param("data=2,context=4", ("chunked",), marks=slow),
+    pytest.param("tensor=2,context=4", ("chunked",), marks=slow),
     pytest.param("data=4,context=2", ("chunked",), marks=slow),
   ],
 )
@@ -65,10 +65,6 @@ def compare(file, expected):
     ("data=2", "fsdp=2", "context=2"),
     pytest.param(("data=1", "context=8"), marks=slow),
     pytest.param(
-      ("data=1", "context=8", "model.sequence_split=ring"), marks=slow
-    ),
-    pytest.param(("data=1", "tensor=2", "context=4"), marks=slow),
-    pytest.param(
       ("data=1", "tensor=2", "context=4", "model.remat=attention"), marks=slow
     ),
   ],
@@ -104,10 +100,11 @@ def test_two_processes_have_the_gradients_of_one(
 
 
 @slow
-@pytest.mark.parametrize("mesh", [("context=8",), ("fsdp=2", "context=4")])
-def test_a_picture_of_16384_tokens_is_that_of_one_device(mesh, tmp_path):
+def test_a_picture_of_16384_tokens_is_that_of_one_device(tmp_path):
+  """Its one row, guided, is rounded up to two."""
   script = HERE / "one_picture.py"
   start(1, script, tmp_path / "one.npy")
+  mesh = "fsdp=2", "context=4"
   printed = start(8, script, tmp_path / "eight.npy", *mesh)
   assert json.loads(printed) == {"devices": 8, "parts": 8}
   one, eight = (np.load(tmp_path / f"{n}.npy") for n in ("one", "eight"))

@@ -20,16 +20,13 @@ def test_attention_beside_torch():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-  ("sizes", "arguments"),
-  [
-    (2, ["--together"]),
-    (1, ["--notogether", "--tokens=16", "--dtype=bfloat16", "--remat=full"]),
-  ],
-)
-def test_train_step_beside_torch(sizes, arguments):
-  """Loss and gradient of the first step agree, or the benchmark fails."""
-  rows, text = table(*TRAIN_STEP, "--nocompile", *arguments)
-  assert text.count("first loss") == 2 * sizes
-  assert len(rows) == sizes
+def test_train_step_beside_torch():
+  """Loss and gradient of the first step agree, or the benchmark fails.
+
+  One side after the other, as on a GPU.
+  """
+  how = ["--notogether", "--tokens=16", "--remat=full"]
+  rows, text = table(*TRAIN_STEP, "--nocompile", *how)
+  assert text.count("first loss") == 2
+  assert len(rows) == 1
   assert all(float(row["torch / ours"]) > 0 for row in rows)
