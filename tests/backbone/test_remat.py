@@ -115,6 +115,7 @@ def test_what_is_offloaded_goes_to_the_host_and_back():
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_no_policy_changes_a_gradient():
   params, batch = draw(parameters()), draw(shapes())
   plain = gradient(dataclasses.replace(CFG, remat="none"))(params, *batch)

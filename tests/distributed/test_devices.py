@@ -28,7 +28,10 @@ def one_device():
       ("data=4", "fsdp=2"), 2, id="data fsdp", marks=pytest.mark.slow
     ),
     pytest.param(
-      ("data=2", "context=4"), 4, id="data context", marks=pytest.mark.slow
+      ("data=2", "context=4"),
+      4,
+      id="data context",
+      marks=[pytest.mark.slow, pytest.mark.long],
     ),
     pytest.param(
       ("data=2", "fsdp=2", "tensor=2"), 4, id="all", marks=pytest.mark.slow

@@ -13,6 +13,7 @@ from fake_devices import HERE, start, start_two
 from sequence_parity import SPLITS
 
 slow = pytest.mark.slow
+long = [slow, pytest.mark.long]
 
 
 @pytest.mark.parametrize(
@@ -20,8 +21,8 @@ slow = pytest.mark.slow
   [
     pytest.param("context=8", ("chunked",), id="context"),
     pytest.param("context=8", ("splash", "dense"), marks=slow),
-    pytest.param("data=2,context=4", ("chunked",), marks=slow),
-    pytest.param("tensor=2,context=4", ("chunked",), marks=slow),
+    pytest.param("data=2,context=4", ("chunked", "splash"), marks=long),
+    pytest.param("tensor=2,context=4", ("chunked", "splash"), marks=long),
     pytest.param("data=4,context=2", ("chunked",), marks=slow),
   ],
 )
@@ -65,6 +66,10 @@ def compare(file, expected):
     ("data=2", "fsdp=2", "context=2"),
     pytest.param(("data=1", "context=8"), marks=slow),
     pytest.param(
+      ("data=1", "context=8", "model.sequence_split=ring"), marks=long
+    ),
+    pytest.param(("data=1", "tensor=2", "context=4"), marks=long),
+    pytest.param(
       ("data=1", "tensor=2", "context=4", "model.remat=attention"), marks=slow
     ),
   ],
@@ -83,7 +88,9 @@ def test_every_gradient_of_a_step_is_that_of_one_device(
   ("mesh", "rows"),
   [
     # Processes share the rows out, or each holds half of all of them.
-    (("data=2", "fsdp=2", "context=2"), ([0, 2], [4, 6])),
+    pytest.param(
+      ("data=2", "fsdp=2", "context=2"), ([0, 2], [4, 6]), marks=long
+    ),
     (("data=1", "context=8", "model.sequence_split=2"), ([0], [0])),
   ],
   ids=["rows", "length"],

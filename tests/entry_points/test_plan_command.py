@@ -69,6 +69,7 @@ def test_a_call_of_the_sampler():
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_search_prints_a_table():
   done = plan("--topology=cpu:2", "--tokens=128", "--search", "--compiles=1")
   assert done.returncode == 0, done.stderr

@@ -105,7 +105,14 @@ def test_text_to_image_runs(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("family", [imagenet, text_to_image, text_to_video])
+@pytest.mark.parametrize(
+  "family",
+  [
+    imagenet,
+    text_to_image,
+    pytest.param(text_to_video, marks=pytest.mark.long),
+  ],
+)
 def test_the_loss_falls_and_prompts_are_drawn(family, tmp_path):
   """As the config has it, 600 steps."""
   config = configs.parse(family.get_config("tiny"))

@@ -20,6 +20,7 @@ def test_attention_beside_torch():
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_train_step_beside_torch():
   """Loss and gradient of the first step agree, or the benchmark fails.
 
