@@ -27,7 +27,7 @@ import importlib.util
 import os
 import shutil
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -38,21 +38,26 @@ from benchmarks import forward
 from benchmarks.peer import Work
 from benchmarks.table import print_head, print_row
 from benchmarks.train_cases import NETWORKS, Case, make_cases
+from benchmarks.train_table import (
+  TOLERANCE,
+  First,
+  Result,
+  check,
+  columns,
+  line,
+  peak_flops,
+)
 from lumina_jax import entry_point
-from lumina_jax.backbone import ModelConfig, flops
+from lumina_jax.backbone import ModelConfig
 from lumina_jax.encoders.frozen import FrozenTextConfig
 from lumina_jax.flow.loss import TimeDistribution
 from lumina_jax.flow.noise import sample_keys, token_noise
 from lumina_jax.network import Network
-from lumina_jax.parallel.chips import CHIPS
 from lumina_jax.parallel.mesh import MeshConfig, make_mesh
 from lumina_jax.tokens import Tokens
 from lumina_jax.training import step as steps
 from lumina_jax.training.optimizer import OptimizerConfig, make_optimizer
 from lumina_jax.training.state import TrainState, state_shardings
-
-# Loss and norm of the gradient of the first step; two sides shall agree.
-First = tuple[float, float]
 
 OPTIMIZER = OptimizerConfig(
   # So small that every step sees the same weights; it costs the same.
@@ -68,8 +73,6 @@ OPTIMIZER = OptimizerConfig(
 )
 TIMES = TimeDistribution("uniform")
 SEED, ENOUGH_STEPS = 0, 1_000_000
-# Relative; of float32 and bfloat16 products.
-TOLERANCE = {"float32": 1e-3, "bfloat16": 5e-2}
 
 
 class Ours:
@@ -147,13 +150,6 @@ def first_noise(case: Case) -> tuple[np.ndarray, np.ndarray]:
   return x0, np.array(TIMES.sample(keys_time))[:, 0]
 
 
-class Result(NamedTuple):
-  """Of one side at one case: seconds a step, and its first step."""
-
-  seconds: float
-  first: First
-
-
 Makers = dict[str, Callable[[ModelConfig, Any], Any]]
 
 
@@ -209,63 +205,6 @@ def _progress(name: str, case: Case, taken: dict[str, Result]) -> str:
     return f"{where}: does not fit"
   loss, norm = taken[name].first
   return f"{where}: first loss {loss:.6g}, norm of its gradient {norm:.6g}"
-
-
-def check(case: Case, ours: Result, theirs: Result) -> None:
-  """Whether both sides did the same.
-
-  Raises:
-    ValueError: if their first steps differ by more than rounding.
-  """
-  if not np.allclose(ours.first, theirs.first, TOLERANCE[case.cfg.dtype], 0):
-    raise ValueError(
-      f"{case.network} at {case.tokens} tokens: loss and norm of the gradient "
-      f"are {ours.first} here and {theirs.first} in torch"
-    )
-
-
-def peak_flops() -> float:
-  """The chip's, in bfloat16; 0 where it is not in `CHIPS`."""
-  kind = jax.devices()[0].device_kind.lower()
-  return next((c.flops for name, c in CHIPS.items() if name in kind), 0)
-
-
-def line(
-  case: Case, sides: list[str], results: dict[str, Result], peak: float
-) -> list[str]:
-  """Cells of a case, as `columns` has them."""
-  total = case.rows * case.tokens
-  work = flops.count(case.cfg, case.rows, case.tokens, case.words).train
-
-  def cells(value):
-    return [value(results[n].seconds) if n in results else "-" for n in sides]
-
-  both = len(sides) == 2 and len(results) == 2
-  seconds = [results[name].seconds for name in sides] if both else []
-  return [
-    case.network,
-    f"{case.rows} x {case.tokens}",
-    case.cfg.remat,
-    f"{work / 1e12:.3g}",
-    *cells(lambda s: f"{s:.4f}"),
-    *cells(lambda s: f"{total / s:,.0f}"),
-    *(cells(lambda s: f"{work / s / peak:.1%}") if peak else []),
-    *([f"{seconds[1] / seconds[0]:.2f}" if both else "-"]),
-  ]
-
-
-def columns(sides: list[str], peak: float) -> list[str]:
-  """Heads of the table."""
-  return [
-    "network",
-    "rows x tokens",
-    "remat",
-    "TFLOP",
-    *[f"{name}, s/step" for name in sides],
-    *[f"{name}, tokens/s" for name in sides],
-    *([f"{name}, MFU" for name in sides] if peak else []),
-    "torch / ours",
-  ]
 
 
 def find_torch(wanted: bool, compiled: bool) -> tuple[str, Makers]:

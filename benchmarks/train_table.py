@@ -1,0 +1,81 @@
+"""What `benchmarks.train_step` found of each case, as a table."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import numpy as np
+
+from benchmarks.train_cases import Case
+from lumina_jax.backbone import flops
+from lumina_jax.parallel.chips import CHIPS
+
+# Loss and norm of the gradient of the first step; two sides shall agree.
+First = tuple[float, float]
+# Relative; of float32 and bfloat16 products.
+TOLERANCE = {"float32": 1e-3, "bfloat16": 5e-2}
+
+
+class Result(NamedTuple):
+  """Of one side at one case: seconds a step, and its first step."""
+
+  seconds: float
+  first: First
+
+
+def check(case: Case, ours: Result, theirs: Result) -> None:
+  """Whether both sides did the same.
+
+  Raises:
+    ValueError: if their first steps differ by more than rounding.
+  """
+  if not np.allclose(ours.first, theirs.first, TOLERANCE[case.cfg.dtype], 0):
+    raise ValueError(
+      f"{case.network} at {case.tokens} tokens: loss and norm of the gradient "
+      f"are {ours.first} here and {theirs.first} in torch"
+    )
+
+
+def peak_flops() -> float:
+  """The chip's, in bfloat16; 0 where it is not in `CHIPS`."""
+  kind = jax.devices()[0].device_kind.lower()
+  return next((c.flops for name, c in CHIPS.items() if name in kind), 0)
+
+
+def line(
+  case: Case, sides: list[str], results: dict[str, Result], peak: float
+) -> list[str]:
+  """Cells of a case, as `columns` has them."""
+  total = case.rows * case.tokens
+  work = flops.count(case.cfg, case.rows, case.tokens, case.words).train
+
+  def cells(value):
+    return [value(results[n].seconds) if n in results else "-" for n in sides]
+
+  both = len(sides) == 2 and len(results) == 2
+  seconds = [results[name].seconds for name in sides] if both else []
+  return [
+    case.network,
+    f"{case.rows} x {case.tokens}",
+    case.cfg.remat,
+    f"{work / 1e12:.3g}",
+    *cells(lambda s: f"{s:.4f}"),
+    *cells(lambda s: f"{total / s:,.0f}"),
+    *(cells(lambda s: f"{work / s / peak:.1%}") if peak else []),
+    *([f"{seconds[1] / seconds[0]:.2f}" if both else "-"]),
+  ]
+
+
+def columns(sides: list[str], peak: float) -> list[str]:
+  """Heads of the table."""
+  return [
+    "network",
+    "rows x tokens",
+    "remat",
+    "TFLOP",
+    *[f"{name}, s/step" for name in sides],
+    *[f"{name}, tokens/s" for name in sides],
+    *([f"{name}, MFU" for name in sides] if peak else []),
+    "torch / ours",
+  ]
