@@ -5,7 +5,9 @@ from __future__ import annotations
 import glob
 import logging
 import os
+import signal
 import sys
+import threading
 from collections.abc import Callable
 from typing import NoReturn
 
@@ -30,6 +32,7 @@ def run(main: Callable[[list[str]], None]) -> None:
       format="%(levelname)s: %(message)s", level=logging.WARNING, force=True
     )
     logging.getLogger("absl").setLevel(logging.ERROR)
+    keep_interrupts()
     start_jax()
     try:
       main(argv)
@@ -41,6 +44,26 @@ def run(main: Callable[[list[str]], None]) -> None:
       os._exit(130)  # XLA may be compiling: taking it down crashes.
 
   app.run(guarded, flags_parser=parse)
+
+
+def keep_interrupts() -> None:
+  """Sends an interrupt again that Python has dropped.
+
+  It does so where one arrives in a finaliser or, as JAX has one, in a callback
+  of the garbage collector: an exception has nowhere to go from there.
+  """
+  usual = sys.unraisablehook
+
+  def hook(dropped):
+    if dropped.exc_type is not KeyboardInterrupt:
+      usual(dropped)
+      return
+    # Not from here, where it would be dropped like the first.
+    again = threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGINT))
+    again.daemon = True
+    again.start()
+
+  sys.unraisablehook = hook
 
 
 def start_jax() -> None:

@@ -12,7 +12,9 @@ from typing import Any, NamedTuple
 
 import jax
 from flax import traverse_util
-from jax.sharding import NamedSharding, PartitionSpec
+from jax.sharding import NamedSharding
+
+from lumina_jax.parallel.mesh import as_axes
 
 # Groups of parameters with a line of their own, and the least they weigh.
 LARGEST, SHARE = 8, 0.01
@@ -134,7 +136,7 @@ def _layout(leaf: Any) -> str:
   if isinstance(sharding, NamedSharding):
     for axis, names in enumerate(sharding.spec):
       cuts[axis] = tuple(
-        name for name in _names(names) if sharding.mesh.shape[name] > 1
+        name for name in as_axes(names) if sharding.mesh.shape[name] > 1
       )
   sizes = (
     "/".join([str(size), *cut])
@@ -142,12 +144,6 @@ def _layout(leaf: Any) -> str:
   )
   dtype = str(leaf.dtype).replace("float", "f")
   return f"{dtype}[{', '.join(sizes)}]"
-
-
-def _names(entry: Any) -> tuple[str, ...]:
-  if entry is None or entry is PartitionSpec.UNCONSTRAINED:
-    return ()
-  return (entry,) if isinstance(entry, str) else tuple(entry)
 
 
 def _name(paths: Sequence[tuple[str, ...]]) -> str:

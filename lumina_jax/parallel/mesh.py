@@ -176,7 +176,7 @@ def shardings(boxed: Any, mesh: Mesh) -> Any:
   def check(path, logical, sharding, array):
     name = jax.tree_util.keystr(path, simple=True, separator="/")
     wanted = [mesh_axes(axis) for axis in logical]
-    got = [_tuple(axes) for axes in sharding.spec]
+    got = [as_axes(axes) for axes in sharding.spec]
     got += [()] * (len(wanted) - len(got))
     for size, axis, want, have in zip(
       array.shape, logical, wanted, got, strict=True
@@ -213,10 +213,11 @@ def mesh_axes(logical: str | None) -> tuple[str, ...]:
   rules = dict(RULES)
   if logical not in rules:
     raise ValueError(f"logical axis {logical!r} has no rule in mesh.RULES")
-  return _tuple(rules[logical])
+  return as_axes(rules[logical])
 
 
-def _tuple(axes: str | tuple[str, ...] | None) -> tuple[str, ...]:
+def as_axes(axes: str | tuple[str, ...] | None) -> tuple[str, ...]:
+  """An entry of a PartitionSpec as the axes that it names."""
   if axes is None:
     return ()
   return (axes,) if isinstance(axes, str) else tuple(axes)

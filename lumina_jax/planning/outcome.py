@@ -16,6 +16,7 @@ from jax.sharding import Mesh, NamedSharding
 
 from lumina_jax import sampler
 from lumina_jax.flow import ode
+from lumina_jax.parallel import inventory
 from lumina_jax.parallel import mesh as meshes
 from lumina_jax.parallel.compiled import Program, TooLarge, compile_program
 from lumina_jax.planning.job import Job, parameters
@@ -161,10 +162,10 @@ def _step(job: Job, mesh: Mesh) -> tuple[Parts, jax.stages.Lowered]:
   with jax.set_mesh(mesh):
     lowered = step.lower(state, placed)
   parts = Parts(
-    _local(state.params),
-    _local(state.ema),
-    _local(state.opt_state),
-    _local(placed),
+    _each(state.params),
+    _each(state.ema),
+    _each(state.opt_state),
+    _each(placed),
   )
   return parts, lowered
 
@@ -202,7 +203,7 @@ def _sampler(job: Job, mesh: Mesh) -> tuple[Parts, jax.stages.Lowered]:
       network=network,
       solver=ode.solver(config.sampling.solver),
     )
-  return Parts(_local(params), 0, 0, _local(placed)), lowered
+  return Parts(_each(params), 0, 0, _each(placed)), lowered
 
 
 def _tokens(job: Job, rows: int, length: int) -> Tokens:
@@ -226,15 +227,12 @@ def _codes(job: Job, rows: int, words: int, samples: int) -> Condition:
   )
 
 
+def _each(tree: Any) -> int:
+  """Bytes of one device."""
+  return inventory.weigh(tree)[0]
+
+
 def _placed(tree: Any, shardings: Any) -> Any:
   return jax.tree.map(
     lambda x, s: Shape(x.shape, x.dtype, sharding=s), tree, shardings
-  )
-
-
-def _local(tree: Any) -> int:
-  """Bytes of one device."""
-  return sum(
-    math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize
-    for x in jax.tree.leaves(tree)
   )
