@@ -35,8 +35,10 @@ def to_float(image: np.ndarray) -> np.ndarray:
 
 
 def side_by_side(video: np.ndarray) -> np.ndarray:
-  """Frames `[T, H, W, C]` from left to right: `[H, T W, C]`."""
-  return np.concatenate(list(video), axis=1)
+  """Frames `u8[T, H, W, C]` from left to right, a white line between them."""
+  widths = (0, 0), (0, 0), (0, 1), (0, 0)
+  lined = np.pad(video, widths, constant_values=255)
+  return np.concatenate(list(lined), axis=1)[:, :-1]
 
 
 def to_pil(image: np.ndarray) -> Image.Image:

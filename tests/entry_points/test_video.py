@@ -96,8 +96,9 @@ def test_a_picture_of_a_video_has_its_frames_from_left_to_right():
   video = np.linspace(-1, 1, 3 * 2 * 2 * 1, dtype=np.float32)
   video = video.reshape(3, 2, 2, 1)
   image = np.asarray(output.to_pil(video))
-  assert image.shape == (2, 6)
+  assert image.shape == (2, 8)
   for frame in range(3):
     expected = output.to_uint8(video[frame])[..., 0]
-    np.testing.assert_array_equal(image[:, 2 * frame : 2 * frame + 2], expected)
+    np.testing.assert_array_equal(image[:, 3 * frame : 3 * frame + 2], expected)
+  assert (image[:, [2, 5]] == 255).all()  # A line between them.
   assert output.to_float(video).shape == video.shape
