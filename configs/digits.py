@@ -39,7 +39,12 @@ def get_config(variant: str = "next") -> ConfigDict:
       row_samples=10,
     )
   )
-  config.time = ConfigDict(dict(name="logit_normal", mean=0.0, std=1.0))
+  config.objective = ConfigDict(
+    dict(path="linear", prediction="velocity", weight="none")
+  )
+  config.time = ConfigDict(
+    dict(name="logit_normal", mean=0.0, std=1.0, shift=1.0, base_tokens=0)
+  )
   config.optimizer = ConfigDict(
     dict(
       learning_rate=2e-3,

@@ -83,7 +83,12 @@ def get_config(variant: str = "flag_5b") -> ConfigDict:
       row_samples=1,
     )
   )
-  config.time = ConfigDict(dict(name="uniform"))
+  config.objective = ConfigDict(
+    dict(path="linear", prediction="velocity", weight="none")
+  )
+  config.time = ConfigDict(
+    dict(name="uniform", low=0.0, high=1.0, shift=1.0, base_tokens=0)
+  )
   config.optimizer = ConfigDict(
     dict(
       learning_rate=1e-4,

@@ -22,6 +22,7 @@ from data_pipelines.synthetic import SyntheticConfig
 from lumina_jax.backbone import ModelConfig
 from lumina_jax.encoders.utf8 import Utf8Config
 from lumina_jax.flow.loss import TimeDistribution
+from lumina_jax.flow.objective import PLAIN, Objective
 from lumina_jax.network import Network
 from lumina_jax.parallel.mesh import MeshConfig
 from lumina_jax.sampler import SamplingConfig
@@ -84,6 +85,7 @@ class RunConfig:
   model: ModelConfig
   text_encoder: Utf8Config | None = None
   data: DigitsConfig | SyntheticConfig
+  objective: Objective = PLAIN
   time: TimeDistribution
   optimizer: OptimizerConfig
   training: TrainingConfig
@@ -102,7 +104,7 @@ class RunConfig:
 
   @property
   def network(self) -> Network:
-    return Network(self.model, self.text_encoder)
+    return Network(self.model, self.text_encoder, self.objective)
 
 
 def parse(values: Mapping[str, Any], cls: Any = RunConfig, at: str = "config"):

@@ -66,7 +66,11 @@ def convert(
   Raises:
     FileNotFoundError, FileExistsError, OSError, ValueError: as `load_pytorch`
       and `save_pytorch` do.
+    ValueError: if the weights predict no velocity of the linear path, which is
+      what whoever reads them without the rest of the source takes them for.
   """
+  if ours.is_ours(source):
+    _check_objective(source)
   weights = open_weights(source, ema, model_args)
   total = len(jax.tree.leaves(shapes(weights.cfg)))
   with Progress("converting", total, unit="parameters", note="") as bar:
@@ -84,6 +88,16 @@ def convert(
   if destination.is_dir():
     licences.replace(source, destination)
   return weights
+
+
+def _check_objective(source: pathlib.Path) -> None:
+  objective = ours.objective(source)
+  if not objective.published:
+    raise ValueError(
+      f"{source} was trained with {objective.summary}; weights alone do not "
+      "say so, and would be taken for a velocity on the path 'linear'. "
+      "save_pretrained of LuminaPipeline keeps it, in our own layout"
+    )
 
 
 def choose_layout(

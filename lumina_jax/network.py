@@ -17,7 +17,8 @@ from flax import linen as nn
 from lumina_jax.backbone import DiT, ModelConfig
 from lumina_jax.encoders import label, utf8
 from lumina_jax.encoders.frozen import FrozenTextConfig
-from lumina_jax.tokens import Condition, Tokens
+from lumina_jax.flow.objective import PLAIN, Objective
+from lumina_jax.tokens import Condition, Tokens, per_token
 
 Params = Any
 
@@ -31,6 +32,7 @@ class Network:
     text_encoder: of prompts: embedded and trained along, or frozen, and then
       features take the place of codes. None for a class-conditional network,
       whose prompts are the numbers of its classes.
+    objective: what the backbone was trained to predict, and on which path.
 
   Raises:
     ValueError: if the encoder's width is not what the backbone takes, or the
@@ -39,6 +41,7 @@ class Network:
 
   model: ModelConfig
   text_encoder: utf8.Utf8Config | FrozenTextConfig | None
+  objective: Objective = PLAIN
 
   def __post_init__(self):
     model = self.model
@@ -118,23 +121,39 @@ class Network:
   def velocity(
     self, params: Params, tokens: Tokens, condition: Condition
   ) -> jax.Array:
-    """Velocity `f32[B, L, P]`, given what `encode` returns."""
+    """Velocity `f32[B, L, P]` at x_t = `tokens.patches`, whatever is predicted.
+
+    The condition is what `encode` returns.
+    """
+    out = self.prediction(params, tokens, condition)
+    if self.objective.prediction == "velocity":
+      return out
+    t = per_token(condition.time[..., None], tokens.segments)
+    return self.objective.velocity(out, tokens.patches, t)
+
+  def prediction(
+    self, params: Params, tokens: Tokens, condition: Condition
+  ) -> jax.Array:
+    """What the backbone predicts, `f32[B, L, P]`, given what `encode` returns.
+
+    It is the quantity that the objective names.
+    """
     return DiT(self.model).apply(
       {"params": params["backbone"]}, tokens, condition
     )
 
-  def velocity_and_balance(
+  def prediction_and_balance(
     self, params: Params, tokens: Tokens, condition: Condition
   ) -> tuple[jax.Array, jax.Array]:
-    """Velocity, and `f32[]`, how unequally the experts are used.
+    """The prediction, and `f32[]`, how unequally the experts are used.
 
     The mean over all routers of what they sow into "balance".
     """
-    velocity, sown = DiT(self.model).apply(
+    prediction, sown = DiT(self.model).apply(
       {"params": params["backbone"]}, tokens, condition, mutable=["balance"]
     )
     leaves = [jnp.ravel(x) for x in jax.tree.leaves(sown["balance"])]
-    return velocity, jnp.mean(jnp.concatenate(leaves))
+    return prediction, jnp.mean(jnp.concatenate(leaves))
 
   def _smallest(self) -> tuple[Tokens, Condition]:
     cfg = self.model

@@ -1,18 +1,253 @@
-"""Probability paths from noise to data.
+"""Probability paths from noise to data, and what networks predict of them.
 
-Time runs from t = 0 (noise x0) to t = 1 (data x1), everywhere in this house.
+x_t = alpha(t) x1 + sigma(t) x0, where time runs from t = 0 (noise x0) to t = 1
+(data x1), everywhere in this house.
+
+A prediction and x_t are two linear equations for the ends x0 and x1, and every
+other quantity follows from the ends:
+
+  velocity = alpha' x1 + sigma' x0      score = -x0 / sigma
+  noise = x0                            data = x1
+
+What a trained network gives are their expectations given x_t; the equations
+are linear, so they hold between those too (SiT, arXiv 2401.08740, section 2).
+
+Times t are numbers or arrays that broadcast against x.
 """
 
 from __future__ import annotations
 
+import dataclasses
+import difflib
+import math
+from collections.abc import Callable, Iterable
+from typing import NamedTuple
+
 import jax
+import jax.numpy as jnp
+
+Time = jax.Array | float
+
+PREDICTIONS = ("velocity", "score", "noise", "data")
+
+# The least alpha or sigma that anything is divided by. Each is 0 at one end of
+# time, where only the floor keeps the quotient finite. It acts on the outermost
+# thousandth, which training leaves out where it would matter (`Objective.eps`);
+# a smaller one would leave float32 fewer than four of its seven digits.
+FLOOR = 1e-3
 
 
-def interpolate(x0: jax.Array, x1: jax.Array, t: jax.Array) -> jax.Array:
-  """x_t = t x1 + (1 - t) x0, the linear path (Lumina-T2X, section 2.1)."""
-  return t * x1 + (1 - t) * x0
+@dataclasses.dataclass(frozen=True)
+class Path:
+  """A path x_t = alpha(t) x1 + sigma(t) x0; static, hashable.
+
+  Attributes:
+    name: in `PATHS`.
+    alpha: of the data, 1 at t = 1.
+    sigma: of the noise, 0 at t = 1.
+    d_alpha: derivative of alpha.
+    d_sigma: derivative of sigma.
+  """
+
+  name: str
+  alpha: Callable[[Time], jax.Array]
+  sigma: Callable[[Time], jax.Array]
+  d_alpha: Callable[[Time], jax.Array]
+  d_sigma: Callable[[Time], jax.Array]
+
+  def wronskian(self, t: Time) -> jax.Array:
+    """alpha' sigma - alpha sigma', positive at every time."""
+    return self.d_alpha(t) * self.sigma(t) - self.alpha(t) * self.d_sigma(t)
 
 
-def velocity(x0: jax.Array, x1: jax.Array) -> jax.Array:
-  """dx_t / dt = x1 - x0 of the linear path, what the network predicts."""
-  return x1 - x0
+def _floored(x: jax.Array, floor: Time = FLOOR) -> jax.Array:
+  return jnp.maximum(x, floor)
+
+
+LINEAR = Path(
+  "linear",
+  alpha=lambda t: t,
+  sigma=lambda t: 1 - t,
+  d_alpha=lambda t: jnp.ones_like(t),
+  d_sigma=lambda t: -jnp.ones_like(t),
+)
+
+
+def _quarter_turn(t: Time) -> jax.Array:
+  return jnp.sin(math.pi / 2 * t)
+
+
+# sigma = cos(pi t / 2) as a sine, since a cosine of float32's pi / 2 is not 0.
+GVP = Path(
+  "gvp",
+  alpha=_quarter_turn,
+  sigma=lambda t: _quarter_turn(1 - t),
+  d_alpha=lambda t: math.pi / 2 * _quarter_turn(1 - t),
+  d_sigma=lambda t: -math.pi / 2 * _quarter_turn(t),
+)
+
+# The noise rate of VP grows from the first at the data to the second.
+BETA_DATA, BETA_NOISE = 0.1, 20.0
+
+
+def _vp_log_alpha(t: Time) -> jax.Array:
+  noised = 1 - t
+  grown = (BETA_NOISE - BETA_DATA) * noised**2 / 4
+  return -(grown + BETA_DATA * noised / 2)
+
+
+def _vp_alpha(t: Time) -> jax.Array:
+  return jnp.exp(_vp_log_alpha(t))
+
+
+def _vp_sigma(t: Time) -> jax.Array:
+  variance = -jnp.expm1(2 * _vp_log_alpha(t))  # 1 - alpha^2, exact near data.
+  # At the data the root has no finite slope; neither where may see it.
+  noisy = variance > 0
+  return jnp.where(noisy, jnp.sqrt(jnp.where(noisy, variance, 1)), 0)
+
+
+def _vp_d_alpha(t: Time) -> jax.Array:
+  beta = BETA_DATA + (BETA_NOISE - BETA_DATA) * (1 - t)
+  return beta / 2 * _vp_alpha(t)
+
+
+def _vp_d_sigma(t: Time) -> jax.Array:
+  return -_vp_alpha(t) * _vp_d_alpha(t) / _floored(_vp_sigma(t))
+
+
+VP = Path("vp", _vp_alpha, _vp_sigma, _vp_d_alpha, _vp_d_sigma)
+
+PATHS = {path.name: path for path in (LINEAR, GVP, VP)}
+
+
+def named(name: str) -> Path:
+  """The path of that name: "linear", "gvp" or "vp".
+
+  Linear: t and 1 - t (Lumina-T2X, section 2.1). Gvp: sin(pi t / 2) and
+  cos(pi t / 2). Vp: alpha^2 + sigma^2 = 1 with alpha = exp(-(beta_noise -
+  beta_data) (1 - t)^2 / 4 - beta_data (1 - t) / 2), the variance-preserving
+  diffusion of Song et al. 2021, at whose noisy end alpha is 0.0066 and not 0.
+
+  Raises:
+    ValueError: if there is none; near names are suggested.
+  """
+  check_name("path", name, PATHS)
+  return PATHS[name]
+
+
+def check_name(kind: str, name: str, known: Iterable[str]) -> None:
+  """Raises ValueError for a name that is not known, and suggests near ones."""
+  known = tuple(known)
+  if name not in known:
+    near = difflib.get_close_matches(str(name), known, n=1)
+    hint = f"did you mean {near[0]!r}? " if near else ""
+    raise ValueError(
+      f"unknown {kind} {name!r}; {hint}there are: {', '.join(known)}"
+    )
+
+
+def interpolate(
+  x0: jax.Array, x1: jax.Array, t: Time, path: Path = LINEAR
+) -> jax.Array:
+  """x_t = alpha x1 + sigma x0, for linear t x1 + (1 - t) x0."""
+  return path.alpha(t) * x1 + path.sigma(t) * x0
+
+
+def velocity(
+  x0: jax.Array, x1: jax.Array, t: Time, path: Path = LINEAR
+) -> jax.Array:
+  """dx_t / dt = alpha' x1 + sigma' x0, for linear x1 - x0."""
+  fall = -path.d_sigma(t)  # For linear a factor of 1, which compiles away.
+  return path.d_alpha(t) * x1 - fall * x0
+
+
+class Ends(NamedTuple):
+  """Noise x0 and data x1 of x_t, `f32[...]` each."""
+
+  x0: jax.Array
+  x1: jax.Array
+
+
+def ends(
+  value: jax.Array,
+  x: jax.Array,
+  t: Time,
+  prediction: str,
+  path: Path = LINEAR,
+  floor: Time = FLOOR,
+) -> Ends:
+  """The ends that belong to x_t and a prediction.
+
+  Args:
+    value: `f32[...]`, what is predicted.
+    x: `f32[...]`, x_t.
+    t: times.
+    prediction: which quantity it is, one of `PREDICTIONS`.
+    path: that x lies on.
+    floor: least alpha or sigma to divide by, like t.
+
+  Raises:
+    ValueError: for an unknown prediction.
+  """
+  check_name("prediction", prediction, PREDICTIONS)
+  alpha, sigma = path.alpha(t), path.sigma(t)
+  if prediction == "velocity":
+    x0 = path.d_alpha(t) * x - alpha * value
+    x1 = sigma * value - path.d_sigma(t) * x
+    return Ends(x0 / path.wronskian(t), x1 / path.wronskian(t))
+  if prediction == "data":
+    return Ends((x - alpha * value) / _floored(sigma, floor), value)
+  x0 = value if prediction == "noise" else -sigma * value
+  return Ends(x0, (x - sigma * x0) / _floored(alpha, floor))
+
+
+def convert(
+  value: jax.Array,
+  x: jax.Array,
+  t: Time,
+  given: str,
+  wanted: str,
+  path: Path = LINEAR,
+  floor: Time = FLOOR,
+) -> jax.Array:
+  """One quantity at x_t from another, in every direction, by way of the ends.
+
+  It is exact while alpha and sigma exceed the floor, and finite at t = 0 and 1.
+
+  Args:
+    value: `f32[...]`, the given quantity.
+    x: `f32[...]`, x_t.
+    t: times.
+    given: one of `PREDICTIONS`.
+    wanted: another, or the same: then the value as it is.
+    path: that x lies on.
+    floor: least alpha or sigma to divide by, like t.
+
+  Raises:
+    ValueError: for an unknown quantity.
+  """
+  check_name("prediction", wanted, PREDICTIONS)
+  if wanted == given:
+    return value
+  x0, x1 = ends(value, x, t, given, path, floor)
+  if wanted == "velocity":
+    return velocity(x0, x1, t, path)
+  if wanted == "score":
+    return -x0 / _floored(path.sigma(t), floor)
+  return x0 if wanted == "noise" else x1
+
+
+def drift(x: jax.Array, t: Time, path: Path = LINEAR) -> jax.Array:
+  """f = -(alpha' / alpha) x of the diffusion that noises data.
+
+  In its own time s = 1 - t it is dx = f ds + sqrt(2 g) dw, with g the
+  `drift_variance`; the velocity of x_t is g score - f (SiT, section 2). For vp,
+  f = -beta x / 2 and g = beta / 2.
+  """
+  return -path.d_alpha(t) / _floored(path.alpha(t)) * x
+
+
+def drift_variance(t: Time, path: Path = LINEAR) -> jax.Array:
+  """g = (alpha' / alpha) sigma^2 - sigma sigma' of `drift`, at least 0."""
+  return path.sigma(t) * path.wronskian(t) / _floored(path.alpha(t))

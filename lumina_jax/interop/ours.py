@@ -21,6 +21,7 @@ from orbax.checkpoint import type_handlers
 
 from lumina_jax import config as configs
 from lumina_jax.backbone import ModelConfig, shapes
+from lumina_jax.flow.objective import PLAIN, Objective
 from lumina_jax.interop import place, safetensors
 from lumina_jax.interop.comparison import Shapes, check
 from lumina_jax.interop.source import read_json
@@ -180,6 +181,19 @@ def is_ours(folder: pathlib.Path) -> bool:
     (folder / configs.FILE).exists()
     and any((folder / name).exists() for name in beside_config)
   )
+
+
+def objective(folder: pathlib.Path) -> Objective:
+  """What the network in a folder that `open_ours` reads was trained for.
+
+  Where nothing is said of it, that is the velocity of the linear path.
+  """
+  if (folder / EXPORTED).exists():
+    values = read_json(folder / configs.FILE).get("objective", {})
+    return configs.parse(values, Objective, f"{folder}: objective")
+  if (folder / NETWORK).exists():
+    return PLAIN
+  return configs.load(folder).objective
 
 
 def write_ours(

@@ -19,6 +19,7 @@ from lumina_jax import config as configs
 from lumina_jax.backbone import ModelConfig
 from lumina_jax.encoders.frozen import FrozenTextConfig
 from lumina_jax.encoders.utf8 import Utf8Config
+from lumina_jax.flow.objective import Objective
 from lumina_jax.interop import licences, safetensors, source
 from lumina_jax.interop import place as destination
 from lumina_jax.interop.tensor import DTYPES, Tensor, dtype_of
@@ -39,6 +40,7 @@ SECTIONS = {
   "text_encoder": Utf8Config | FrozenTextConfig | None,
   "sampling": SamplingConfig,
 }
+OBJECTIVE = "objective"  # A section that older exports lack.
 SHIPPED = pathlib.Path(__file__).parent.parent / "assets" / "digits"
 
 
@@ -78,7 +80,7 @@ def save(
   values = {
     name: configs.to_dict(section)
     for name, section in zip(SECTIONS, sections, strict=True)
-  }
+  } | {OBJECTIVE: configs.to_dict(pipe.network.objective)}
   nbytes = sum(x.size for x in params.values()) * kind.itemsize
   nbytes += encoders.nbytes(pipe)
   with destination.new(folder, nbytes, overwrite, destination.PIPELINE) as new:
@@ -116,10 +118,13 @@ def load(folder: pathlib.Path, options: Options) -> LuminaPipeline:
     configs.parse(values[name], cls, f"{CONFIG}: {name}")
     for name, cls in SECTIONS.items()
   )
+  objective = configs.parse(
+    values.get(OBJECTIVE, {}), Objective, f"{CONFIG}: {OBJECTIVE}"
+  )
   # As it was saved, unless the caller wants it otherwise.
   options = dataclasses.replace(options, dtype=options.dtype or model.dtype)
   model = dataclasses.replace(model, dtype=options.dtype)
-  network, encoder, files = Network(model, text), None, {}
+  network, encoder, files = Network(model, text, objective), None, {}
   if network.frozen_text:
     # A network that was exported without its language model may be given one.
     own = folder / "text_encoder"

@@ -1,4 +1,4 @@
-"""One training step: times, noise, velocity, loss, update. One program."""
+"""One training step: times, noise, prediction, loss, update. One program."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from flax import linen as nn
 from jax.sharding import Mesh, NamedSharding
 
 from lumina_jax.flow import loss as losses
-from lumina_jax.flow import path
 from lumina_jax.flow.loss import TimeDistribution
 from lumina_jax.flow.noise import sample_keys, token_noise
 from lumina_jax.network import Network, Params
@@ -57,10 +56,10 @@ def flow_loss(
   """Flow-matching losses of a batch.
 
   Args:
-    network: predicts the velocity.
+    network: predicts what its objective asks for.
     params: its parameters.
     batch: tokens of data, and their condition with prompt codes.
-    times: distribution of t.
+    times: distribution of t, which the objective may keep from the ends.
     key: with a sample's id it fixes that sample's time and noise.
   """
   tokens, condition = batch
@@ -69,20 +68,23 @@ def flow_loss(
     jax.vmap(jax.vmap(lambda k, i=i: jax.random.fold_in(k, i)))(keys)
     for i in range(2)
   )
-  t = times.sample(keys_time)
+  objective, samples = network.objective, keys.shape[1]
   x1 = tokens.patches
   real = (tokens.kinds == PATCH) & (tokens.segments != 0)
+  sizes = losses.sizes(tokens.segments, samples)
+  t = objective.within(times.sample(keys_time, sizes))
+  of_token = per_token(t[..., None], tokens.segments)
   noise = token_noise(keys_noise, tokens.segments, x1.shape[-1])
   x0 = jnp.where(real[..., None], noise, 0)
-  x_t = path.interpolate(x0, x1, per_token(t[..., None], tokens.segments))
+  x_t = objective.interpolate(x0, x1, of_token)
   condition = network.encode(params, condition._replace(time=t))
   inputs = params, tokens._replace(patches=x_t), condition
   if network.model.balance_weight:
-    predicted, balance = network.velocity_and_balance(*inputs)
+    predicted, balance = network.prediction_and_balance(*inputs)
   else:
-    predicted, balance = network.velocity(*inputs), None
-  error = predicted - path.velocity(x0, x1)
-  loss, exists = losses.per_sample(error, real, tokens.segments, t.shape[1])
+    predicted, balance = network.prediction(*inputs), None
+  error = objective.error(predicted, x0, x1, of_token)
+  loss, exists = losses.per_sample(error, real, tokens.segments, samples)
   return FlowLoss(loss, exists, t, balance)
 
 

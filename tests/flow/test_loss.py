@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lumina_jax.flow.loss import TimeDistribution, per_sample
+from lumina_jax.flow import schedule
+from lumina_jax.flow.loss import TimeDistribution, per_sample, sizes
 
 QUANTILES = np.array([0.05, 0.25, 0.5, 0.75, 0.95])
 
@@ -52,6 +53,96 @@ def test_an_unknown_distribution_is_refused():
     TimeDistribution("lognorm")
 
 
+@pytest.mark.parametrize("name", ["uniform", "logit_normal"])
+def test_defaults_draw_what_they_always_did(name):
+  keys = jax.random.split(jax.random.key(0), 50)
+  plain = {
+    "uniform": lambda key: jax.random.uniform(key),
+    "logit_normal": lambda key: jax.nn.sigmoid(jax.random.normal(key)),
+  }[name]
+  np.testing.assert_array_equal(
+    TimeDistribution(name).sample(keys), jax.vmap(plain)(keys)
+  )
+
+
+def test_uniform_times_may_fill_a_part():
+  drawn = times(TimeDistribution("uniform", low=0.2, high=0.6))
+  assert drawn.min() >= 0.2 and drawn.max() < 0.6
+  np.testing.assert_allclose(
+    np.quantile(drawn, QUANTILES), 0.2 + 0.4 * QUANTILES, atol=0.01
+  )
+
+
+@pytest.mark.parametrize("name", ["uniform", "logit_normal"])
+@pytest.mark.parametrize("factor", [3.0, 1 / 3])
+def test_a_shift_is_that_of_sampling(name, factor):
+  plain, shifted = (
+    times(TimeDistribution(name, shift=f), 1000) for f in (1.0, factor)
+  )
+  expected = schedule.shift(plain, factor)
+  np.testing.assert_allclose(shifted, expected, rtol=1e-6)
+  assert np.all((shifted < plain) == (factor > 1))  # Above 1 towards noise.
+
+
+def test_a_third_is_the_shift_3_of_the_original():
+  plain, shifted = (
+    times(TimeDistribution("uniform", shift=f), 1000) for f in (1.0, 1 / 3)
+  )
+  np.testing.assert_allclose(shifted, 3 * plain / (1 + 2 * plain), rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["uniform", "logit_normal"])
+def test_larger_samples_get_noisier_times(name):
+  base, factor = 64, 1.5
+  keys = jax.random.split(jax.random.key(0), 6).reshape(2, 3)
+  tokens = np.array([[16, 64, 256], [1, 100, 4096]])
+  plain = TimeDistribution(name).sample(keys)
+  found = TimeDistribution(name, shift=factor, base_tokens=base).sample(
+    keys, tokens
+  )
+  f = factor * np.sqrt(tokens / base)
+  np.testing.assert_allclose(found, plain / (plain + f - f * plain), rtol=1e-5)
+  of_one = jnp.broadcast_to(keys[0, 0], (5,))
+  rising = TimeDistribution(name, base_tokens=base).sample(
+    of_one, np.array([4, 16, 64, 256, 1024])
+  )
+  assert np.all(np.diff(rising) < 0)
+  np.testing.assert_allclose(rising[2], plain[0, 0], rtol=1e-6)
+
+
+def test_a_place_without_a_sample_gets_a_finite_time():
+  keys = jax.random.split(jax.random.key(0), 100)
+  distribution = TimeDistribution("uniform", base_tokens=64)
+  drawn = distribution.sample(keys, np.zeros(100, int))
+  assert np.all((drawn >= 0) & (drawn <= 1))
+
+
+@pytest.mark.parametrize(
+  ("fields", "message"),
+  [
+    (dict(shift=0.0), r"shift = 0\.0 must be positive"),
+    (dict(shift=float("inf")), "shift = inf must be"),
+    (dict(low=0.5, high=0.5), r"low = 0\.5 and high = 0\.5: 0 <= low < high"),
+    (dict(high=1.5), r"high = 1\.5"),
+    (
+      dict(name="logit_normal", low=0.1),
+      r"low = 0\.1 .*'logit_normal' has mean",
+    ),
+    (dict(base_tokens=-1), r"base_tokens = -1: .* 0 for one shift"),
+    (dict(std=0.0), r"std = 0\.0"),
+  ],
+)
+def test_numbers_that_make_no_distribution_are_refused(fields, message):
+  with pytest.raises(ValueError, match=message):
+    TimeDistribution(**dict(name="uniform") | fields)
+
+
+def test_sizes_are_needed_where_the_shift_goes_by_them():
+  keys = jax.random.split(jax.random.key(0), 2)
+  with pytest.raises(ValueError, match=r"base_tokens = 64: .*give tokens"):
+    TimeDistribution("uniform", base_tokens=64).sample(keys)
+
+
 SEGMENTS = np.array([[1, 1, 1, 2, 2, 3, 0, 0], [1, 2, 2, 2, 2, 2, 2, 0]])
 SEPARATORS = np.array([[0, 0, 1, 0, 1, 0, 0, 0], [0, 0, 0, 1, 0, 0, 1, 0]])
 REAL = (SEGMENTS > 0) & (SEPARATORS == 0)
@@ -76,6 +167,10 @@ def test_per_sample_equals_a_loop_over_samples():
   losses, exists = per_sample(ERROR, REAL, SEGMENTS, N)
   np.testing.assert_allclose(losses, by_hand(ERROR), rtol=1e-6)
   assert exists.tolist() == [[True] * 3 + [False], [True] * 2 + [False] * 2]
+
+
+def test_sizes_count_the_tokens_of_each_sample():
+  assert sizes(SEGMENTS, N).tolist() == [[3, 2, 1, 0], [1, 6, 0, 0]]
 
 
 def test_padding_and_separators_do_not_count():

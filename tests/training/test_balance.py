@@ -12,6 +12,7 @@ from etils import epath
 
 from lumina_jax import train as training
 from lumina_jax.flow.loss import TimeDistribution
+from lumina_jax.flow.objective import Objective
 from lumina_jax.tokens import Condition, Tokens
 from lumina_jax.training import metrics
 from lumina_jax.training import step as steps
@@ -21,7 +22,9 @@ RATE = 0.1
 
 
 class Network:
-  """Velocity a x; balance b, which nothing else depends on."""
+  """Predicts a x; balance b, which nothing else depends on."""
+
+  objective = Objective()
 
   def __init__(self, weight):
     self.model = types.SimpleNamespace(balance_weight=weight)
@@ -29,11 +32,11 @@ class Network:
   def encode(self, params, condition):
     return condition
 
-  def velocity(self, params, tokens, condition):
+  def prediction(self, params, tokens, condition):
     assert not self.model.balance_weight
     return params["a"] * tokens.patches
 
-  def velocity_and_balance(self, params, tokens, condition):
+  def prediction_and_balance(self, params, tokens, condition):
     assert self.model.balance_weight
     return params["a"] * tokens.patches, params["b"]
 
