@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from lumina_jax.backbone.rope import Rescale, Watershed
+from lumina_jax.backbone.rope import RopeScaling
 from lumina_jax.extrapolation import Extrapolation
 from lumina_jax.flow import guidance, ode
 from lumina_jax.flow.noise import token_noise
@@ -116,7 +116,7 @@ class Request(NamedTuple):
   guidance_scale: jax.Array
   guided: jax.Array
   times: jax.Array
-  positions: Rescale | Watershed | None = None
+  positions: RopeScaling | None = None
   start: jax.Array | None = None
 
 

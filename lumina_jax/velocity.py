@@ -18,7 +18,7 @@ from jax.core import Tracer
 
 from lumina_jax import packing
 from lumina_jax.backbone import DiT, ModelConfig
-from lumina_jax.backbone.rope import Rescale, Watershed
+from lumina_jax.backbone.rope import RopeScaling
 from lumina_jax.tokens import Condition, Grid, Tokens
 
 Latents = Any  # One array f32[B, *shape, C], or a list of f32[*shape, C].
@@ -33,7 +33,7 @@ def predict_velocity(
   text: Any = None,
   text_mask: Any = None,
   label: Any = None,
-  rope: Rescale | Watershed | None = None,
+  rope: RopeScaling | None = None,
   proportional_attention_base: float | None = None,
 ) -> Latents:
   """The velocity x_1 - x_0 that the network predicts at x_t.
@@ -56,8 +56,8 @@ def predict_velocity(
       network was trained with all of them, padding included.
     label: `i32[B]` of a class-conditional network; `cfg.num_labels` is the
       null class.
-    rope: how to stretch positions beyond the trained size: `Rescale` (linear,
-      NTK) or `Watershed`, of numbers or of `f32[B]`; None = not at all.
+    rope: how to stretch positions beyond the trained size, each of its numbers
+      one for all or `f32[B]`; None = as `cfg` says.
     proportional_attention_base: tokens of the trained size; scores of
       self-attention are then multiplied by sqrt(log_base(tokens)), with the
       sample's own number of tokens, separators included (Lumina-Next, 2.1).
@@ -84,13 +84,7 @@ def predict_velocity(
       attention_scale=_attention_scale(grids, proportional_attention_base)
     )
   if rope is not None:
-    if not isinstance(rope, (Rescale, Watershed)):
-      raise ValueError(f"rope = {rope!r}: Rescale(...) or Watershed(...)")
-    scales = (_each(x, count, "rope", np.float32) for x in rope)
-    rates = type(rope)(*scales).rates(
-      condition.time, cfg.head_dim, cfg.position_axes, cfg.rope_theta
-    )
-    condition = condition._replace(rope_rates=rates)
+    condition = condition._replace(rope_rates=_rates(cfg, rope, condition.time))
   rows = packing.first_fit(
     [(grid.num_tokens,) for grid in grids], (_ladder(grids),)
   )
@@ -147,6 +141,22 @@ def _each(value: Any, count: int, name: str, dtype: Any) -> Any:
       f"{name} has shape {value.shape}; expected one number, or {count}"
     )
   return jnp.broadcast_to(value.astype(dtype), (count,))
+
+
+def _rates(cfg: ModelConfig, rope: RopeScaling, time: Any) -> jax.Array:
+  """`f32[B, K/2]` at times `f32[B]`."""
+  if not isinstance(rope, RopeScaling):
+    raise ValueError(f"rope = {rope!r}: expected a RopeScaling")
+
+  def each(path, value):
+    name = f"rope{jax.tree_util.keystr(path)}"
+    return _each(value, len(time), name, np.float32)
+
+  def is_list(value):
+    return isinstance(value, (list, tuple))
+
+  rope = jax.tree.map_with_path(each, rope, is_leaf=is_list)
+  return rope.rates(time, cfg.head_dim, cfg.position_axes, cfg.rope_theta)
 
 
 def _labels(cfg: ModelConfig, label: Any, count: int) -> Any:

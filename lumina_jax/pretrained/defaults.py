@@ -27,7 +27,7 @@ def sampling(model: ModelConfig, side: int) -> SamplingConfig:
   if model.text_width:
     lines = 2 * patches if model.separators else 0  # As the original counts.
     beyond = Extrapolation(
-      rule="ntk" if model.raster else "watershed",
+      rule="ntk_plain" if model.raster else "watershed",
       side=side,
       base_tokens=patches**2 + lines,
       below=model.raster,

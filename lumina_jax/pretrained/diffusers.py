@@ -101,8 +101,16 @@ def save(
   files that they came from.
 
   Raises:
-    ValueError: if a part is missing, or diffusers has no class for the network.
+    ValueError: if a part is missing, diffusers has no class for the network, or
+      its pipeline would not sample what the network was trained for.
   """
+  objective = pipe.network.objective
+  if not objective.published:
+    raise ValueError(
+      f"this network was trained with {objective.summary}, and diffusers' "
+      f"{PIPELINES[0]} follows a velocity on the path 'linear'; save it with "
+      "layout='lumina_jax'"
+    )
   for name, there in (
     ("vae", pipe.vae),
     ("text_encoder", pipe.files.get("text_encoder")),
@@ -144,7 +152,8 @@ def save(
 def _set_side(path: pathlib.Path, pipe: LuminaPipeline) -> None:
   values = read_json(path)
   beyond = pipe.sampling.beyond
-  values["sample_size"] = beyond.side if beyond else pipe.sampling.height
+  side = beyond.side if beyond else 0  # 0: not one square for all.
+  values["sample_size"] = side or pipe.sampling.height
   _json(path, values)
 
 

@@ -12,7 +12,7 @@ from interop.families import FAMILIES, NEXT, random_params, small
 from lumina_jax import velocity
 from lumina_jax.attention import kernels, library
 from lumina_jax.backbone.config import NEXT_IMAGENET
-from lumina_jax.backbone.rope import Rescale, Watershed
+from lumina_jax.backbone.rope import RopeScaling
 from lumina_jax.velocity import predict_velocity
 
 # Shallow: nearly all of the time goes to compiling.
@@ -187,12 +187,14 @@ def test_rules_take_the_place_of_what_the_network_says(label_params):
     return predict_velocity(cfg, label_params, x, time, label=[1, 2], rope=rope)
 
   expected = predict(None)
-  assert_close(predict(Rescale(linear=2.0, ntk=3.0)), expected)
-  assert np.abs(predict(Rescale()) - expected).max() > 1e-3
+  both = RopeScaling("linear", scale=2.0, base_factor=3.0)
+  assert_close(predict(both), expected)
+  assert np.abs(predict(RopeScaling("none")) - expected).max() > 1e-3
   # Linear before the watershed and NTK from there on, for each by its time.
-  split = predict(Watershed(np.float32([2, 3])), np.float32([0.2, 0.3]))
-  assert_close(split[0], predict(Rescale(linear=2.0), 0.2)[0])
-  assert_close(split[1], predict(Rescale(ntk=3.0), 0.3)[1])
+  rule = RopeScaling("watershed", scale=[2, 3])
+  split = predict(rule, np.float32([0.2, 0.3]))
+  assert_close(split[0], predict(RopeScaling("linear", 2.0), 0.2)[0])
+  assert_close(split[1], predict(RopeScaling("ntk_plain", 3.0), 0.3)[1])
 
 
 @pytest.mark.slow
@@ -275,9 +277,14 @@ def test_rows_are_of_eight_lengths_an_octave_and_waste_an_eighth():
     ),
     (dict(text_mask=[[1, 1, 1, 1, 0]]), "(1, 5); expected (2, 5)"),
     (dict(label=[1, 2]), "label: this network knows no classes"),
-    (dict(rope=2.0), "rope = 2.0: Rescale(...) or Watershed(...)"),
-    (dict(rope=(2.0, 1.0)), "rope = (2.0, 1.0): Rescale(...) or Watersh"),
-    (dict(rope=Rescale(linear=TIME)), "rope has shape (3,)"),
+    (dict(rope=2.0), "rope = 2.0: expected a RopeScaling"),
+    (dict(rope="yarn"), "rope = 'yarn': expected a RopeScaling"),
+    (dict(rope=RopeScaling("linear", TIME)), "rope.scale has shape (3,)"),
+    (
+      dict(rope=RopeScaling("watershed", 2.0, watershed=[0.1, 0.2, 0.3])),
+      "rope.watershed has shape (3,); expected one number, or 2",
+    ),
+    (dict(rope=RopeScaling("yarn", 2.0)), "rule 'yarn' needs trained"),
     (dict(proportional_attention_base=1), "proportional_attention_base = 1"),
   ],
 )

@@ -16,7 +16,7 @@ from interop.families import (
   state_dict,
 )
 
-from lumina_jax.backbone.rope import Rescale
+from lumina_jax.backbone.rope import RopeScaling
 from lumina_jax.convert import convert
 from lumina_jax.interop import load_pytorch, save_pytorch
 from lumina_jax.velocity import predict_velocity
@@ -183,7 +183,8 @@ def test_diffusers_loads_what_we_save(tmp_path, pair):
 def test_stretched_positions_are_theirs(gqa, factors):
   found, cfg, params = gqa
   expected = theirs(found, *factors)
-  assert_close(ours(cfg, params, rope=Rescale(*factors)), expected)
+  rope = RopeScaling("linear", *factors)
+  assert_close(ours(cfg, params, rope=rope), expected)
   if factors != (1.0, 1.0):
     assert np.abs(expected - theirs(found)).max() > 1e-3
 

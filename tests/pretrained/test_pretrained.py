@@ -234,7 +234,7 @@ def test_flag_dit_reads_with_llama(folder, tmp_path):
     tiny.WIDTH, hidden="last", max_tokens=128, add_eos=True
   )
   beyond = pipe.sampling.beyond
-  assert (beyond.rule, beyond.base_tokens) == ("ntk", 4 * 4 + 2 * 4)
+  assert (beyond.rule, beyond.base_tokens) == ("ntk_plain", 4 * 4 + 2 * 4)
   assert np.ptp(pipe(**CALL, height=16, width=24).images[0]) > 20
   with pytest.raises(ValueError, match="text-to-image Next-DiT only"):
     pipe.save_pretrained(tmp_path / "saved", layout="diffusers")
