@@ -27,10 +27,9 @@ from absl import app, flags
 from flax import linen as nn
 from jax.experimental import topologies
 
-from lumina_jax import pictures, presets, sampler
+from lumina_jax import pictures, sampler, time_grid
 from lumina_jax.backbone import PUBLISHED
 from lumina_jax.encoders import language, vae
-from lumina_jax.flow import ode
 from lumina_jax.interop.language_config import language_config
 from lumina_jax.network import Network
 from lumina_jax.parallel.mesh import MeshConfig, make_mesh, replicated
@@ -74,10 +73,11 @@ def programs(pixels: int) -> dict[str, tuple[Any, tuple]]:
     0,
     sampling.guidance_scale,
   )
-  times = presets.times(sampling)
+  times = time_grid.choose(sampling)
   (batch,) = pictures.batches([picture], network, sampling, times)
-  solver = ode.solver(sampling.solver)
-  sample = functools.partial(sampler.sample, network=network, solver=solver)
+  sample = functools.partial(
+    sampler.sample, network=network, solver=sampling.method
+  )
   boxed = jax.eval_shape(network.init, jax.random.key(0))
   return {
     "language model": (

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
+
+import numpy as np
 
 from lumina_jax import inputs, sizes
 from lumina_jax.backbone import ModelConfig
@@ -12,26 +14,71 @@ from lumina_jax.sampler import SamplingConfig
 from lumina_jax.spelling import Spell
 from lumina_jax.tokens import Grid
 
-Of = tuple[ModelConfig, SamplingConfig, int]
+
+class Of(NamedTuple):
+  """What draws.
+
+  Attributes:
+    model: the backbone.
+    sampling: its rules of sizes.
+    vae: between pixels and latents; None = it draws pixels.
+  """
+
+  model: ModelConfig
+  sampling: SamplingConfig
+  vae: Any = None
+
+  @property
+  def factor(self) -> int:
+    """Pixels along a side of a latent."""
+    return self.vae.cfg.factor if self.vae else 1
+
+  @property
+  def channels(self) -> int:
+    """Of its pixels."""
+    return self.vae.cfg.channels if self.vae else self.model.channels
+
+  def encode(self, image: np.ndarray | None) -> np.ndarray | None:
+    """Pixels `f32[H, W, channels]` in [-1, 1] -> what the backbone draws."""
+    if image is None or self.vae is None:
+      return image
+    return np.asarray(self.vae.encode(image))
 
 
-def grids(of: Of, prompts: Sequence[str], size: tuple[Any, Any]) -> list[Grid]:
+def grids(
+  of: Of,
+  prompts: Sequence[str],
+  size: tuple[Any, Any],
+  images: Sequence[np.ndarray | None] | None = None,
+) -> list[Grid]:
   """The layout of each prompt's pictures.
 
   Args:
-    of: the network, its rules of sizes, and pixels along a latent.
+    of: what draws, by its rules of sizes.
     prompts: that the rules may read sizes off.
     size: height and width in pixels, each one, one for each, or None.
+    images: pictures `f32[H, W, C]` to begin with, whose sizes are then taken.
 
   Raises:
-    ValueError: naming a size that cannot be drawn.
+    ValueError: naming a size that cannot be drawn, or is not the picture's.
   """
   heights, widths = (
     inputs.one_each(side, len(prompts), name)
     for side, name in zip(size, ("height", "width"), strict=True)
   )
+  given = [(n, x) for n, x in enumerate(images or ()) if x is not None]
+  for number, image in given:
+    for sides, own, name in zip(
+      (heights, widths), image.shape, ("height", "width"), strict=False
+    ):
+      if sides[number] not in (None, own):
+        raise ValueError(
+          f"{name}={sides[number]}, but image has {own}: resize it, or leave "
+          f"{name} out"
+        )
+      sides[number] = own
   return [
-    sizes.grid(*of, text, *side)
+    sizes.grid(of.model, of.sampling, of.factor, text, *side)
     for text, *side in zip(prompts, heights, widths, strict=True)
   ]
 
@@ -71,17 +118,22 @@ def pictures(
   negatives = inputs.one_each(negative_prompt or "", count, "negative_prompt")
   scales = inputs.numbers(guidance_scale, count, "guidance_scale")
   seeds = iter(inputs.seeds(start.seed, start.generator, count, each))
-  layouts = grids(of, prompts, size)
-  channels = (of[0].channels,)
+  if start.image is not None and len(of.model.patch) != 2:
+    raise ValueError("image: this pipeline draws videos, not pictures")
+  images = inputs.images(start.image, count, of.channels)
+  layouts = grids(of, prompts, size, images)
+  naturals = [sizes.natural(of.model, of.sampling, text) for text in prompts]
+  channels = (of.model.channels,)
   shapes = [grid.shape + channels for grid in layouts for _ in range(each)]
   starts = iter(inputs.latents(start.latents, shapes))
   # Encoding is not for nothing: without guidance nothing reads the negatives.
   guided = any(scale != 1 for scale in scales)
   spelled = spell(prompts, negatives if guided else None)
+  images = [of.encode(image) for image in images]
   return [
-    Picture(text, grid, *codes, *next(seeds), scale, next(starts))
-    for text, grid, codes, scale in zip(
-      prompts, layouts, spelled, scales, strict=True
+    Picture(text, grid, *codes, *next(seeds), scale, next(starts), *rest)
+    for text, grid, codes, scale, *rest in zip(
+      prompts, layouts, spelled, scales, images, naturals, strict=True
     )
     for _ in range(each)
   ]

@@ -3,35 +3,52 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import numpy as np
 
 from lumina_jax import inputs, output, sampler
 from lumina_jax import pictures as picture_batches
-from lumina_jax.flow import ode
+from lumina_jax.flow.ode import Solver, State
+from lumina_jax.flow.solvers import on_path
 from lumina_jax.network import Network, Params
 from lumina_jax.parallel.mesh import divisors
 from lumina_jax.pictures import Batch, Picture
 from lumina_jax.sampler import SamplingConfig
+from lumina_jax.time_grid import TimeGrid
 
 if TYPE_CHECKING:
   from lumina_jax.pipeline import LuminaPipeline
 
-# (step, time after it, latents by picture) -> latents to go on with, or None.
-OnStep = Callable[[int, float, dict[int, np.ndarray]], Any]
+# (step, times after it and latents, by picture) -> latents to go on with, or
+# None.
+OnStep = Callable[[int, dict[int, float], dict[int, np.ndarray]], Any]
+
+
+class Drawn(NamedTuple):
+  """A picture, and what it took.
+
+  Attributes:
+    image: `f32[H, W, C]`.
+    evaluations: of the velocity, by the batch that it was drawn in.
+    behind: whether the solver gave up before the end.
+  """
+
+  image: np.ndarray
+  evaluations: int
+  behind: bool = False
 
 
 def images(
   pipe: LuminaPipeline,
   pictures: Sequence[Picture],
   sampling: SamplingConfig,
-  times: jax.Array,
+  times: TimeGrid,
   on_step: OnStep | None,
   progress: Callable[[int, int], None] | None,
   decode: bool,
-) -> list[np.ndarray]:
+) -> list[Drawn]:
   """Draws pictures with the parts of a pipeline.
 
   Args:
@@ -44,25 +61,31 @@ def images(
     decode: whether its autoencoder makes pixels of latents.
 
   Returns:
-    Pixels or latents `f32[H, W, C]` of each picture, in order.
+    Each picture in order, of pixels or latents.
 
   Raises:
     FloatingPointError: naming a picture that is none.
   """
-  found: dict[int, np.ndarray] = {}
+  found: dict[int, Drawn] = {}
   with pipe.devices():
     for drawn in draw(
       pipe.params, pipe.network, pictures, sampling, times, on_step
     ):
-      for number, image in drawn.items():
+      for number, (image, evaluations, behind) in drawn.items():
         of = pictures[number]
         what = f"picture {number} ({of.prompt!r}, seed {of.seed})"
         output.check_finite(image, what, pipe.dtype)
+        if behind:
+          raise FloatingPointError(
+            f"{what}: {sampling.solver} did not arrive within {evaluations} "
+            "evaluations; allow larger errors by rtol and atol, or take a "
+            "solver of fixed steps"
+          )
         if decode:
           image = pipe.vae.decode(image, tile=pipe.vae_tile or None)
           image = np.asarray(image)
           output.check_finite(image, f"{what}, decoded", pipe.vae.cfg.dtype)
-        found[number] = image
+        found[number] = Drawn(image, evaluations)
       if progress:
         progress(len(found), len(pictures))
   return [found[number] for number in range(len(pictures))]
@@ -73,9 +96,9 @@ def draw(
   network: Network,
   pictures: Sequence[Picture],
   sampling: SamplingConfig,
-  times: jax.Array,
+  times: TimeGrid,
   on_step: OnStep | None = None,
-) -> Iterator[dict[int, np.ndarray]]:
+) -> Iterator[dict[int, Drawn]]:
   """Solves for every picture.
 
   Args:
@@ -83,61 +106,71 @@ def draw(
     network: predicts the velocity.
     pictures: to draw.
     sampling: solver, rows and the rest.
-    times: grid of the solver.
+    times: grids of the solver.
     on_step: sees each step; the host then waits for each, and a program of one
       step runs in place of one of all of them.
 
   Yields:
-    For each batch, latents `f32[H, W, C]` by the number of their picture.
+    For each batch, latents and what was done for them, by the number of their
+    picture.
   """
-  solver = ode.solver(sampling.solver)
+  solver = on_path(sampling.method, network.objective.of)
   for batch in picture_batches.batches(
     pictures, network, sampling, times, divisors()
   ):
     if on_step is None:
-      patches = sampler.sample(
+      state = sampler.sample(
         params, batch.request, network=network, solver=solver
       )
     else:
-      patches = _stepwise(params, network, batch, solver, on_step)
-    yield batch.cut(np.asarray(patches))
+      state = _stepwise(params, network, batch, solver, on_step)
+    evaluations, behind = int(state.evaluations), batch.each(state.behind)
+    yield {
+      number: Drawn(image, evaluations, bool(behind[number]))
+      for number, image in batch.cut(np.asarray(state.x)).items()
+    }
 
 
 def _stepwise(
   params: Params,
   network: Network,
   batch: Batch,
-  solver: ode.Tableau,
+  solver: Solver,
   on_step: OnStep,
-) -> jax.Array:
-  request, times = batch.request, np.asarray(batch.request.times)
-  x = request.start
-  if x is None:
-    x = np.asarray(sampler.noise(request, network=network))
+) -> State:
+  request, times = batch.request, batch.request.times
+  how = dict(network=network, solver=solver)
+  state = sampler.begin(request, **how)
   for step in range(len(times) - 1):
-    one = request._replace(start=x, times=times[step : step + 2])
-    x = sampler.sample(params, one, network=network, solver=solver)
+    one = request._replace(times=times[step : step + 2])
     # From the host each time: what comes from a device would compile anew.
-    x = np.asarray(x)
-    changed = on_step(step, float(times[step + 1]), batch.cut(x))
+    state = jax.tree.map(np.asarray, state)
+    state = sampler.advance(params, one, state, **how)
+    latents = batch.cut(np.asarray(state.x))
+    changed = on_step(step, batch.each(times[step + 1]), latents)
     if changed is not None:
-      x = batch.paste(changed)
-  return x
+      state = state._replace(x=batch.paste(changed))
+  return state
 
 
-def callback_on_step_end(
-  pipeline: Any, callback: Callable[..., Any], names: Sequence[str]
-) -> OnStep:
-  """A callback of diffusers' kind as one of ours.
+def watcher(
+  pipeline: Any,
+  callback: Callable[..., Any] | None,
+  of_diffusers: Callable[..., Any] | None,
+  names: Sequence[str],
+) -> OnStep | None:
+  """One of two kinds of callbacks as ours.
 
   Args:
-    pipeline: that it is shown.
-    callback: takes (pipeline, step, time, {"latents": [...]}) and may return
-      such a dict with other latents.
-    names: what it asks for.
+    pipeline: that the second kind is shown.
+    callback: takes (step, time of the first picture, list of latents) and may
+      return such a list.
+    of_diffusers: takes (pipeline, step, time, {"latents": [...]}) and may
+      return such a dict.
+    names: what the second kind asks for.
 
   Raises:
-    ValueError: if that is more than latents.
+    ValueError: if there are both, or that is more than latents.
   """
   names = [names] if isinstance(names, str) else names
   if unknown := set(names) - {"latents"}:
@@ -145,17 +178,26 @@ def callback_on_step_end(
       f"callback_on_step_end_tensor_inputs {sorted(unknown)}: there are "
       "'latents' only"
     )
+  if callback is not None and of_diffusers is not None:
+    raise ValueError("callback and callback_on_step_end: give one of them")
+  if callback is None and of_diffusers is None:
+    return None
 
-  def on_step(step, time, latents):
-    shown = {"latents": list(latents.values())} if names else {}
-    answer = callback(pipeline, step, time, shown)
-    if not answer or answer.get("latents") is None:
+  def call(step, time, latents):
+    if callback is not None:
+      return callback(step, time, latents)
+    shown = {"latents": latents} if names else {}
+    return (of_diffusers(pipeline, step, time, shown) or {}).get("latents")
+
+  def on_step(step, times, latents):
+    answer = call(step, next(iter(times.values())), list(latents.values()))
+    if answer is None:
       return None
     shapes = [old.shape for old in latents.values()]
     try:
-      values = inputs.latents(answer["latents"], shapes)
+      values = inputs.latents(answer, shapes)
     except ValueError as error:
-      raise ValueError(f"callback_on_step_end returned {error}") from error
+      raise ValueError(f"the callback returned {error}") from error
     return dict(zip(latents, values, strict=True))
 
   return on_step

@@ -31,6 +31,8 @@ USAGE = 'usage: lumina infer "A snowman" [OUTPUT_DIR] [--flag=value ...]'
 PRECISIONS = {"bf16": "bfloat16", "fp32": "float32"}
 OF_CKPT = ("ckpt_lm", "vae", "ema")
 SCALING = ("ntk_scaling", "scaling_method", "scaling_watershed")
+# What the settings file knows too, by its names.
+OWN = ("num_inference_steps", "solver", "shift", "proportional_attention")
 
 
 def positional(
@@ -107,7 +109,7 @@ def choose(args: Any) -> Settings:
     "num_sampling_steps": points,
     "solver": args.solver,
     "t_shift": args.shift,
-    "proportional_attn": args.proportional_attn,
+    "proportional_attn": args.proportional_attention,
     **{name: getattr(args, name) for name in SCALING},
   }
   given = {name: value for name, value in given.items() if value is not None}
@@ -165,15 +167,22 @@ def load(args: Any, chosen: Settings) -> tuple[LuminaPipeline, str]:
   return pipe, chosen.ckpt or "digits"
 
 
-def sampling(own: SamplingConfig, chosen: Settings) -> SamplingConfig:
+def sampling(
+  own: SamplingConfig, chosen: Settings, how: presets.How | None = None
+) -> SamplingConfig:
   """How to sample: as the pipeline does, but for what was chosen.
 
-  What does not concern its network gets a warning: a settings file is often
-  that of another one.
+  What of the settings does not concern its network gets a warning: a file is
+  often that of another one.
+
+  Args:
+    own: of the pipeline.
+    chosen: the settings.
+    how: what they do not know.
   """
   beyond = own.beyond
-  known = {"ntk": SCALING[:1], "watershed": SCALING[1:], None: ()}
-  known = known[beyond.rule if beyond else None]
+  known = {"ntk_plain": SCALING[:1], "watershed": SCALING[1:]}
+  known = known.get(beyond.rule, ()) if beyond else ()
   known += ("proportional_attn",) if beyond else ()
   unused = [
     name
@@ -186,16 +195,17 @@ def sampling(own: SamplingConfig, chosen: Settings) -> SamplingConfig:
       "not used",
       ", ".join(unused),
     )
-  changes = {
+  how = (how or {}) | {
     "num_inference_steps": chosen.num_inference_steps,
     "solver": chosen.solver,
     "shift": chosen.t_shift,
+    "rtol": chosen.rtol,
+    "atol": chosen.atol,
+    "proportional_attention": chosen.proportional_attn if beyond else None,
   }
   if "scaling_watershed" in known:
-    changes["watershed"] = chosen.scaling_watershed
-  if beyond:
-    changes["proportional"] = chosen.proportional_attn
-  found = presets.choose(own, None, {}, changes)
+    how["scaling_watershed"] = chosen.scaling_watershed
+  found = presets.choose(own, None, {}, how)
   off = {
     "ntk_scaling": chosen.ntk_scaling is False,
     "scaling_method": chosen.scaling_method == settings.NO_SCALING,
@@ -227,7 +237,8 @@ def main(argv: list[str]) -> None:
   print(f"device: {device.device_kind} ({device.platform})", flush=True)
   began = time.monotonic()
   pipe, name = load(args, chosen)
-  pipe.sampling = sampling(pipe.sampling, chosen)
+  more = {k: x for k, x in sample.how(args).items() if k not in OWN}
+  pipe.sampling = sampling(pipe.sampling, chosen, more)
   count = sample.parameters(pipe)
   print(f"{count / 1e6:,.1f} M parameters, {pipe.dtype}", flush=True)
   sample.encode(pipe, asked)
@@ -274,7 +285,6 @@ def run() -> None:
     None,
     "Points of time, as the original counts: N points are N - 1 steps.",
   )
-  truth("proportional_attn", None, "Scale attention by the picture's size.")
   truth("ntk_scaling", None, "Flag-DiT: stretch beyond trained sizes.")
   flags.DEFINE_enum(
     "scaling_method",
@@ -286,6 +296,7 @@ def run() -> None:
   sample.define_flags()
   flags.DEFINE_alias("cfg_scale", "guidance_scale")
   flags.DEFINE_alias("t_shift", "shift")
+  flags.DEFINE_alias("proportional_attn", "proportional_attention")
   flags.adopt_module_key_flags(sample)  # So that --help lists them.
   entry_point.run(main)
 

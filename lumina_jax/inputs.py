@@ -8,6 +8,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+STRENGTH = 0.6  # Of a call that names a picture and no strength.
+
 
 def prompts(prompt: Any, name: str = "prompt") -> list[str]:
   """One prompt or several, as a list.
@@ -82,6 +84,19 @@ def whole(value: Any, name: str) -> int:
   return int(found)
 
 
+def interval(value: Any, name: str) -> tuple[float, float]:
+  """Two finite numbers.
+
+  Raises:
+    ValueError: naming what it is instead.
+  """
+  found = value if isinstance(value, Sequence) else np.ravel(value)
+  if len(found) != 2 or isinstance(found, str):
+    raise ValueError(f"{name} = {value!r}: two numbers, as (0.0, 0.5)")
+  first, last = (number(x, name) for x in found)
+  return first, last
+
+
 def seeds(
   seed: Any, generator: Any, count: int, each: int = 1
 ) -> list[tuple[int, int]]:
@@ -137,11 +152,13 @@ class Start(NamedTuple):
     seed: of the noise, one or one for each prompt; None = 0.
     generator: in place of a seed, as in diffusers.
     latents: in place of noise, `f32[N, H, W, C]` or a list of `f32[H, W, C]`.
+    image: a picture that it begins with a part of, or one for each prompt.
   """
 
   seed: Any = None
   generator: Any = None
   latents: Any = None
+  image: Any = None
 
 
 def as_float32(x: Any, name: str) -> np.ndarray:
@@ -194,6 +211,72 @@ def features(embeds: Any, mask: Any, width: int, name: str) -> list[np.ndarray]:
         )
       rows[number] = row[keep]
   return rows
+
+
+def strength(value: Any, image: Any) -> float:
+  """How much of a picture is drawn anew; 1 without one.
+
+  Raises:
+    ValueError: if it is none, or there is no picture.
+  """
+  if image is None:
+    if value is not None:
+      raise ValueError(f"strength = {value!r} says how much of image= is drawn")
+    return 1.0
+  found = STRENGTH if value is None else number(value, "strength")
+  if not 0 < found <= 1:
+    raise ValueError(
+      f"strength = {value!r}: above 0 (the picture as it is) and at most 1 "
+      "(all anew)"
+    )
+  return found
+
+
+def images(image: Any, count: int, channels: int) -> list[np.ndarray | None]:
+  """Pictures `f32[H, W, C]` in [-1, 1], one for each prompt, or None for each.
+
+  Args:
+    image: a picture of PIL, `u8[H, W, C]`, or `f32[H, W, C]` in [0, 1], as
+      calls return them; or one for each prompt.
+    count: of prompts.
+    channels: C that the pipeline draws: 1 = grey, 3 = colours.
+
+  Raises:
+    ValueError: if one is no such picture.
+  """
+  if image is None:
+    return [None] * count
+  several = isinstance(image, (list, tuple)) or np.ndim(image) == 4
+  found = [_pixels(one, channels) for one in (image if several else [image])]
+  if len(found) not in (1, count):
+    raise ValueError(f"image: {len(found)} pictures for {count} prompts")
+  return found * count if len(found) == 1 else found
+
+
+def _pixels(image: Any, channels: int) -> np.ndarray:
+  if hasattr(image, "convert"):  # Of PIL.
+    modes = {1: "L", 3: "RGB"}
+    if channels not in modes:
+      raise ValueError(f"image: this pipeline draws {channels} channels")
+    image = np.asarray(image.convert(modes[channels]))
+  values = np.asarray(
+    image.detach().cpu() if hasattr(image, "detach") else image
+  )
+  values = values[..., None] if values.ndim == 2 else values
+  if values.ndim != 3 or values.shape[-1] != channels:
+    raise ValueError(
+      f"image of shape {values.shape}: this pipeline takes (H, W, {channels}), "
+      "channels last"
+    )
+  if values.dtype == np.uint8:
+    return values.astype(np.float32) / 127.5 - 1
+  values = as_float32(values, "image")
+  if not (np.isfinite(values).all() and 0 <= values.min() <= values.max() <= 1):
+    raise ValueError(
+      f"image with values from {values.min():g} to {values.max():g}: bytes, or "
+      "numbers from 0 to 1"
+    )
+  return values * 2 - 1
 
 
 def latents(

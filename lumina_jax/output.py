@@ -15,9 +15,16 @@ from PIL import Image
 
 @dataclasses.dataclass(frozen=True)
 class Output:
-  """Attributes: images, one for each prompt times num_images_per_prompt."""
+  """What a call returns.
+
+  Attributes:
+    images: one for each prompt times num_images_per_prompt.
+    evaluations: of the velocity for each picture, by the batch that it was in;
+      guidance asks the network for two branches in each.
+  """
 
   images: list[Any]
+  evaluations: list[int] = dataclasses.field(default_factory=list)
 
   def __getitem__(self, index: int) -> list[Any]:
     """As a tuple of one, which return_dict=False gives."""

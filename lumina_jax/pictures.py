@@ -6,16 +6,18 @@ B rows, N samples a row, S text tokens a row, C channels, P patch.
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-import jax
 import numpy as np
 
 from lumina_jax import packing
 from lumina_jax.backbone import ModelConfig
+from lumina_jax.flow.guidance import Guidance
 from lumina_jax.network import Network
 from lumina_jax.sampler import Request, SamplingConfig
+from lumina_jax.time_grid import TimeGrid
 from lumina_jax.tokens import Grid
 
 WORDS = 64  # Text of rows without a ladder is rounded up to a multiple of it.
@@ -35,6 +37,10 @@ class Picture:
     number: among the pictures of one prompt; with the seed it fixes the noise.
     guidance_scale: 1 = none.
     start: latents `f32[H, W, C]` in place of the noise.
+    image: latents `f32[H, W, C]` of the picture that the solve begins with a
+      part of; None = with noise alone.
+    natural: layout at the size that the network was trained to draw it at; None
+      = the same for all, see `Extrapolation`.
   """
 
   prompt: str
@@ -45,6 +51,8 @@ class Picture:
   number: int
   guidance_scale: float
   start: np.ndarray | None = None
+  image: np.ndarray | None = None
+  natural: Grid | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,6 +81,15 @@ class Batch:
       patches[row, start:stop] = grid.tokenize(latents[number])
     return patches
 
+  def each(self, values: np.ndarray) -> dict[int, Any]:
+    """Values of samples `[B, N]` by picture number."""
+    values = np.asarray(values)
+    return {
+      number: values[b, n].item()
+      for b, row in enumerate(self.rows)
+      for n, (number, _) in enumerate(row)
+    }
+
   def _places(self) -> Iterator[tuple[int, int, int, int, Grid]]:
     for row, pictures in enumerate(self.rows):
       start = 0
@@ -86,7 +103,7 @@ def batches(
   pictures: Sequence[Picture],
   network: Network,
   sampling: SamplingConfig,
-  times: jax.Array,
+  times: TimeGrid,
   divisors: tuple[int, int] = (1, 1),
 ) -> Iterator[Batch]:
   """Packs pictures into rows, and rows into batches of one shape a rung.
@@ -119,9 +136,10 @@ def batches(
     placed = [[(i, pictures[i].grid) for i in row] for row in taken]
     request = _request(chosen, network, sampling, rung, guided, times)
     batch = Batch(request, placed)
-    if pictures[0].start is not None:
-      given = {i: p.start for i, p in enumerate(pictures)}
-      request = request._replace(start=batch.paste(given))
+    for name in ("start", "image"):
+      given = {i: getattr(p, name) for i, p in enumerate(pictures)}
+      if given[0] is not None:
+        request = request._replace(**{name: batch.paste(given)})
     yield Batch(request, placed)
 
 
@@ -143,7 +161,7 @@ def _request(
   sampling: SamplingConfig,
   rung: tuple[int, int, int],
   guided: bool,
-  times: jax.Array,
+  times: TimeGrid,
 ) -> Request:
   length, words, samples = rung
   model, width = network.model, network.code_width
@@ -164,9 +182,11 @@ def _request(
 
   scale, positions = None, None
   if beyond := sampling.beyond:
-    scale = each(lambda p: beyond.attention_scale(p.grid), np.float32, 1)
-    stretch = each(lambda p: beyond.stretch(p.grid), np.float32, 1)
-    positions = beyond.positions(stretch)
+    scale, stretch, trained = (
+      each(lambda p, of=of: of(p.grid, p.natural), np.float32, 1)
+      for of in (beyond.attention_scale, beyond.stretch, beyond.trained)
+    )
+    positions = beyond.positions(stretch, trained)
 
   def condition(field):
     texts = [[getattr(p, field) for p in row] for row in rows]
@@ -181,11 +201,36 @@ def _request(
     condition=condition("text"),
     negative=condition("negative") if guided else None,
     seeds=each(lambda p: p.seed, np.uint32),
-    guidance_scale=each(lambda p: p.guidance_scale, np.float32),
-    guided=guided_values(model, sampling.guidance_channels),
-    times=times,
+    guidance=_guidance(model, sampling, each),
+    times=_times(rows, samples, times),
     positions=positions,
   )
+
+
+def _guidance(model, sampling, each) -> Guidance:
+  start, stop = sampling.guidance_interval
+  always = (start, stop) == (0, 1)
+  constant = functools.partial(each, dtype=np.float32, otherwise=1)
+  return Guidance(
+    # Of slots without a picture 1, so that they never ask for guidance.
+    scale=constant(lambda p: p.guidance_scale),
+    start=None if always else constant(lambda p: start),
+    stop=None if always else constant(lambda p: stop),
+    renorm=constant(lambda p: sampling.guidance_renorm or np.inf),
+    channels=guided_values(model, sampling.guidance_channels),
+  )
+
+
+def _times(
+  rows: list[list[Picture]], samples: int, times: TimeGrid
+) -> np.ndarray:
+  """`f32[steps + 1, B, N]`; slots without a picture stay at its end."""
+  of = functools.cache(times.of)
+  found = np.ones((times.steps + 1, len(rows), samples), np.float32)
+  for b, row in enumerate(rows):
+    for n, picture in enumerate(row):
+      found[:, b, n] = of(picture.grid.num_tokens)
+  return found
 
 
 def guided_values(model: ModelConfig, channels: int) -> Any:

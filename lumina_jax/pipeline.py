@@ -10,16 +10,25 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Unpack
 
 import jax
 import numpy as np
 
-from lumina_jax import asked, drawing, inputs, output, presets, spelling
+from lumina_jax import (
+  asked,
+  drawing,
+  inputs,
+  output,
+  presets,
+  spelling,
+  time_grid,
+)
 from lumina_jax.network import Network, Params
 from lumina_jax.output import Output
 from lumina_jax.parts import Part
 from lumina_jax.pictures import Picture
+from lumina_jax.presets import How
 from lumina_jax.sampler import SamplingConfig
 from lumina_jax.transformer import Transformer
 
@@ -131,7 +140,16 @@ class LuminaPipeline:
 
   @property
   def transformer(self) -> Transformer:
-    """The backbone alone, to call."""
+    """The backbone alone, to call.
+
+    Raises:
+      ValueError: if it predicts something else than a velocity.
+    """
+    if self.network.objective.prediction != "velocity":
+      raise ValueError(
+        f"this network predicts {self.network.objective.prediction}, no "
+        "velocity; call pipe.network.velocity, which converts it"
+      )
     return Transformer(self.network.model, self.params["backbone"])
 
   @property
@@ -149,16 +167,14 @@ class LuminaPipeline:
     prompt: str | Sequence[str] | None = None,
     *,
     negative_prompt: str | Sequence[str] | None = "",
+    image: Any = None,
+    strength: float | None = None,
     height: int | Sequence[int] | None = None,
     width: int | Sequence[int] | None = None,
-    num_inference_steps: int | None = None,
     guidance_scale: float | Sequence[float] | None = None,
     num_images_per_prompt: int = 1,
     seed: int | Sequence[int] | None = None,
     generator: Any = None,
-    solver: str | None = None,
-    shift: float | None = None,
-    sigmas: Sequence[float] | None = None,
     latents: Any = None,
     prompt_embeds: Any = None,
     prompt_attention_mask: Any = None,
@@ -166,14 +182,14 @@ class LuminaPipeline:
     negative_prompt_attention_mask: Any = None,
     clean_caption: bool | None = None,
     max_sequence_length: int | None = None,
-    scaling_watershed: float | None = None,
-    proportional_attn: bool | None = None,
     compatibility: str | None = None,
     output_type: str = "pil",
     return_dict: bool = True,
+    callback: Callable[..., Any] | None = None,
     callback_on_step_end: Callable[..., Any] | None = None,
     callback_on_step_end_tensor_inputs: Sequence[str] = ("latents",),
     progress: Callable[[int, int], None] | None = None,
+    **how: Unpack[How],
   ) -> Output | tuple[list[Any]]:
     """Makes pictures of prompts.
 
@@ -185,19 +201,18 @@ class LuminaPipeline:
       prompt: one or several, text or the number of a class, as the network
         takes; "" is unconditional.
       negative_prompt: what guidance steers away from, one or one per prompt.
+      image: a picture to begin with in place of pure noise, or one for each
+        prompt: of PIL, `u8[H, W, C]`, or `f32[H, W, C]` in [0, 1].
+      strength: how much of it is drawn anew, above 0 and at most 1, and so the
+        share of the steps that is run; None = 0.6.
       height: in pixels, or latents if there is no vae; one or one per prompt;
-        None: the size rule.
+        None: that of the image, or the size rule.
       width: likewise.
-      num_inference_steps: integration steps.
       guidance_scale: one or one per prompt; 1 is plain sampling, and if all
         are 1 it costs half.
       num_images_per_prompt: pictures of each prompt.
       seed: one or one per prompt; None = 0.
       generator: in place of a seed, as in diffusers; see `inputs.seeds`.
-      solver: "euler", "midpoint", "heun" or "rk4".
-      shift: of the time grid.
-      sigmas: noise levels to step through, from 1 downwards, before the shift;
-        the last step leads to 0.
       latents: to begin with in place of noise, `f32[N, H, W, C]` or a list.
       prompt_embeds: features in place of prompts, `f32[N, S, E]` or a list.
       prompt_attention_mask: `[N, S]`, which of them count; None = all.
@@ -206,17 +221,19 @@ class LuminaPipeline:
       clean_caption: True removes from prompts what web pages leave in them,
         False only blanks and capitals; None: as the network was trained.
       max_sequence_length: tokens of a prompt that count.
-      scaling_watershed: `Extrapolation.watershed`.
-      proportional_attn: `Extrapolation.proportional`.
       compatibility: "diffusers" samples as its LuminaPipeline does.
       output_type: "pil"; "np" for `f32[H, W, C]` in [0, 1]; "uint8"; "latent"
         for what the network drew, `f32[H, W, C]`, neither decoded nor clipped.
       return_dict: False returns `(images,)`.
-      callback_on_step_end: called with (pipeline, step, time, {"latents":
-        list}) after each step of each batch; may return such a dict to go on
-        with. Time runs from 0 (noise) to 1 (data).
-      callback_on_step_end_tensor_inputs: what it is given: "latents".
+      callback: called with (step, t, x) after each step of each batch: the time
+        from 0 (noise) to 1 (data) of its first picture, and a list of latents
+        `f32[H, W, C]`; may return such a list to go on with. The host then
+        waits for each step.
+      callback_on_step_end: likewise as in diffusers, with (pipeline, step, t,
+        {"latents": x}), and may return such a dict.
+      callback_on_step_end_tensor_inputs: what that is given: "latents".
       progress: called with (pictures done, pictures in all) after each batch.
+      **how: solver, steps, times, guidance and positions: see `presets.How`.
 
     Returns:
       `Output` with images in the order of the prompts.
@@ -224,26 +241,19 @@ class LuminaPipeline:
     Raises:
       ValueError: for a size that the patch does not divide or that no rung
         holds, a class that is none, lists of unlike lengths, unknown names, no
-        prompt at all.
-      FloatingPointError: if a picture holds values that are not finite.
+        prompt at all, an image of another size.
+      FloatingPointError: if a picture holds values that are not finite, or an
+        adaptive solver gave up.
     """
     finish = output.kind(output_type)
-    on_step = callback_on_step_end and drawing.callback_on_step_end(
-      self, callback_on_step_end, callback_on_step_end_tensor_inputs
+    on_step = drawing.watcher(
+      self, callback, callback_on_step_end, callback_on_step_end_tensor_inputs
     )
-    sampling = presets.choose(
-      self.sampling,
-      compatibility,
-      self.scheduler,
-      dict(
-        num_inference_steps=num_inference_steps,
-        solver=solver,
-        shift=shift,
-        watershed=scaling_watershed,
-        proportional=proportional_attn,
-      ),
+    sampling = presets.choose(self.sampling, compatibility, self.scheduler, how)
+    strength = inputs.strength(strength, image)
+    times = time_grid.choose(
+      sampling, how.get("schedule"), how.get("sigmas"), strength
     )
-    times = presets.times(sampling, sigmas)
     spell = spelling.speller(
       self, compatibility, clean_caption, max_sequence_length
     )
@@ -261,15 +271,17 @@ class LuminaPipeline:
       width,
       sampling.guidance_scale if guidance_scale is None else guidance_scale,
       num_images_per_prompt,
-      inputs.Start(seed, generator, latents),
+      inputs.Start(seed, generator, latents, image),
       spell,
     )
     decode = self.vae is not None and output_type != output.LATENT
     drawn = drawing.images(
       self, pictures, sampling, times, on_step, progress, decode
     )
-    found = [finish(image) for image in drawn]
-    return Output(found) if return_dict else (found,)
+    found = [finish(picture.image) for picture in drawn]
+    if not return_dict:
+      return (found,)
+    return Output(found, [picture.evaluations for picture in drawn])
 
   def pictures(
     self,
@@ -301,9 +313,12 @@ class LuminaPipeline:
     prompt: str | Sequence[str],
     height: int | Sequence[int] | None = None,
     width: int | Sequence[int] | None = None,
+    image: Any = None,
   ) -> None:
     """Raises ValueError if a call could not draw these sizes."""
-    asked.grids(self._of, inputs.prompts(prompt), (height, width))
+    prompts = inputs.prompts(prompt)
+    images = inputs.images(image, len(prompts), self._of.channels)
+    asked.grids(self._of, prompts, (height, width), images)
 
   def encode_prompt(
     self,
@@ -345,8 +360,7 @@ class LuminaPipeline:
 
   @property
   def _of(self) -> asked.Of:
-    factor = self.vae.cfg.factor if self.vae else 1
-    return self.network.model, self.sampling, factor
+    return asked.Of(self.network.model, self.sampling, self.vae)
 
   def devices(self) -> contextlib.AbstractContextManager:
     """Within it, programs run on the mesh."""

@@ -5,17 +5,13 @@ from __future__ import annotations
 import dataclasses
 import difflib
 from collections.abc import Mapping, Sequence
-from typing import Any
-
-import jax
-import jax.numpy as jnp
+from typing import Any, TypedDict
 
 from lumina_jax import inputs
 from lumina_jax.extrapolation import Extrapolation
-from lumina_jax.flow import schedule
+from lumina_jax.flow.schedule import DIFFUSERS
 from lumina_jax.sampler import SamplingConfig
 
-DIFFUSERS = "diffusers"
 PRESETS = (DIFFUSERS,)
 SCHEDULER_CLASS = "FlowMatchEulerDiscreteScheduler"
 # What its scheduler may be told, and the one value that the preset knows.
@@ -31,39 +27,116 @@ SCHEDULER = {
 }
 
 
+class How(TypedDict, total=False):
+  """How a call samples, where that differs from the pipeline's own way.
+
+  None = as the pipeline does.
+
+  Attributes:
+    num_inference_steps: integration steps.
+    solver: a name of `flow.solvers.SOLVERS`: euler, midpoint, heun, heun3, rk4,
+      rk4_38, ab2, dpm2m, dopri5, sde_euler, sde_heun.
+    schedule: of the times: "uniform", "sigmoid" or "diffusers"; or the times
+      themselves, rising from 0 (noise) to 1 (data), which no shift then moves.
+    shift: of the times; above 1 spends more steps near noise.
+    shift_tokens: tokens for which the shift is meant; 0 = all sizes.
+    sigmas: noise levels to step through, from 1 downwards, before the shift;
+      the last step leads to 0.
+    guidance_interval: times between which guidance acts.
+    guidance_renorm: how many times as long as the conditional velocity the
+      steered one may be; 0 = any.
+    guidance_channels: how many of the first are guided; 0 = all.
+    rope_scaling: how positions stretch beyond the trained size, a name of
+      `backbone.rope.RULES`.
+    scaling_watershed: time at which the rule "watershed" changes.
+    proportional_attention: whether scores of self-attention grow with the
+      picture.
+    proportional_attn: the same, as diffusers calls it.
+    rtol: relative error of dopri5.
+    atol: absolute error likewise.
+    diffusion: of the sde solvers, a name of `flow.sde.FORMS`.
+    last_step: of the sde solvers, a name of `flow.sde.LAST`.
+  """
+
+  num_inference_steps: int | None
+  solver: str | None
+  schedule: str | Sequence[float] | None
+  shift: float | None
+  shift_tokens: int | None
+  sigmas: Sequence[float] | None
+  guidance_interval: tuple[float, float] | None
+  guidance_renorm: float | None
+  guidance_channels: int | None
+  rope_scaling: str | None
+  scaling_watershed: float | None
+  proportional_attention: bool | None
+  proportional_attn: bool | None
+  rtol: float | None
+  atol: float | None
+  diffusion: str | None
+  last_step: str | None
+
+
+# What SamplingConfig.beyond calls them.
+OF_BEYOND = {
+  "rope_scaling": "rule",
+  "scaling_watershed": "watershed",
+  "proportional_attention": "proportional",
+  "proportional_attn": "proportional",
+}
+WHOLE = ("num_inference_steps", "shift_tokens", "guidance_channels")
+NUMBERS = ("shift", "guidance_renorm", "rtol", "atol", "scaling_watershed")
+
+
 def choose(
   sampling: SamplingConfig,
   compatibility: str | None,
   scheduler: Mapping[str, Any],
-  changes: Mapping[str, Any],
+  how: How,
 ) -> SamplingConfig:
-  """What one call samples with.
+  """What one call samples with; times that it brings are left to `time_grid`.
 
   Args:
     sampling: defaults of the pipeline.
     compatibility: name of a preset that stands above them, or None.
     scheduler: what a diffusers folder says of its times.
-    changes: by field of SamplingConfig or `Extrapolation`, above all; None =
-      not changed.
+    how: above all.
 
   Raises:
+    TypeError: for an argument that there is none of.
     ValueError: for unknown names and values out of range.
   """
+  for name in how.keys() - How.__annotations__.keys():
+    near = difflib.get_close_matches(name, How.__annotations__, n=1)
+    hint = f"; did you mean {near[0]!r}?" if near else ""
+    raise TypeError(f"unexpected argument {name!r}{hint}")
   if compatibility is not None:
     sampling = preset(compatibility, sampling, scheduler)
-  changes = {name: x for name, x in changes.items() if x is not None}
-  for name in changes.keys() & {"num_inference_steps"}:
-    changes[name] = inputs.whole(changes[name], name)
-  for name in changes.keys() & {"watershed"}:
-    changes[name] = inputs.number(changes[name], name)
-  names = {field.name for field in dataclasses.fields(Extrapolation)}
-  beyond = {name: changes.pop(name) for name in names & changes.keys()}
-  if beyond:
-    if sampling.beyond is None:
-      raise ValueError(
-        f"{', '.join(sorted(beyond))}: this pipeline has no rule for sizes "
-        "beyond those of training"
-      )
+  changes = {name: x for name, x in how.items() if x is not None}
+  changes.pop("sigmas", None)
+  if not isinstance(changes.get("schedule", ""), str):
+    del changes["schedule"]
+  for name in changes:
+    if name in WHOLE:
+      changes[name] = inputs.whole(changes[name], name)
+    if name in NUMBERS:
+      changes[name] = inputs.number(changes[name], name)
+  if "guidance_interval" in changes:
+    changes["guidance_interval"] = inputs.interval(
+      changes["guidance_interval"], "guidance_interval"
+    )
+  said = [name for name in OF_BEYOND if name in changes]
+  if {"proportional_attention", "proportional_attn"} <= set(said):
+    raise ValueError(
+      "proportional_attention and proportional_attn are the same: give one"
+    )
+  if said and sampling.beyond is None:
+    raise ValueError(
+      f"{', '.join(said)}: this pipeline has no rule for sizes beyond those of "
+      "training"
+    )
+  if said:
+    beyond = {OF_BEYOND[name]: changes.pop(name) for name in said}
     changes["beyond"] = dataclasses.replace(sampling.beyond, **beyond)
   return dataclasses.replace(sampling, **changes)
 
@@ -115,31 +188,9 @@ def preset(
     guidance_scale=4.0,
     shift=float(scheduler.get("shift", 1.0)),
     guidance_channels=3,
-    grid="diffusers",
+    schedule=DIFFUSERS,
+    shift_tokens=0,
+    guidance_interval=(0.0, 1.0),
+    guidance_renorm=0.0,
     beyond=beyond,
   )
-
-
-def times(
-  sampling: SamplingConfig, sigmas: Sequence[float] | None = None
-) -> jax.Array:
-  """Times from noise to data, `f32[steps + 1]`.
-
-  Args:
-    sampling: its grid, steps and shift.
-    sigmas: noise levels, falling from at most 1, in place of the grid.
-
-  Raises:
-    ValueError: if the levels do not fall within (0, 1].
-  """
-  if sigmas is not None:
-    levels = [float(level) for level in sigmas]
-    falling = sorted(set(levels), reverse=True) == levels
-    if not levels or not falling or not 0 < levels[-1] <= levels[0] <= 1:
-      raise ValueError(f"sigmas {levels}: noise levels falling from 1, above 0")
-    grid = 1 - jnp.asarray([*levels, 0.0], jnp.float32)
-    return schedule.shift(grid, sampling.shift)
-  if sampling.grid == "diffusers":
-    return schedule.diffusers(sampling.num_inference_steps, sampling.shift)
-  grid = schedule.uniform(sampling.num_inference_steps)
-  return schedule.shift(grid, sampling.shift)

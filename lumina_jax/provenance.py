@@ -56,6 +56,7 @@ def texts(
     **model,
     "dtype": pipe.dtype,
     **dataclasses.asdict(wish),
+    "image": public(wish.image),
     "guidance_scale": scale,
     "number": number,
     "width": size[0],
@@ -64,6 +65,10 @@ def texts(
     "solver": how.solver,
     "num_inference_steps": how.num_inference_steps,
     "shift": how.shift,
+    "schedule": how.schedule,
+    "shift_tokens": how.shift_tokens,
+    "guidance_interval": how.guidance_interval,
+    "guidance_renorm": how.guidance_renorm,
     "guidance_channels": how.guidance_channels,
     "beyond": how.beyond and dataclasses.asdict(how.beyond),
   }

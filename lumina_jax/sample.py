@@ -13,10 +13,12 @@ from typing import Any
 import jax
 from absl import flags
 from etils import epath
-from PIL import Image
+from PIL import Image, ImageOps, UnidentifiedImageError
 
-from lumina_jax import entry_point, inputs, presets, provenance
+from lumina_jax import entry_point, inputs, presets, provenance, time_grid
 from lumina_jax import workdir as workdirs
+from lumina_jax.backbone.rope import RULES
+from lumina_jax.flow.solvers import SOLVERS
 from lumina_jax.pipeline import LuminaPipeline
 from lumina_jax.reporting import picture
 from lumina_jax.reporting.progress import Progress
@@ -38,6 +40,8 @@ class Wish:
   height: int | None
   width: int | None
   guidance_scale: float | None
+  image: str | None = None
+  strength: float | None = None
 
 
 def wishes(
@@ -57,7 +61,9 @@ def wishes(
     seed: likewise.
 
   Raises:
-    ValueError: for lists of unlike lengths and seeds out of range.
+    ValueError: for lists of unlike lengths and seeds out of range, a file that
+      is no picture, or a strength without one.
+    OSError: if it cannot be read.
   """
   width, height = size or (None, None)
 
@@ -66,6 +72,9 @@ def wishes(
     values = otherwise if values is None else values
     return inputs.one_each(values, len(prompts), f"--{name}")
 
+  inputs.strength(args.strength, args.image)
+  for path in args.image or ():
+    open_image(path)
   numbers = each("seed", seed or 0)
   columns = (
     prompts,
@@ -74,8 +83,32 @@ def wishes(
     each("height", height),
     each("width", width),
     each("guidance_scale", guidance_scale),
+    each("image", None),
+    [args.strength] * len(prompts),
   )
   return [Wish(*row) for row in zip(*columns, strict=True)]
+
+
+def open_image(path: str | None) -> Image.Image | None:
+  """A picture to begin with, the right way up; None of None.
+
+  Raises:
+    OSError: if it cannot be read.
+    ValueError: if it is no picture.
+  """
+  if path is None:
+    return None
+  try:
+    with epath.Path(path).expanduser().open("rb") as file:
+      return ImageOps.exif_transpose(Image.open(file).copy())
+  except UnidentifiedImageError as error:
+    raise ValueError(
+      f"--image={path} is no picture that can be read"
+    ) from error
+  except OSError as error:
+    raise OSError(
+      f"--image={path} cannot be read: {error.strerror or error}"
+    ) from error
 
 
 def write_overview(
@@ -110,7 +143,8 @@ def encode(pipe: LuminaPipeline, asked: Sequence[Wish]) -> None:
   if pipe.text_encoder is None:
     return
   sides = [w.height for w in asked], [w.width for w in asked]
-  pipe.check_sizes([w.prompt for w in asked], *sides)
+  images = _images(asked)
+  pipe.check_sizes([w.prompt for w in asked], *sides, images)
   captions = {w.prompt for w in asked} | {w.negative_prompt for w in asked}
   print(f"encoding {len(captions)} captions", flush=True)
   pipe.text_encoder.remember(len(captions))
@@ -145,7 +179,8 @@ def draw(
     FloatingPointError: for one that is no picture, when all others are written.
   """
   names = picture.stems([w.prompt for w in asked], [w.seed for w in asked])
-  steps = pipe.sampling.num_inference_steps
+  strength = inputs.strength(asked[0].strength, asked[0].image)
+  steps = time_grid.choose(pipe.sampling, strength=strength).steps
   slow = parameters(pipe) >= SLOW
   factor, unit = (steps, "steps") if slow else (1, "pictures")
   total, done, images = len(asked) * each, 0, []
@@ -195,11 +230,17 @@ def _free(folder: epath.Path, stem: str) -> epath.Path:
   return path
 
 
+def _images(asked: Sequence[Wish]) -> list[Image.Image] | None:
+  """Pictures to begin with: of all wishes, or of none."""
+  return [open_image(w.image) for w in asked] if asked[0].image else None
+
+
 def _call(pipe, group, each, watch) -> list[Image.Image]:
   values = [dataclasses.asdict(wish) for wish in group]
   columns = {key: [v[key] for v in values] for key in values[0]}
   if columns["guidance_scale"][0] is None:  # Then of all: see `wishes`.
     columns["guidance_scale"] = None
+  columns |= dict(image=_images(group), strength=group[0].strength)
   return pipe(**columns, num_images_per_prompt=each, **watch).images
 
 
@@ -222,17 +263,29 @@ def main(argv: list[str]) -> None:
   else:
     print("no --workdir: sampling from the digits that ship with the package")
     pipe = LuminaPipeline.from_pretrained()
-  changes = {
-    "num_inference_steps": args.num_inference_steps,
-    "solver": args.solver,
-    "shift": args.shift,
-  }
-  pipe.sampling = presets.choose(pipe.sampling, None, {}, changes)
+  pipe.sampling = presets.choose(pipe.sampling, None, {}, how(args))
   each = args.num_images_per_prompt
   model = {"model": provenance.public(args.workdir) or "digits"}
   images = draw(pipe, asked, each, folder, model)
   overview = write_overview(images, args.prompt, folder)
   print(f"{len(images)} pictures in {folder}; all of them: {overview}")
+
+
+HOW = (
+  "num_inference_steps",
+  "solver",
+  "schedule",
+  "shift",
+  "guidance_interval",
+  "guidance_renorm",
+  "rope_scaling",
+  "proportional_attention",
+)
+
+
+def how(args: Any) -> presets.How:
+  """What the flags say of solver, times, guidance and positions."""
+  return {name: getattr(args, name) for name in HOW}
 
 
 def define_flags() -> None:
@@ -256,8 +309,24 @@ def define_flags() -> None:
     "num_images_per_prompt", 1, "Pictures of each prompt.", lower_bound=1
   )
   flags.DEFINE_alias("num_samples", "num_images_per_prompt")
-  flags.DEFINE_string("solver", None, "euler, midpoint, heun or rk4.")
-  flags.DEFINE_float("shift", None, "Of the time grid, towards noise.")
+  flags.DEFINE_multi_string(
+    "image", None, f"Picture to begin with in place of noise; {EACH}."
+  )
+  flags.DEFINE_float(
+    "strength", None, "How much of it is drawn anew: above 0, at most 1."
+  )
+  text, number = flags.DEFINE_string, flags.DEFINE_float
+  text("solver", None, f"One of {', '.join(SOLVERS)}.")
+  text("schedule", None, "Of the times: uniform, sigmoid or diffusers.")
+  number("shift", None, "Of the time grid, towards noise.")
+  flags.DEFINE_list(
+    "guidance_interval", None, "Times between which guidance acts, as 0,0.5."
+  )
+  number("guidance_renorm", None, "Longest steered velocity; 0 = any length.")
+  text("rope_scaling", None, f"Beyond trained sizes: {', '.join(RULES)}.")
+  flags.DEFINE_bool(
+    "proportional_attention", None, "Scale attention by the picture's size."
+  )
   flags.DEFINE_string("output", None, "Folder for the pictures: samples.")
 
 

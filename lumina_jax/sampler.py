@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,8 +16,12 @@ from flax import linen as nn
 
 from lumina_jax.backbone.rope import RopeScaling
 from lumina_jax.extrapolation import Extrapolation
-from lumina_jax.flow import guidance, ode
-from lumina_jax.flow.noise import token_noise
+from lumina_jax.flow import ode, schedule, solvers
+from lumina_jax.flow.guidance import Guidance, classifier_free
+from lumina_jax.flow.noise import at_time, token_noise
+from lumina_jax.flow.ode import Solver, State
+from lumina_jax.flow.path import interpolate
+from lumina_jax.flow.samples import Samples, rows
 from lumina_jax.network import Network, Params
 from lumina_jax.parallel.mesh import RULES
 from lumina_jax.tokens import PATCH, Condition, Tokens, per_token
@@ -30,9 +34,10 @@ class SamplingConfig:
   """How to sample unless the caller says otherwise.
 
   Attributes:
-    solver: a name of `ode.SOLVERS`.
-    num_inference_steps: integration steps; midpoint and heun evaluate the
-      network twice a step, rk4 four times, and guidance doubles each.
+    solver: a name of `solvers.SOLVERS`.
+    num_inference_steps: integration steps; each evaluates the network once or
+      as often as the solver has stages, and guidance doubles that. dopri5 goes
+      from the first time to the last in steps of its own.
     guidance_scale: 1 = none.
     shift: of the time grid; above 1 spends more steps near noise.
     size_rule: "digits" reads rows and columns off the prompt; "fixed" takes
@@ -48,7 +53,18 @@ class SamplingConfig:
       and tokens are rounded up to what divides over it.
     guidance_channels: of the latents, the first so many are guided; 0 = all.
       The original guides three of four, so its scales mean that.
-    grid: of the times: "uniform", or "diffusers" as its Euler scheduler has it.
+    schedule: of the times, a name of `schedule.SCHEDULES` or "diffusers", as
+      its Euler scheduler has them.
+    shift_tokens: tokens for which the shift is meant; it grows with the root of
+      a picture's tokens. 0 = the same for all sizes.
+    guidance_interval: times, from 0 (noise) to 1 (data), between which guidance
+      acts; (0, 0.3) is what others call truncation at 0.3.
+    guidance_renorm: the steered velocity gets no longer than so many times the
+      conditional one; 0 = as long as it is.
+    rtol: relative error that dopri5 allows in a step.
+    atol: absolute error likewise, in units of the latents.
+    diffusion: of the solvers that add noise, a name of `sde.FORMS`.
+    last_step: of theirs, a name of `sde.LAST`.
     beyond: sizes beyond those of training; None = they are drawn as any other.
   """
 
@@ -62,18 +78,38 @@ class SamplingConfig:
   ladder: tuple[tuple[int, int, int], ...]
   rows: int
   guidance_channels: int = 0
-  grid: str = "uniform"
+  schedule: str = "uniform"
+  shift_tokens: int = 0
+  guidance_interval: tuple[float, float] = (0.0, 1.0)
+  guidance_renorm: float = 0.0
+  rtol: float = 1e-3
+  atol: float = 1e-6
+  diffusion: str = "sigma"
+  last_step: str = "tweedie"
   beyond: Extrapolation | None = None
   frames: int = 1
 
   def __post_init__(self):
     ladder = tuple(tuple(rung) for rung in self.ladder)
     object.__setattr__(self, "ladder", ladder)
-    ode.solver(self.solver)
+    interval = tuple(float(t) for t in self.guidance_interval)
+    object.__setattr__(self, "guidance_interval", interval)
+    for name in (self.solver, "dopri5", "sde_euler"):
+      self._configured(name)  # Whichever a call chooses in the end.
     if self.size_rule not in ("digits", "fixed"):
       raise ValueError(f"size_rule {self.size_rule!r}: use 'digits' or 'fixed'")
-    if self.grid not in ("uniform", "diffusers"):
-      raise ValueError(f"grid {self.grid!r}: use 'uniform' or 'diffusers'")
+    if self.schedule != schedule.DIFFUSERS:
+      schedule.find(self.schedule)
+    if len(interval) != 2 or not 0 <= interval[0] < interval[1] <= 1:
+      raise ValueError(
+        f"guidance_interval = {interval}: two times from 0 (noise) to 1 (data),"
+        " the first below the second"
+      )
+    if not 0 <= self.guidance_renorm < math.inf:
+      raise ValueError(
+        f"guidance_renorm = {self.guidance_renorm}: 0 for none, or how many "
+        "times as long as the conditional velocity"
+      )
     if self.guidance_channels < 0:
       raise ValueError(
         f"guidance_channels = {self.guidance_channels}: 0 for all, or how many"
@@ -91,6 +127,25 @@ class SamplingConfig:
       )
     if not (self.shift > 0 and math.isfinite(self.shift)):
       raise ValueError(f"shift = {self.shift} must be positive and finite")
+    if self.shift_tokens < 0:
+      raise ValueError(
+        f"shift_tokens = {self.shift_tokens}: 0 for the same shift at all "
+        "sizes, or the tokens for which it is meant"
+      )
+
+  @property
+  def method(self) -> Solver:
+    """The solver, told what concerns it."""
+    return self._configured(self.solver)
+
+  def _configured(self, name: str) -> Solver:
+    return solvers.configured(
+      name,
+      rtol=self.rtol,
+      atol=self.atol,
+      form=self.diffusion,
+      last=self.last_step,
+    )
 
 
 class Request(NamedTuple):
@@ -102,84 +157,138 @@ class Request(NamedTuple):
       scores are scaled, `attention_scale`.
     negative: likewise, to steer away from; None = no guidance at all.
     seeds: `u32[B, N]`; with a sample's id, a seed fixes its noise.
-    guidance_scale: `f32[B, N]`.
-    guided: `f32[P]`, 1 for the values of a patch that guidance acts on, else 0.
-    times: `f32[steps + 1]` grid from 0 to 1.
+    guidance: how far, when and where, of `f32[B, N]` and channels `f32[P]`.
+    times: `f32[steps + 1, B, N]`, a grid from 0 to 1 for each sample.
     positions: how they are stretched, a rule of `f32[B, N]`; None = not at all.
-    start: `f32[B, L, P]` to begin with at times[0]; None = the seeds' noise.
+    start: `f32[B, L, P]` in place of the seeds' noise; None = that.
+    image: `f32[B, L, P]`, what the solve begins with a part of, as much as the
+      path has at times[0]; None = with noise alone.
   """
 
   tokens: Tokens
   condition: Condition
   negative: Condition | None
   seeds: jax.Array
-  guidance_scale: jax.Array
-  guided: jax.Array
+  guidance: Guidance
   times: jax.Array
   positions: RopeScaling | None = None
   start: jax.Array | None = None
+  image: jax.Array | None = None
 
 
 @functools.partial(jax.jit, static_argnames=("network", "solver"))
 def sample(
-  params: Params, request: Request, *, network: Network, solver: ode.Tableau
-) -> jax.Array:
+  params: Params, request: Request, *, network: Network, solver: Solver
+) -> State:
   """Solves dx/dt = v(x, t) from noise to data.
 
   Args:
     params: of the network.
     request: what to sample.
     network: predicts the velocity.
-    solver: one of `ode.SOLVERS`.
+    solver: one of `solvers.SOLVERS`.
 
   Returns:
-    `f32[B, L, P]` patches, zero on separators and padding.
+    The last state, without its memory: x `f32[B, L, P]`, the patches, zero on
+    separators and padding; evaluations; and behind `bool[B, N]`.
   """
+  state = begin(request, network=network, solver=solver)
+  state = advance(params, request, state, network=network, solver=solver)
+  return state._replace(memory=())
+
+
+@functools.partial(jax.jit, static_argnames=("network", "solver"))
+def begin(request: Request, *, network: Network, solver: Solver) -> State:
+  """The state that `sample` begins with: noise, or a picture noised in part."""
+  x, t = request.start, request.times[0]
+  if x is None:
+    x = _noise(request, _keys(request), network.model.patch_dim)
+  if request.image is not None:
+    share = per_token(t[..., None], request.tokens.segments)
+    x = interpolate(x, request.image, share, network.objective.of)
+  return solver.start(x, t)
+
+
+@functools.partial(jax.jit, static_argnames=("network", "solver"))
+def advance(
+  params: Params,
+  request: Request,
+  state: State,
+  *,
+  network: Network,
+  solver: Solver,
+) -> State:
+  """Goes on from a state along the times of a request."""
+  tokens, keys = request.tokens, _keys(request)
+  samples = rows(tokens.segments, _real(tokens), request.seeds.shape[1])
+  samples = samples._replace(
+    normal=lambda t: _noise(request, at_time(keys, t), network.model.patch_dim)
+  )
   with nn.logical_axis_rules(RULES):
-    tokens, condition = request.tokens, request.condition
-    cfg, rule = network.model, request.positions
-    x = request.start
-    if x is None:
-      x = _noise(request, cfg.patch_dim)
-    x = nn.with_logical_constraint(x, PATCHES)
-    condition = network.encode(params, condition)
-    guided = request.negative is not None
-    if guided:
-      negative = network.encode(params, request.negative)
-      # One batch for both branches, conditional rows first.
-      tokens, condition, rule = jax.tree.map(
-        lambda a, b: jnp.concatenate([a, b]),
-        (tokens, condition, rule),
-        (tokens, negative, rule),
-      )
-
-    def velocity(x, t):
-      time = jnp.full(condition.sample_ids.shape, t)
-      at = condition._replace(time=time)
-      if rule is not None:
-        size = cfg.head_dim, cfg.position_axes, cfg.rope_theta
-        at = at._replace(rope_rates=rule.rates(time, *size))
-      return network.velocity(params, tokens._replace(patches=x), at)
-
-    if guided:
-      scale = per_token(request.guidance_scale, request.tokens.segments)
-      scale = 1 + (scale[..., None] - 1) * request.guided
-      velocity = guidance.classifier_free(velocity, scale)
-    return ode.solve(velocity, x, request.times, solver)
+    x = nn.with_logical_constraint(state.x, PATCHES)
+    velocity = _velocity(params, request, network, samples)
+    return solver.integrate(
+      velocity, state._replace(x=x), request.times, samples
+    )
 
 
 @functools.partial(jax.jit, static_argnames="network")
 def noise(request: Request, *, network: Network) -> jax.Array:
-  """What `sample` begins with: `f32[B, L, P]`."""
-  return _noise(request, network.model.patch_dim)
+  """The seeds' noise: `f32[B, L, P]`, zero on separators and padding."""
+  return _noise(request, _keys(request), network.model.patch_dim)
 
 
-def _noise(request: Request, patch_dim: int) -> jax.Array:
+def _velocity(
+  params: Params, request: Request, network: Network, samples: Samples
+) -> ode.Velocity:
+  """v(x, t) of patches `f32[B, L, P]` at times `f32[B, N]`, guided."""
+  cfg, tokens = network.model, request.tokens
+  size = cfg.head_dim, cfg.position_axes, cfg.rope_theta
+
+  def at(t, condition):
+    condition = condition._replace(time=t)
+    if request.positions is None:
+      return condition
+    return condition._replace(rope_rates=request.positions.rates(t, *size))
+
+  def plain(x, t, condition):
+    inputs = tokens._replace(patches=x), at(t, condition)
+    return network.velocity(params, *inputs)
+
+  conditional = network.encode(params, request.condition)
+  if request.negative is None:
+    return functools.partial(plain, condition=conditional)
+  unconditional = network.encode(params, request.negative)
+
+  def both(x, t):
+    # One batch for both branches, conditional rows first.
+    inputs = tokens._replace(patches=x)
+    batch = _stack((inputs, at(t, conditional)), (inputs, at(t, unconditional)))
+    return tuple(jnp.split(network.velocity(params, *batch), 2))
+
+  alone = functools.partial(plain, condition=conditional)
+  return classifier_free(both, alone, request.guidance, samples)
+
+
+def _stack(first: Any, second: Any) -> Any:
+  return jax.tree.map(lambda a, b: jnp.concatenate([a, b]), first, second)
+
+
+def _real(tokens: Tokens) -> jax.Array:
+  return (tokens.kinds == PATCH) & (tokens.segments != 0)
+
+
+def _keys(request: Request) -> jax.Array:
+  """`key[B, N]` of the samples, each of its seed and id."""
+
   def key(seed, sample_id):
     return jax.random.fold_in(jax.random.key(seed), sample_id)
 
-  keys = jax.vmap(jax.vmap(key))(request.seeds, request.condition.sample_ids)
+  of_row = jax.vmap(jax.vmap(key))
+  return of_row(request.seeds, request.condition.sample_ids)
+
+
+def _noise(request: Request, keys: jax.Array, patch_dim: int) -> jax.Array:
   tokens = request.tokens
-  noise = token_noise(keys, tokens.segments, patch_dim)
-  real = (tokens.kinds == PATCH) & (tokens.segments != 0)
-  return jnp.where(real[..., None], noise, 0)
+  values = token_noise(keys, tokens.segments, patch_dim)
+  return jnp.where(_real(tokens)[..., None], values, 0)

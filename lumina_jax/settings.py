@@ -16,10 +16,12 @@ from typing import Any
 
 import yaml
 
-from lumina_jax.flow import ode
+from lumina_jax.flow import solvers
 
-# Solvers of the original that choose their own steps.
-ADAPTIVE = ("dopri5", "dopri8", "bosh3", "fehlberg2", "adaptive_heun")
+# Solvers of the original that choose their own steps, beside dopri5.
+ADAPTIVE = ("dopri8", "bosh3", "fehlberg2", "adaptive_heun")
+# What torchdiffeq, and so the original, calls ours.
+SOLVER_NAMES = {"rk4": "rk4_38", "heun2": "heun"}
 TIME_AWARE, NO_SCALING = "Time-aware", "None"
 METHODS = (TIME_AWARE, NO_SCALING)
 TOLERANCES = {"atol": 1e-6, "rtol": 1e-3}
@@ -60,13 +62,15 @@ class Settings:
     resolution: (width, height) in pixels, in this order as the original.
     num_sampling_steps: points of the time grid, one more than there are steps.
     cfg_scale: guidance scale.
-    solver: a name of `ode.SOLVERS`.
+    solver: a name of `solvers.SOLVERS`.
     t_shift: of the time grid.
     seed: of the noise; 0 is a seed as any other.
     proportional_attn: whether scores of attention grow with the picture.
     ntk_scaling: whether a Flag-DiT stretches positions beyond trained sizes.
     scaling_method: likewise of a Next-DiT, "Time-aware" or "None".
     scaling_watershed: time at which the time-aware rule changes.
+    atol: absolute error that dopri5 allows in a step.
+    rtol: relative error likewise.
   """
 
   ckpt: str | None = None
@@ -82,15 +86,17 @@ class Settings:
   ntk_scaling: bool | None = None
   scaling_method: str | None = None
   scaling_watershed: float | None = None
+  atol: float | None = None
+  rtol: float | None = None
 
   def __post_init__(self):
     if self.solver in ADAPTIVE:
       raise ValueError(
-        f"solver {self.solver!r} chooses its own steps, which is not to be had "
-        "here; use midpoint (the original's advice, 20 points) or euler"
+        f"solver {self.solver!r} chooses its own steps; of its kind there is "
+        "dopri5 here. Use that, or midpoint (the original's advice, 20 points)"
       )
     if self.solver is not None:
-      ode.solver(self.solver)
+      solvers.solver(self.solver)
     points = self.num_sampling_steps
     if points is not None and points < 2:
       raise ValueError(
@@ -171,21 +177,21 @@ def parse(values: Any) -> tuple[Settings, list[str]]:
       raise ValueError(
         f"{name} = {value}: {reason}; write {allowed}, or remove the line"
       )
-  given = {
-    name: number(f"ode.{name}", found[f"ode.{name}"])
-    for name in TOLERANCES
-    if f"ode.{name}" in found
-  }
-  if given != {name: TOLERANCES[name] for name in given}:
-    remarks.append(
-      f"{', '.join(f'ode.{name}' for name in given)}: solvers with fixed steps "
-      "need no tolerance; not used"
-    )
   fields = {}
   for name, value in found.items():
     section, _, key = name.partition(".")
-    if section in ("model", "infer"):
+    if section in ("model", "infer") or key in TOLERANCES:
       fields[key] = KINDS[key](name, value)
+  solver = fields.get("solver")
+  if solver in SOLVER_NAMES:
+    fields["solver"] = SOLVER_NAMES[solver]
+  if solver != "dopri5":
+    given = {name: fields.pop(name) for name in TOLERANCES if name in fields}
+    if given != {name: TOLERANCES[name] for name in given}:
+      remarks.append(
+        f"{', '.join(f'ode.{name}' for name in given)}: solvers with fixed "
+        "steps need no tolerance; not used"
+      )
   return Settings(**fields), remarks
 
 
@@ -239,6 +245,7 @@ def words(name: str, value: Any) -> str:
 KINDS = {
   **dict.fromkeys(("ckpt", "ckpt_lm", "token", "solver"), words),
   **dict.fromkeys(("cfg_scale", "t_shift", "scaling_watershed"), number),
+  **dict.fromkeys(TOLERANCES, number),
   **dict.fromkeys(("num_sampling_steps", "seed"), whole),
   **dict.fromkeys(("proportional_attn", "ntk_scaling"), truth),
   "scaling_method": words,

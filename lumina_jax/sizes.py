@@ -60,6 +60,17 @@ def grid(
   return found
 
 
+def natural(
+  model: ModelConfig, sampling: SamplingConfig, prompt: str
+) -> Grid | None:
+  """The layout that training gave to such a prompt; None = one for all."""
+  if sampling.size_rule != "digits":
+    return None
+  from data_pipelines import captions
+
+  return model.grid(*captions.size(prompt))
+
+
 def _check_pixels(asked, height, width, factor, patch) -> None:
   for name, size, side in zip(
     ("height", "width"), (height, width), patch, strict=True

@@ -20,30 +20,21 @@ def test_times_of_diffusers_scheduler():
   np.testing.assert_allclose(1 - times, noise, atol=1e-6)
 
 
-def test_levels_of_the_caller_are_shifted_and_end_in_data():
-  sampling = dataclasses.replace(OWN, shift=4.0)
-  times = np.asarray(presets.times(sampling, [1.0, 0.5]))
-  # shift * sigma / (1 + (shift - 1) sigma)
-  np.testing.assert_allclose(times, [0, 1 - 2 / 2.5, 1], atol=1e-6)
-
-
-@pytest.mark.parametrize(
-  "sigmas", [[], [0.5, 1.0], [1.0, 0.0], [1.5, 0.5], [0.5, 0.5]]
-)
-def test_levels_must_fall_within_noise_and_data(sigmas):
-  with pytest.raises(ValueError, match="noise levels falling from 1"):
-    presets.times(OWN, sigmas)
-
-
 def test_the_preset_is_what_diffusers_does():
   theirs = presets.choose(OWN, "diffusers", {"shift": 3.0}, {})
-  assert (theirs.solver, theirs.shift, theirs.grid) == ("euler", 3, "diffusers")
+  found = theirs.solver, theirs.shift, theirs.schedule
+  assert found == ("euler", 3, "diffusers")
   assert (theirs.beyond.watershed, theirs.beyond.below) == (1.0, True)
 
 
 def test_the_caller_stands_above_both():
-  changes = dict(solver="heun", shift=None, watershed=0.5, proportional=False)
-  mine = presets.choose(OWN, "diffusers", {}, changes)
+  how = dict(
+    solver="heun",
+    shift=None,
+    scaling_watershed=0.5,
+    proportional_attention=False,
+  )
+  mine = presets.choose(OWN, "diffusers", {}, how)
   assert (mine.solver, mine.shift) == ("heun", 1.0)
   assert (mine.beyond.watershed, mine.beyond.proportional) == (0.5, False)
 
@@ -66,4 +57,61 @@ def test_what_cannot_be_done_is_refused(arguments, message):
 def test_without_a_rule_there_is_nothing_to_change():
   plain = dataclasses.replace(OWN, beyond=None)
   with pytest.raises(ValueError, match="watershed: this pipeline has no rule"):
-    presets.choose(plain, None, {}, {"watershed": 0.5})
+    presets.choose(plain, None, {}, {"scaling_watershed": 0.5})
+
+
+def test_arguments_of_a_call_reach_their_fields():
+  how = dict(
+    solver="dpm2m",
+    schedule="sigmoid",
+    shift=3,
+    shift_tokens=4096.0,
+    guidance_interval=[0, "0.5"],
+    guidance_renorm=1,
+    rope_scaling="dype_ntk",
+    proportional_attn=False,
+  )
+  found = presets.choose(OWN, None, {}, how)
+  assert found == dataclasses.replace(
+    OWN,
+    solver="dpm2m",
+    schedule="sigmoid",
+    shift=3.0,
+    shift_tokens=4096,
+    guidance_interval=(0.0, 0.5),
+    guidance_renorm=1.0,
+    beyond=dataclasses.replace(OWN.beyond, rule="dype_ntk", proportional=False),
+  )
+
+
+def test_an_argument_that_there_is_none_of():
+  with pytest.raises(TypeError, match=r"'sheduler'; did you mean 'schedule'\?"):
+    presets.choose(OWN, None, {}, {"sheduler": "uniform"})
+
+
+@pytest.mark.parametrize(
+  ("how", "message"),
+  [
+    (dict(solver="eular"), "unknown solver 'eular'; did you mean 'euler'"),
+    (dict(schedule="sigmoyd"), "did you mean 'sigmoid'"),
+    (dict(rope_scaling="yarm"), "did you mean 'yarn'"),
+    (dict(diffusion="sigmas"), "did you mean 'sigma'"),
+    (dict(last_step="tweedy"), "did you mean 'tweedie'"),
+    (dict(guidance_interval=(0.5, 0.2)), r"\(0.5, 0.2\): two times"),
+    (dict(guidance_interval=0.3), "0.3: two numbers"),
+    (dict(guidance_interval=(0, 2)), "from 0 "),
+    (dict(guidance_renorm=-1), "guidance_renorm = -1"),
+    (dict(guidance_channels=1.5), "guidance_channels = 1.5: a whole number"),
+    (dict(shift="much"), "shift = 'much'"),
+    (dict(shift_tokens=-5), "shift_tokens = -5"),
+    (dict(rtol=0, solver="dopri5"), "rtol = 0"),
+    (dict(scaling_watershed=1.2), "watershed = 1.2"),
+    (
+      dict(proportional_attention=True, proportional_attn=True),
+      "are the same: give one",
+    ),
+  ],
+)
+def test_values_out_of_range_are_named(how, message):
+  with pytest.raises(ValueError, match=message):
+    presets.choose(OWN, None, {}, how)

@@ -116,6 +116,21 @@ def test_what_is_tolerated_gets_one_remark(tmp_path, old, new, remark):
   assert remarks[0].startswith(start[0]) and start[2] in remarks[0]
 
 
+def test_tolerances_are_for_the_solver_that_knows_them():
+  found, remarks = settings.parse(
+    [{"infer": {"solver": "dopri5"}, "ode": {"rtol": 0.1, "atol": 1e-6}}]
+  )
+  assert found == Settings(solver="dopri5", rtol=0.1, atol=1e-6)
+  assert not remarks
+
+
+@pytest.mark.parametrize(
+  ("theirs", "ours"), [("rk4", "rk4_38"), ("heun2", "heun"), ("heun3", "heun3")]
+)
+def test_solvers_have_the_names_of_torchdiffeq(theirs, ours):
+  assert of("infer", solver=theirs)[0].solver == ours
+
+
 @pytest.mark.parametrize(
   ("section", "values", "message"),
   [
@@ -124,7 +139,7 @@ def test_what_is_tolerated_gets_one_remark(tmp_path, old, new, remark):
     ("ode", dict(reverse=True), "ode.reverse = True: .* write false"),
     ("ode", dict(likelihood="true"), "ode.likelihood = True"),
     ("ode", dict(atol="small"), "ode.atol = 'small': expected a number"),
-    ("infer", dict(solver="dopri5"), "'dopri5' chooses its own .* midpoint"),
+    ("infer", dict(solver="dopri8"), "'dopri8' chooses its own .* dopri5"),
     ("infer", dict(solver="midpiont"), "did you mean 'midpoint'"),
     ("infer", dict(seed=1.5), "infer.seed = 1.5: expected a whole number"),
     ("infer", dict(seed=True), "infer.seed = True: expected a number"),

@@ -1,26 +1,101 @@
-"""Guidance: a velocity field in, a steered velocity field out."""
+"""Guidance: two velocities, conditional and not, and one steered by both."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from lumina_jax.flow.ode import Velocity
+from lumina_jax.flow.samples import TOGETHER, Samples
 
 
-def classifier_free(velocity: Velocity, scale: jax.Array | float) -> Velocity:
-  """v = v_u + s (v_c - v_u) (Ho and Salimans 2022, equation 6).
+class Guidance(NamedTuple):
+  """How far, when and where to steer; all traced.
 
-  Args:
-    velocity: takes twice the batch, conditional rows first and unconditional
-      rows after them, in one call.
-    scale: s, a scalar or something that broadcasts against a half batch; 1 is
-      the plain conditional field, and then costs a needless second half.
+  Attributes:
+    scale: s of each sample, `f32[*T]`; 1 = the conditional velocity alone.
+    start: from which time on, `f32[*T]` (Kynkaanniemi et al. 2024, section 3);
+      None = always.
+    stop: before which time; 1 is behind all. From start = 0 on it is what
+      Lumina-Image-2.0, section 3.3, calls truncation. None = always.
+    renorm: r; the steered velocity gets no longer than r times the conditional
+      one, in the norm over a sample (the same section). Infinity = any length.
+    channels: broadcasts against x: 1 where guidance acts, 0 where the
+      conditional velocity stays. The original steers three channels of four.
   """
 
-  def guided(x: jax.Array, t: jax.Array) -> jax.Array:
-    both = velocity(jnp.concatenate([x, x]), t)
-    conditional, unconditional = jnp.split(both, 2)
-    return unconditional + scale * (conditional - unconditional)
+  scale: jax.Array | float
+  start: jax.Array | float | None = None
+  stop: jax.Array | float | None = None
+  renorm: jax.Array | float = jnp.inf
+  channels: jax.Array | float = 1.0
 
-  return guided
+  @property
+  def always(self) -> bool:
+    """Whether there is no time without it."""
+    return self.start is None and self.stop is None
+
+  def at(self, t: jax.Array) -> jax.Array:
+    """The scale `f32[*T]` at times `f32[*T]`."""
+    scale = jnp.broadcast_to(self.scale, jnp.shape(t))
+    if self.start is not None:
+      scale = jnp.where(t >= self.start, scale, 1.0)
+    if self.stop is not None:
+      last = jnp.asarray(self.stop) >= 1
+      scale = jnp.where((t < self.stop) | last, scale, 1.0)
+    return scale
+
+
+def combine(
+  conditional: jax.Array,
+  unconditional: jax.Array,
+  t: jax.Array,
+  guidance: Guidance,
+  samples: Samples = TOGETHER,
+) -> jax.Array:
+  """v = v_u + s (v_c - v_u) (Ho and Salimans 2022, equation 6), and no longer.
+
+  Args:
+    conditional: v_c, like x.
+    unconditional: v_u, like x.
+    t: times `f32[*T]`.
+    guidance: s and its limits.
+    samples: whose times these are.
+  """
+  scale = guidance.at(t)
+  # From v_c, so that a scale of 1 gives exactly that.
+  more = samples.spread(scale - 1) * guidance.channels
+  steered = conditional + more * (conditional - unconditional)
+  allowed = guidance.renorm**2 * samples.mean(conditional**2)
+  square = samples.mean(steered**2)
+  long = (square > allowed) & (scale != 1)
+  shrink = jnp.sqrt(jnp.where(long, allowed, 1) / jnp.where(long, square, 1))
+  return steered * samples.spread(shrink)
+
+
+def classifier_free(
+  both: Callable[[jax.Array, jax.Array], tuple[jax.Array, jax.Array]],
+  conditional: Velocity,
+  guidance: Guidance,
+  samples: Samples = TOGETHER,
+) -> Velocity:
+  """A steered velocity that asks for both only at times where it steers.
+
+  Args:
+    both: (x, t) -> conditional and unconditional velocity, from one batch.
+    conditional: the first of them alone.
+    guidance: how far, when and where.
+    samples: whose times these are.
+  """
+
+  def steered(x: jax.Array, t: jax.Array) -> jax.Array:
+    return combine(*both(x, t), t, guidance, samples)
+
+  def velocity(x: jax.Array, t: jax.Array) -> jax.Array:
+    needless = jnp.all(guidance.at(t) == 1)
+    return jax.lax.cond(needless, conditional, steered, x, t)
+
+  return steered if guidance.always else velocity

@@ -8,6 +8,8 @@ B rows, L tokens, N samples a row, P patch.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 
@@ -15,6 +17,34 @@ import jax.numpy as jnp
 def sample_keys(key: jax.Array, sample_ids: jax.Array) -> jax.Array:
   """One key per sample: `i32[B, N]` -> `key[B, N]`."""
   return jax.vmap(jax.vmap(lambda i: jax.random.fold_in(key, i)))(sample_ids)
+
+
+def at_time(keys: jax.Array, t: jax.Array) -> jax.Array:
+  """Keys of their own for every time: `key[*T]`, `f32[*T]` -> `key[*T]`.
+
+  They depend on the key and on the bits of the time only, so that a path of
+  noise is the same however the solve along it is cut. One time serves all keys.
+  """
+  bits = jax.lax.bitcast_convert_type(jnp.float32(t), jnp.uint32)
+  bits = jnp.broadcast_to(bits, keys.shape)
+  flat = jax.vmap(jax.random.fold_in)(keys.reshape(-1), bits.reshape(-1))
+  return flat.reshape(keys.shape)
+
+
+def normal(keys: jax.Array, x: jax.Array) -> Callable[[jax.Array], jax.Array]:
+  """`Samples.normal` of a state x `[*T, ...]`, from one `key[*T]` a sample.
+
+  With one `key[]`, all of x is one sample. What comes back takes times `f32[]`
+  or `f32[*T]` and returns f32 (f64 for such x) numbers of x's shape. Draw
+  nothing else, such as x at t = 0, from the same keys.
+  """
+  of_sample, dtype = x.shape[keys.ndim :], jnp.promote_types(x.dtype, "float32")
+
+  def of_time(t: jax.Array) -> jax.Array:
+    draw = lambda key: jax.random.normal(key, of_sample, dtype)  # noqa: E731
+    return jax.vmap(draw)(at_time(keys, t).reshape(-1)).reshape(x.shape)
+
+  return of_time
 
 
 def token_noise(

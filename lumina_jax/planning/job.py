@@ -15,7 +15,6 @@ from jax.sharding import Mesh
 
 from lumina_jax.backbone import ModelConfig, flops
 from lumina_jax.config import RunConfig
-from lumina_jax.flow import ode
 from lumina_jax.parallel.mesh import AXES, MeshConfig, make_mesh
 from lumina_jax.parallel.topology import Topology
 
@@ -103,7 +102,7 @@ class Job:
   def passes(self) -> int:
     """Forward passes: of a step 1, of the sampler all that it runs."""
     sampling = self.config.sampling
-    evaluations = ode.solver(sampling.solver).evaluations
+    evaluations = sampling.method.evaluations
     return sampling.num_inference_steps * evaluations if self.sample else 1
 
   @functools.cached_property

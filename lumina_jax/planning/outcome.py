@@ -15,7 +15,7 @@ from flax import linen as nn
 from jax.sharding import Mesh, NamedSharding
 
 from lumina_jax import sampler
-from lumina_jax.flow import ode
+from lumina_jax.flow.guidance import Guidance
 from lumina_jax.parallel import inventory
 from lumina_jax.parallel import mesh as meshes
 from lumina_jax.parallel.compiled import Program, TooLarge, compile_program
@@ -26,6 +26,7 @@ from lumina_jax.training.optimizer import make_optimizer
 from lumina_jax.training.state import abstract_state
 
 Shape = jax.ShapeDtypeStruct
+PER_SAMPLE = ("scale", "renorm")  # Of Guidance.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -184,15 +185,18 @@ def _sampler(job: Job, mesh: Mesh) -> tuple[Parts, jax.stages.Lowered]:
     condition=condition,
     negative=condition,
     seeds=Shape(rows, jnp.uint32),
-    guidance_scale=Shape(rows, jnp.float32),
-    guided=Shape((job.model.patch_dim,), jnp.float32),
-    times=Shape((config.sampling.num_inference_steps + 1,), jnp.float32),
+    guidance=Guidance(
+      **dict.fromkeys(PER_SAMPLE, Shape(rows, jnp.float32)),
+      channels=Shape((job.model.patch_dim,), jnp.float32),
+    ),
+    times=Shape((config.sampling.num_inference_steps + 1, *rows), jnp.float32),
   )
   everywhere = meshes.replicated(mesh)
   by_row = NamedSharding(mesh, meshes.ROWS)
-  where = jax.tree.map(lambda _: by_row, request)._replace(
+  where = jax.tree.map(lambda _: by_row, request)
+  where = where._replace(
     tokens=steps.batch_shardings((request.tokens, condition), mesh)[0],
-    guided=everywhere,
+    guidance=where.guidance._replace(channels=everywhere),
     times=everywhere,
   )
   placed = _placed(request, where)
@@ -201,7 +205,7 @@ def _sampler(job: Job, mesh: Mesh) -> tuple[Parts, jax.stages.Lowered]:
       params,
       placed,
       network=network,
-      solver=ode.solver(config.sampling.solver),
+      solver=config.sampling.method,
     )
   return Parts(_each(params), 0, 0, _each(placed)), lowered
 

@@ -262,22 +262,24 @@ def test_slow_networks_show_steps_and_keep_what_is_done(
 
 
 @pytest.mark.parametrize(
-  ("family", "off"),
+  ("family", "off", "ratio"),
   [
-    ("next_text", dict(scaling_method=settings.NO_SCALING)),
-    ("flag_text", dict(ntk_scaling=False)),
+    ("next_text", dict(scaling_method=settings.NO_SCALING), 2),
+    ("flag_text", dict(ntk_scaling=False), 4),
   ],
 )
-def test_sizes_beyond_training_with_and_without_scaling(family, off, caplog):
+def test_sizes_beyond_training_with_and_without_scaling(
+  family, off, ratio, caplog
+):
   own = defaults.sampling(FAMILIES[family], 16)
   large, small = (FAMILIES[family].grid(side, side) for side in (32, 8))
-  assert own.beyond.stretch(large) == 2
+  assert own.beyond.stretch(large) == ratio
   found = infer.sampling(own, Settings(**off)).beyond
   assert found.stretch(large) == found.stretch(small) == 1
   scale = own.beyond.attention_scale(large)
   assert found.attention_scale(large) == scale > 1
   plain = infer.sampling(own, Settings(proportional_attn=False)).beyond
-  assert plain.attention_scale(large) == 1 and plain.stretch(large) == 2
+  assert plain.attention_scale(large) == 1 and plain.stretch(large) == ratio
   assert infer.sampling(own, Settings()) == own
   assert not caplog.text
 

@@ -15,7 +15,8 @@ import pytest
 from safetensors.numpy import load_file
 
 from lumina_jax import predict_velocity
-from lumina_jax.backbone.rope import Rescale, Watershed
+from lumina_jax.backbone.rope import RopeScaling
+from lumina_jax.flow.guidance import Guidance, combine
 from lumina_jax.interop import load_pytorch
 from lumina_jax.interop.pytorch import open_pytorch
 from tests.conftest import ROOT
@@ -129,18 +130,30 @@ def test_latents_of_different_sizes_in_one_call(golden, name):
 def rule(arguments):
   """Our RoPE rule for the arguments of the original."""
   if "scale_factor" in arguments:
-    return Watershed(arguments["scale_factor"], arguments["scale_watershed"])
+    return RopeScaling(
+      "watershed",
+      scale=arguments["scale_factor"],
+      watershed=arguments["scale_watershed"],
+    )
   if "ntk_factor" in arguments:
-    return Rescale(arguments["rope_scaling_factor"], arguments["ntk_factor"])
+    return RopeScaling(
+      "linear",
+      scale=arguments["rope_scaling_factor"],
+      base_factor=arguments["ntk_factor"],
+    )
   return None
 
 
 def steer(both, scale):
   """Guidance of the original: on channels 0 to 2, the rest as predicted."""
   conditional, unconditional = np.split(np.asarray(both), 2)
-  steered = unconditional + scale * (conditional - unconditional)
-  steered = np.concatenate([steered, steered])[:, :3]
-  return np.concatenate([steered, np.asarray(both)[:, 3:]], axis=1)
+  first_three = np.arange(conditional.shape[1])[:, None, None] < 3
+  guidance = Guidance(scale, channels=first_three.astype(np.float32))
+  time = np.float32(0.5)  # Here it steers at any.
+  steered = np.asarray(combine(conditional, unconditional, time, guidance))
+  # Its other half keeps what the unconditional branch says of the fourth.
+  other = np.where(first_three, steered, unconditional)
+  return np.concatenate([steered, other])
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,125 @@
+"""Two-step methods: the slope before sharpens this one, one evaluation a step.
+
+The first step knows no slope before it and is Euler's.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from lumina_jax.flow.ode import FixedSteps, State, Velocity, advance
+from lumina_jax.flow.path import LINEAR, Path
+from lumina_jax.flow.samples import Samples
+
+
+@dataclasses.dataclass(frozen=True)
+class AdamsBashforth(FixedSteps):
+  """x += h ((1 + w) v_n - w v_{n-1}), w = h_n / (2 h_{n-1}).
+
+  (Hairer, Norsett and Wanner 1993, section III.5: the line through two slopes.)
+  """
+
+  evaluations = 1
+  order = 2
+
+  def memory(self, x: Any, time: jax.Array) -> Any:
+    """The slope before, and the time it was at."""
+    return jax.tree.map(jnp.zeros_like, x), time
+
+  def step(
+    self,
+    velocity: Velocity,
+    state: State,
+    t: jax.Array,
+    until: jax.Array,
+    samples: Samples,
+  ) -> State:
+    """One step from t to until."""
+    slope_before, before = state.memory
+    h, h_before = until - t, t - before
+    first = h_before == 0
+    w = jnp.where(first, 0, h / (2 * jnp.where(first, 1, h_before)))
+    slope = velocity(state.x, t)
+    x = advance(state.x, samples.spread(h * (1 + w)), (1.0,), (slope,))
+    x = advance(x, samples.spread(h * w), (-1.0,), (slope_before,))
+    slope = jax.tree.map(lambda k, x: k.astype(x.dtype), slope, state.x)
+    return State(x, state.evaluations + 1, state.behind, (slope, t))
+
+
+# Whoever ends so close to data means data.
+ROUNDING = 1e-5
+
+
+@dataclasses.dataclass(frozen=True)
+class DpmSolver(FixedSteps):
+  """DPM-Solver++(2M), exact where the predicted data are linear in log SNR.
+
+  x_{n+1} = (sigma_{n+1} / sigma_n) x_n
+            + (alpha_{n+1} - alpha_n sigma_{n+1} / sigma_n) D,
+  D = D_n + (D_n - D_{n-1}) (l_{n+1} - l_n) / (2 (l_n - l_{n-1})),
+
+  with the data D_n that x_n and its velocity imply, and l = log(alpha / sigma)
+  (Lu et al. 2022, "DPM-Solver++", algorithm 2). The step to pure data, where l
+  is infinite, takes D_n alone. Not to begin at data. Of second order but for
+  the ends, where steps in l never get small: there the error falls like h^2
+  log(1 / h).
+
+  Attributes:
+    path: that the velocity was trained on.
+  """
+
+  path: Path = LINEAR
+
+  evaluations = 1
+  order = 2
+
+  def memory(self, x: Any, time: jax.Array) -> Any:
+    """The data predicted before, and the time that was at."""
+    return jax.tree.map(jnp.zeros_like, x), time
+
+  def step(
+    self,
+    velocity: Velocity,
+    state: State,
+    t: jax.Array,
+    until: jax.Array,
+    samples: Samples,
+  ) -> State:
+    """One step from t to until."""
+    path, (data_before, before) = self.path, state.memory
+    sigma, d_sigma = path.sigma(t), path.d_sigma(t)
+    across = path.alpha(t) * d_sigma - path.d_alpha(t) * sigma
+    data = jax.tree.map(
+      lambda x, v, a, b: (a * x - b * v).astype(x.dtype),
+      state.x,
+      velocity(state.x, t),
+      samples.spread(d_sigma / across),
+      samples.spread(sigma / across),
+    )
+    # Not finite where a neighbour is pure noise or pure data.
+    ratio = (self._log_snr(until) - self._log_snr(t)) / (
+      2 * (self._log_snr(t) - self._log_snr(before))
+    )
+    known = jnp.isfinite(ratio) & (until < 1 - ROUNDING)
+    ratio = samples.spread(jnp.where(known, ratio, 0.0))
+    keep = path.sigma(until) / sigma
+    take = path.alpha(until) - path.alpha(t) * keep
+    x = jax.tree.map(
+      lambda x, new, old, r, a, b: (a * x + b * (new + r * (new - old))).astype(
+        x.dtype
+      ),
+      state.x,
+      data,
+      data_before,
+      ratio,
+      samples.spread(keep),
+      samples.spread(take),
+    )
+    return State(x, state.evaluations + 1, state.behind, (data, t))
+
+  def _log_snr(self, t):
+    return jnp.log(self.path.alpha(t)) - jnp.log(self.path.sigma(t))
