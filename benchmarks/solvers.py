@@ -1,0 +1,268 @@
+"""Solvers and time grids, compared on digits: python -m benchmarks.solvers
+
+Draws trained canvases with the shipped weights, by every solver and time grid
+at about 5, 10, 20 and 40 evaluations of the velocity, and compares the latents
+with those of rk4 in 500 steps from the same noise. What does best at 10 and at
+20 is then measured on other prompts and noise, where a classifier also reads
+the digits. Prints the tables and writes docs/solvers.json.
+
+The rational grid of Lumina-Next (section 2.3) is the shift of the uniform one.
+"""
+
+from __future__ import annotations
+
+import json
+import pathlib
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from data_pipelines.digits import split
+from lumina_jax import entry_point, output
+from lumina_jax.flow import schedule as schedules
+from lumina_jax.flow.solvers import solver as find
+from lumina_jax.judging import Reader, cut
+from lumina_jax.pipeline import LuminaPipeline
+
+RESULTS = pathlib.Path(__file__).parents[1] / "docs" / "solvers.json"
+SOLVERS = (
+  "euler", "midpoint", "heun", "heun3", "rk4", "rk4_38", "ab2", "dpm2m",
+)  # fmt: skip
+BUDGETS = (5, 10, 20, 40)
+# Of guidance 1, where a call costs a program of its own.
+UNGUIDED_BUDGETS = (10, 20)
+GUIDANCE = 2.0
+SHIFTS = (0.5, 1.5, 2.0, 3.0, 4.0)
+# (center, early, late); the first is the default.
+SIGMOIDS = ((0.6, 6, 20), (0.6, 3, 6), (0.5, 6, 6), (0.5, 3, 3))
+DENSE, LESS_DENSE = 500, 64  # Steps of rk4.
+RTOLS = (1e-1, 1e-2, 1e-3)
+FINALS = 6  # Pairs of solver and grid at each budget.
+# Canvases, largest first, so that they fill the rows of a batch.
+CANVASES = ((2, 2), (3, 1), (1, 3), (2, 1), (1, 2), (1, 1))
+FEW = (3, 3, 3, 6, 6, 24)  # One full batch of the shipped ladder.
+MANY = (25, 33, 33, 50, 50, 100)
+
+
+class Drawn(NamedTuple):
+  """Latents of each canvas, and the evaluations that they took."""
+
+  latents: list[np.ndarray]
+  evaluations: int
+
+
+class Task:
+  """Prompts and seeds to draw, and what the digits should be."""
+
+  def __init__(self, counts: Sequence[int], seed: int):
+    """Makes random labels.
+
+    Args:
+      counts: how many of each of `CANVASES`.
+      seed: of the labels, and the first one of the noise.
+    """
+    rng = np.random.default_rng(seed)
+    self.labels = [
+      rng.integers(10, size=canvas)
+      for canvas, count in zip(CANVASES, counts, strict=True)
+      for _ in range(count)
+    ]
+    self.prompts = [
+      " / ".join(" ".join(map(str, row)) for row in labels)
+      for labels in self.labels
+    ]
+    self.seeds = [seed + n for n in range(len(self.labels))]
+    self.cells = sum(labels.size for labels in self.labels)
+
+  def draw(
+    self,
+    pipe: LuminaPipeline,
+    solver: str,
+    times: Sequence[float],
+    guidance: float,
+    **how: Any,
+  ) -> Drawn:
+    """Draws all canvases along these times."""
+    drawn = pipe(
+      self.prompts,
+      seed=self.seeds,
+      solver=solver,
+      schedule=times,
+      guidance_scale=guidance,
+      output_type="latent",
+      **how,
+    )
+    return Drawn(drawn.images, drawn.evaluations[0])
+
+  def accuracy(self, reader: Reader, drawn: Drawn) -> float:
+    """Share of digits that are read as asked."""
+    cells = [
+      cut([output.to_uint8(image)], *labels.shape)
+      for image, labels in zip(drawn.latents, self.labels, strict=True)
+    ]
+    labels = np.concatenate([labels.ravel() for labels in self.labels])
+    return reader.accuracy(np.concatenate(cells), labels)
+
+
+def error(drawn: Drawn, reference: Drawn) -> dict[str, float]:
+  """How far canvases are from those of a reference.
+
+  Returns:
+    rms: root mean square difference of all pixels.
+    noise: standard error of it.
+    median: over canvases, of the root mean square of each. A few canvases that
+      become other digits rule the first number, and not this one.
+  """
+  pairs = zip(drawn.latents, reference.latents, strict=True)
+  squares = [((a - b) ** 2).ravel() for a, b in pairs]
+  sizes = np.array([x.size for x in squares])
+  means = np.array([x.mean() for x in squares])
+  mean = np.average(means, weights=sizes)
+  # Pixels of a canvas go wrong together.
+  spread = np.sqrt(np.sum((sizes * (means - mean)) ** 2)) / sizes.sum()
+  root = np.sqrt(mean)
+  return dict(
+    rms=float(root),
+    noise=float(spread / (2 * max(root, 1e-12))),
+    median=float(np.median(np.sqrt(means))),
+  )
+
+
+def grids(steps: int) -> Iterator[tuple[str, list[float]]]:
+  """Time grids by name."""
+  uniform = np.linspace(0, 1, steps + 1)
+  yield "uniform", uniform.tolist()
+  for factor in SHIFTS:
+    times = np.asarray(schedules.shift(uniform, factor))
+    yield f"shift {factor:g}", [0.0, *times[1:-1].tolist(), 1.0]
+  for numbers in SIGMOIDS:
+    times = np.asarray(schedules.sigmoid(steps, *numbers))
+    name = " ".join(f"{x:g}" for x in numbers)
+    yield f"sigmoid {name}", [0.0, *times[1:-1].tolist(), 1.0]
+
+
+def steps_within(solver: str, budget: int) -> int:
+  """As many steps as these evaluations allow, one at least."""
+  return max(1, budget // find(solver).evaluations)
+
+
+def uniform(steps: int) -> list[float]:
+  return np.linspace(0, 1, steps + 1).tolist()
+
+
+def errors(
+  pipe: LuminaPipeline, guidance: float, budgets: Sequence[int]
+) -> list[dict[str, Any]]:
+  """Every solver and grid at every budget against the dense solve."""
+  task, found = Task(FEW, seed=1000), []
+  reference = task.draw(pipe, "rk4", uniform(DENSE), guidance)
+
+  def add(solver, grid, times, **how):
+    drawn = task.draw(pipe, solver, times, guidance, **how)
+    row = dict(guidance=guidance, solver=solver, grid=grid)
+    row |= dict(evaluations=drawn.evaluations)
+    found.append(row | error(drawn, reference))
+
+  add("rk4", "uniform", uniform(LESS_DENSE))
+  for rtol in RTOLS:
+    add("dopri5", f"rtol {rtol:g}", [0.0, 1.0], rtol=rtol, atol=rtol)
+  for budget in budgets:
+    for solver in SOLVERS:
+      seen = set()
+      for grid, times in grids(steps_within(solver, budget)):
+        if tuple(times) not in seen:
+          add(solver, grid, times)
+          found[-1]["budget"] = budget
+        seen.add(tuple(times))
+    table_of_errors(found, guidance, budget)
+  return found
+
+
+def finalists(found: list[dict[str, Any]], budget: int) -> list[dict[str, Any]]:
+  """The pairs of least median error, and all solvers on the uniform grid."""
+  rows = [row for row in found if row.get("budget") == budget]
+  best = sorted(rows, key=lambda row: row["median"])[:FINALS]
+  return best + [r for r in rows if r["grid"] == "uniform" and r not in best]
+
+
+def finals(
+  pipe: LuminaPipeline, found: list[dict[str, Any]]
+) -> list[dict[str, Any]]:
+  """Error and prompt accuracy of the best on prompts and noise of their own."""
+  task, rows = Task(MANY, seed=5000), []
+  reader = Reader(split(0.2)[0])
+  reference = task.draw(pipe, "rk4", uniform(LESS_DENSE), GUIDANCE)
+
+  def add(drawn, solver, grid, budget):
+    row = dict(budget=budget, solver=solver, grid=grid)
+    row |= dict(evaluations=drawn.evaluations) | error(drawn, reference)
+    accuracy = task.accuracy(reader, drawn)
+    rows.append(row | dict(accuracy=accuracy, cells=task.cells))
+
+  add(reference, "rk4", "uniform", 0)
+  for budget in BUDGETS[:3]:
+    for row in finalists(found, budget):
+      solver, grid = row["solver"], row["grid"]
+      times = dict(grids(steps_within(solver, budget)))[grid]
+      drawn = task.draw(pipe, solver, times, GUIDANCE)
+      add(drawn, solver, grid, budget)
+    drawn = task.draw(pipe, "sde_euler", uniform(budget), GUIDANCE)
+    add(drawn, "sde_euler", "uniform", budget)
+    table_of_finals(rows, budget)
+  return rows
+
+
+def table_of_errors(
+  found: list[dict[str, Any]], guidance: float, budget: int
+) -> None:
+  rows = [row for row in found if row.get("budget") == budget]
+  by = {(row["solver"], row["grid"]): row for row in rows}
+  names = list(dict.fromkeys(row["grid"] for row in rows))
+  for what in ("median", "rms"):
+    table = Table("solver", "evaluations", *names, box=box.MARKDOWN)
+    table.title = f"{what} error, guidance {guidance:g}, {budget} evaluations"
+    for solver in SOLVERS:
+      # Grids of one step are all the same.
+      found_here = [by.get((solver, grid)) for grid in names]
+      cells = [f"{row[what]:.4f}" if row else "" for row in found_here]
+      table.add_row(solver, str(found_here[0]["evaluations"]), *cells)
+    Console(width=200).print(table)
+
+
+def table_of_finals(rows: list[dict[str, Any]], budget: int) -> None:
+  names = "solver", "grid", "evaluations", "median", "rms", "±", "accuracy"
+  table = Table(*names, box=box.MARKDOWN)
+  table.title = f"{rows[0]['cells']} digits, {budget} evaluations"
+  for r in rows:
+    if r["budget"] in (0, budget):
+      numbers = [f"{r[name]:.4f}" for name in ("median", "rms", "noise")]
+      numbers.append(f"{r['accuracy']:.3f}")
+      table.add_row(r["solver"], r["grid"], str(r["evaluations"]), *numbers)
+  Console(width=200).print(table)
+
+
+def save(results: dict[str, Any]) -> None:
+  """One line for each row, so that a change shows as such."""
+  parts = []
+  for name, rows in results.items():
+    lines = ",\n".join(f"    {json.dumps(row)}" for row in rows)
+    parts.append(f'  "{name}": [\n{lines}\n  ]')
+  RESULTS.write_text("{\n" + ",\n".join(parts) + "\n}\n")
+
+
+def main(_) -> None:
+  pipe = LuminaPipeline.from_pretrained()
+  results = {"guided": errors(pipe, GUIDANCE, BUDGETS)}
+  save(results)
+  results["finals"] = finals(pipe, results["guided"])
+  save(results)
+  results["unguided"] = errors(pipe, 1.0, UNGUIDED_BUDGETS)
+  save(results)
+
+
+if __name__ == "__main__":
+  entry_point.run(main)
