@@ -85,7 +85,7 @@ def get_config(variant: str = "next") -> ConfigDict:
   )  # fmt: skip
   config.sampling = ConfigDict(
     dict(
-      solver="midpoint",
+      solver="ab2",
       num_inference_steps=20,
       guidance_scale=2.0,
       shift=1.0,
@@ -94,6 +94,7 @@ def get_config(variant: str = "next") -> ConfigDict:
       width=8,
       ladder=((40, 40, 10), (80, 40, 10), (160, 40, 10)),
       rows=8,
+      beyond=dict(rule="none", side=0, base_tokens=0, proportional=False),
     )
   )
   return config

@@ -221,7 +221,10 @@ def strength(value: Any, image: Any) -> float:
   """
   if image is None:
     if value is not None:
-      raise ValueError(f"strength = {value!r} says how much of image= is drawn")
+      raise ValueError(
+        f"strength = {value!r} without image: it says how much of a picture is "
+        "drawn anew"
+      )
     return 1.0
   found = STRENGTH if value is None else number(value, "strength")
   if not 0 < found <= 1:

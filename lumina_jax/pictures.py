@@ -180,12 +180,14 @@ def _request(
       place[: len(row)] = [value(p) for p in row]
     return out
 
-  scale, positions = None, None
-  if beyond := sampling.beyond:
-    scale, stretch, trained = (
-      each(lambda p, of=of: of(p.grid, p.natural), np.float32, 1)
-      for of in (beyond.attention_scale, beyond.stretch, beyond.trained)
-    )
+  def of_size(function):
+    return each(lambda p: function(p.grid, p.natural), np.float32, 1)
+
+  scale, positions, beyond = None, None, sampling.beyond
+  if beyond and (beyond.rule != "none" or beyond.proportional):
+    scale = of_size(beyond.attention_scale)
+  if beyond and beyond.rule != "none":
+    stretch, trained = of_size(beyond.stretch), of_size(beyond.trained)
     positions = beyond.positions(stretch, trained)
 
   def condition(field):

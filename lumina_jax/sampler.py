@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -88,6 +88,8 @@ class SamplingConfig:
   last_step: str = "tweedie"
   beyond: Extrapolation | None = None
   frames: int = 1
+
+  RENAMED: ClassVar[dict[str, str]] = {"grid": "schedule"}
 
   def __post_init__(self):
     ladder = tuple(tuple(rung) for rung in self.ladder)

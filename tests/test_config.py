@@ -222,6 +222,12 @@ def test_configs_of_older_runs_still_parse():
   assert run.model.routing == () and isinstance(run.data, DigitsConfig)
 
 
+def test_a_key_that_was_renamed_is_read():
+  values = digits().to_dict()
+  values["sampling"]["grid"] = "diffusers"
+  assert parse(values).sampling.schedule == "diffusers"
+
+
 def test_routing_is_a_tuple_of_words():
   values = imagenet.get_config("moe_both_600m").to_dict()
   values["model"]["routing"] = ["time", "token"]

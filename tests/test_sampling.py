@@ -195,7 +195,7 @@ def test_kinds_of_pictures_to_begin_with(pipe):
 @pytest.mark.parametrize(
   ("call", "message"),
   [
-    (dict(strength=0.5), "strength = 0.5 says how much of image="),
+    (dict(strength=0.5), "strength = 0.5 without image"),
     (dict(image=picture(), strength=0), "strength = 0: above 0"),
     (dict(image=picture(), strength=1.5), "strength = 1.5: .* at most 1"),
     (dict(image=picture(), strength="half"), "strength = 'half'"),

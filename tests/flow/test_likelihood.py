@@ -108,6 +108,7 @@ def test_random_probes_estimate_it_without_bias(solver):
   assert abs(found.mean() - normal_log_density(x)[0]) < 3 * error
 
 
+@pytest.mark.slow
 def test_more_probes_scatter_less():
   x, seeds = data(1), 60
 
@@ -156,6 +157,7 @@ def test_there_and_back_is_where_it_began(name, x64):
   np.testing.assert_allclose(back, x, atol=ACCURACY[solver.order])
 
 
+@pytest.mark.slow
 def test_a_flow_that_keeps_volumes_is_no_trouble():
   # Its integral stays 0, which no tolerance relative to it can be met at.
   turn = lambda x, t: x @ jnp.array([[0.0, 3.0], [-3.0, 0.0]])  # noqa: E731
@@ -168,7 +170,9 @@ def test_a_flow_that_keeps_volumes_is_no_trouble():
   np.testing.assert_allclose(found.log_density, expected, rtol=2e-3)
 
 
-@pytest.mark.parametrize("scale", [0.25, 3.0])
+@pytest.mark.parametrize(
+  "scale", [0.25, pytest.param(3.0, marks=pytest.mark.slow)]
+)
 def test_other_units_change_it_by_the_log_of_the_scale(scale):
   x, times = data(), schedule.uniform(STEPS)
   scaled = lambda x, t: exact(  # noqa: E731
@@ -179,6 +183,7 @@ def test_other_units_change_it_by_the_log_of_the_scale(scale):
   np.testing.assert_allclose(found, expected, atol=2e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("solver", [RK4, DOPRI5], ids=["rk4", "dopri5"])
 def test_samples_do_not_see_each_other(solver):
   x, keys = data(3), jax.random.split(KEY, 3)

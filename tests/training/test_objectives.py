@@ -167,7 +167,13 @@ def alone(batch, row, slot):
   )
 
 
-@pytest.mark.parametrize("words", [("linear", "velocity"), ("vp", "score")])
+@pytest.mark.parametrize(
+  "words",
+  [
+    ("vp", "score"),
+    pytest.param(("linear", "velocity"), marks=pytest.mark.slow),
+  ],
+)
 def test_packing_changes_no_loss_and_no_time(words, packed):
   objective = Objective(*words, "likelihood")
   times = TimeDistribution("logit_normal", shift=1.5, base_tokens=8)
