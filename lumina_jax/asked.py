@@ -38,12 +38,6 @@ class Of(NamedTuple):
     """Of its pixels."""
     return self.vae.cfg.channels if self.vae else self.model.channels
 
-  def encode(self, image: np.ndarray | None) -> np.ndarray | None:
-    """Pixels `f32[H, W, channels]` in [-1, 1] -> what the backbone draws."""
-    if image is None or self.vae is None:
-      return image
-    return np.asarray(self.vae.encode(image))
-
 
 def grids(
   of: Of,
@@ -120,6 +114,11 @@ def pictures(
   seeds = iter(inputs.seeds(start.seed, start.generator, count, each))
   if start.image is not None and len(of.model.patch) != 2:
     raise ValueError("image: this pipeline draws videos, not pictures")
+  if start.image is not None and of.channels not in (1, 3):
+    raise ValueError(
+      f"image: this pipeline draws latents of {of.channels} channels; load it "
+      "with a vae"
+    )
   images = inputs.images(start.image, count, of.channels)
   layouts = grids(of, prompts, size, images)
   naturals = [sizes.natural(of.model, of.sampling, text) for text in prompts]
@@ -129,7 +128,6 @@ def pictures(
   # Encoding is not for nothing: without guidance nothing reads the negatives.
   guided = any(scale != 1 for scale in scales)
   spelled = spell(prompts, negatives if guided else None)
-  images = [of.encode(image) for image in images]
   return [
     Picture(text, grid, *codes, *next(seeds), scale, next(starts), *rest)
     for text, grid, codes, scale, *rest in zip(

@@ -125,9 +125,8 @@ def parse(values: Mapping[str, Any], cls: Any = RunConfig, at: str = "config"):
     raise ValueError(f"{at} must be a section of keys, not {values!r}")
   cls = _best_match(values, _sections(cls))
   fields = {field.name: field for field in dataclasses.fields(cls)}
-  # What an older version wrote is read by its new name.
-  renamed = getattr(cls, "RENAMED", {})
-  values = {renamed.get(key, key): value for key, value in values.items()}
+  if hasattr(cls, "of_older"):
+    values = cls.of_older(dict(values.items()))
   for key in values:
     if key not in fields:
       near = difflib.get_close_matches(key, fields, n=1)

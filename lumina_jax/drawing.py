@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -10,6 +12,7 @@ import numpy as np
 
 from lumina_jax import inputs, output, sampler
 from lumina_jax import pictures as picture_batches
+from lumina_jax.flow.adaptive import DormandPrince
 from lumina_jax.flow.ode import Solver, State
 from lumina_jax.flow.solvers import on_path
 from lumina_jax.network import Network, Params
@@ -68,6 +71,7 @@ def images(
   """
   found: dict[int, Drawn] = {}
   with pipe.devices():
+    pictures = _encoded(pipe, pictures)
     for drawn in draw(
       pipe.params, pipe.network, pictures, sampling, times, on_step
     ):
@@ -89,6 +93,21 @@ def images(
       if progress:
         progress(len(found), len(pictures))
   return [found[number] for number in range(len(pictures))]
+
+
+def _encoded(
+  pipe: LuminaPipeline, pictures: Sequence[Picture]
+) -> Sequence[Picture]:
+  """Pictures with latents of what they begin with, each encoded once."""
+  if pipe.vae is None or pictures[0].image is None:
+    return pictures
+  images = {id(p.image): p.image for p in pictures}
+  tile = pipe.vae_tile or None
+  latents = {
+    key: np.asarray(pipe.vae.encode(image, tile=tile))
+    for key, image in images.items()
+  }
+  return [dataclasses.replace(p, image=latents[id(p.image)]) for p in pictures]
 
 
 def draw(
@@ -139,17 +158,23 @@ def _stepwise(
   on_step: OnStep,
 ) -> State:
   request, times = batch.request, batch.request.times
+  parts = list(itertools.pairwise(times))
+  if isinstance(solver, DormandPrince):  # It has steps of its own.
+    solver = dataclasses.replace(solver, tries=1)
+    parts = itertools.repeat((times[0], times[-1]))
   how = dict(network=network, solver=solver)
   state = sampler.begin(request, **how)
-  for step in range(len(times) - 1):
-    one = request._replace(times=times[step : step + 2])
+  for step, part in enumerate(parts):
     # From the host each time: what comes from a device would compile anew.
     state = jax.tree.map(np.asarray, state)
+    one = request._replace(times=np.stack(part))
     state = sampler.advance(params, one, state, **how)
     latents = batch.cut(np.asarray(state.x))
-    changed = on_step(step, batch.each(times[step + 1]), latents)
+    changed = on_step(step, batch.each(state.time), latents)
     if changed is not None:
       state = state._replace(x=batch.paste(changed))
+    if np.any(state.behind) or np.all(np.asarray(state.time) == times[-1]):
+      break
   return state
 
 

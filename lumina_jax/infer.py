@@ -32,7 +32,13 @@ PRECISIONS = {"bf16": "bfloat16", "fp32": "float32"}
 OF_CKPT = ("ckpt_lm", "vae", "ema")
 SCALING = ("ntk_scaling", "scaling_method", "scaling_watershed")
 # What the settings file knows too, by its names.
-OWN = ("num_inference_steps", "solver", "shift", "proportional_attention")
+OWN = (
+  "num_inference_steps",
+  "solver",
+  "shift",
+  "proportional_attention",
+  "scaling_watershed",
+)
 
 
 def positional(
@@ -180,9 +186,10 @@ def sampling(
     chosen: the settings.
     how: what they do not know.
   """
-  beyond = own.beyond
-  known = {"ntk_plain": SCALING[:1], "watershed": SCALING[1:]}
-  known = known.get(beyond.rule, ()) if beyond else ()
+  how, beyond = dict(how or {}), own.beyond
+  asked = how.get("rope_scaling")
+  rule = asked or (beyond.rule if beyond else None)
+  known = {"ntk_plain": SCALING[:1], "watershed": SCALING[1:]}.get(rule, ())
   known += ("proportional_attn",) if beyond else ()
   unused = [
     name
@@ -195,34 +202,47 @@ def sampling(
       "not used",
       ", ".join(unused),
     )
-  how = (how or {}) | {
-    "num_inference_steps": chosen.num_inference_steps,
-    "solver": chosen.solver,
-    "shift": chosen.t_shift,
-    "rtol": chosen.rtol,
-    "atol": chosen.atol,
-    "proportional_attention": chosen.proportional_attn if beyond else None,
-  }
-  if "scaling_watershed" in known:
-    how["scaling_watershed"] = chosen.scaling_watershed
-  found = presets.choose(own, None, {}, how)
   off = {
     "ntk_scaling": chosen.ntk_scaling is False,
     "scaling_method": chosen.scaling_method == settings.NO_SCALING,
   }
-  if any(off[name] for name in known if name in off):
-    never = dataclasses.replace(found.beyond, rule="none")
-    found = dataclasses.replace(found, beyond=never)
-  return found
+  if not asked and any(off[name] for name in known if name in off):
+    how["rope_scaling"], known = "none", known[-1:]
+  how |= {
+    "num_inference_steps": chosen.num_inference_steps,
+    "solver": chosen.solver,
+    "shift": chosen.t_shift,
+    "proportional_attention": chosen.proportional_attn if beyond else None,
+  }
+  if "scaling_watershed" in known:
+    how["scaling_watershed"] = chosen.scaling_watershed
+  return presets.choose(own, None, {}, how | _tolerances(own, chosen, how))
+
+
+def _tolerances(
+  own: SamplingConfig, chosen: Settings, how: presets.How
+) -> presets.How:
+  """Those of the settings, below flags, for the solver that reads them."""
+  found = {name: getattr(chosen, name) for name in settings.TOLERANCES}
+  found = {name: x for name, x in found.items() if x is not None}
+  if (chosen.solver or own.solver) == "dopri5":
+    return {k: x for k, x in found.items() if how.get(k) is None}
+  if any(x != settings.TOLERANCES[name] for name, x in found.items()):
+    logging.warning(
+      "%s: solvers with fixed steps need no tolerance; not used",
+      ", ".join(f"ode.{name}" for name in found),
+    )
+  return {}
 
 
 def main(argv: list[str]) -> None:
   args = flags.FLAGS
   prompts, output = positional(argv[1:], args.prompt_file)
   chosen = choose(args)
-  asked = sample.wishes(
-    args, prompts, chosen.resolution, chosen.cfg_scale, chosen.seed
-  )
+  size = chosen.resolution
+  if args.image and args.resolution is None:
+    size = None  # That of a settings file is for pictures from nothing.
+  asked = sample.wishes(args, prompts, size, chosen.cfg_scale, chosen.seed)
   if None not in (args.output, output):
     raise ValueError(f"{output!r} and --output={args.output}: give one folder")
   folder = epath.Path(output or args.output or sample.OUTPUT).expanduser()
@@ -263,11 +283,7 @@ def main(argv: list[str]) -> None:
 
 def run() -> None:
   """Defines the flags and runs the command."""
-  text, number, truth = (
-    flags.DEFINE_string,
-    flags.DEFINE_float,
-    flags.DEFINE_bool,
-  )
+  text, truth = flags.DEFINE_string, flags.DEFINE_bool
   text("ckpt", None, "Folder or hub name of a pipeline.")
   text("ckpt_lm", None, "Folder or hub name of its text encoder.")
   flags.DEFINE_alias("text_encoder", "ckpt_lm")
@@ -292,7 +308,6 @@ def run() -> None:
     settings.METHODS,
     "Next-DiT: stretch beyond trained sizes.",
   )
-  number("scaling_watershed", None, "Time at which Time-aware changes.")
   sample.define_flags()
   flags.DEFINE_alias("cfg_scale", "guidance_scale")
   flags.DEFINE_alias("t_shift", "shift")

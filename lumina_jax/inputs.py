@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+from PIL import Image
+
+from lumina_jax import image_file
 
 STRENGTH = 0.6  # Of a call that names a picture and no strength.
 
@@ -176,7 +180,8 @@ def as_float32(x: Any, name: str) -> np.ndarray:
 
 
 def _rows(values: Any, name: str) -> list[np.ndarray]:
-  if np.ndim(values) == 0 and not isinstance(values, (list, tuple)):
+  # A list first: numpy cannot tell the axes of arrays of unlike sizes.
+  if not isinstance(values, (list, tuple)) and np.ndim(values) == 0:
     raise ValueError(f"{name} = {values!r}: an array, or a list of arrays")
   return [as_float32(row, name) for row in values]
 
@@ -249,31 +254,40 @@ def images(image: Any, count: int, channels: int) -> list[np.ndarray | None]:
   """
   if image is None:
     return [None] * count
-  several = isinstance(image, (list, tuple)) or np.ndim(image) == 4
+  several = isinstance(image, (list, tuple)) or getattr(image, "ndim", 0) == 4
   found = [_pixels(one, channels) for one in (image if several else [image])]
   if len(found) not in (1, count):
-    raise ValueError(f"image: {len(found)} pictures for {count} prompts")
+    raise ValueError(
+      f"image: {len(found)} pictures for {count} prompts; give one, or one for "
+      "each"
+    )
   return found * count if len(found) == 1 else found
 
 
 def _pixels(image: Any, channels: int) -> np.ndarray:
-  if hasattr(image, "convert"):  # Of PIL.
-    modes = {1: "L", 3: "RGB"}
-    if channels not in modes:
-      raise ValueError(f"image: this pipeline draws {channels} channels")
-    image = np.asarray(image.convert(modes[channels]))
-  values = np.asarray(
-    image.detach().cpu() if hasattr(image, "detach") else image
-  )
+  if isinstance(image, Image.Image):
+    return image_file.pixels(image, channels)
+  if isinstance(image, (str, bytes, os.PathLike)):
+    shown = "bytes" if isinstance(image, bytes) else repr(image)
+    raise ValueError(f"image = {shown}: open it first, e.g. by PIL.Image.open")
+  if not hasattr(image, "ndim"):
+    raise ValueError(
+      f"image of type {type(image).__name__}: pass a picture of PIL or an "
+      "array, or a list of them, one for each prompt"
+    )
+  # Of whatever library.
+  in_bytes = str(getattr(image, "dtype", "")).endswith("uint8")
+  values = as_float32(image, "image")
   values = values[..., None] if values.ndim == 2 else values
   if values.ndim != 3 or values.shape[-1] != channels:
     raise ValueError(
       f"image of shape {values.shape}: this pipeline takes (H, W, {channels}), "
       "channels last"
     )
-  if values.dtype == np.uint8:
-    return values.astype(np.float32) / 127.5 - 1
-  values = as_float32(values, "image")
+  if not values.size:
+    raise ValueError(f"image of shape {values.shape}: no pixels")
+  if in_bytes:
+    return values / 127.5 - 1
   if not (np.isfinite(values).all() and 0 <= values.min() <= values.max() <= 1):
     raise ValueError(
       f"image with values from {values.min():g} to {values.max():g}: bytes, or "

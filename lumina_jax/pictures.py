@@ -37,8 +37,8 @@ class Picture:
     number: among the pictures of one prompt; with the seed it fixes the noise.
     guidance_scale: 1 = none.
     start: latents `f32[H, W, C]` in place of the noise.
-    image: latents `f32[H, W, C]` of the picture that the solve begins with a
-      part of; None = with noise alone.
+    image: what the solve begins with a part of, `f32[H, W, C]` in [-1, 1], or
+      its latents once encoded; None = with noise alone.
     natural: layout at the size that the network was trained to draw it at; None
       = the same for all, see `Extrapolation`.
   """

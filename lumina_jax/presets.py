@@ -9,7 +9,9 @@ from typing import Any, TypedDict
 
 from lumina_jax import inputs
 from lumina_jax.extrapolation import Extrapolation
+from lumina_jax.flow.names import check_name
 from lumina_jax.flow.schedule import DIFFUSERS
+from lumina_jax.flow.sde import Stochastic
 from lumina_jax.sampler import SamplingConfig
 
 PRESETS = (DIFFUSERS,)
@@ -86,6 +88,7 @@ OF_BEYOND = {
 }
 WHOLE = ("num_inference_steps", "shift_tokens", "guidance_channels")
 NUMBERS = ("shift", "guidance_renorm", "rtol", "atol", "scaling_watershed")
+TRUTHS = ("proportional_attention", "proportional_attn")
 
 
 def choose(
@@ -104,7 +107,8 @@ def choose(
 
   Raises:
     TypeError: for an argument that there is none of.
-    ValueError: for unknown names and values out of range.
+    ValueError: for unknown names, values out of range, and arguments that what
+      was chosen beside them does not read.
   """
   for name in how.keys() - How.__annotations__.keys():
     near = difflib.get_close_matches(name, How.__annotations__, n=1)
@@ -112,33 +116,80 @@ def choose(
     raise TypeError(f"unexpected argument {name!r}{hint}")
   if compatibility is not None:
     sampling = preset(compatibility, sampling, scheduler)
-  changes = {name: x for name, x in how.items() if x is not None}
+  said = _checked({name: x for name, x in how.items() if x is not None})
+  changes = said.copy()
   changes.pop("sigmas", None)
   if not isinstance(changes.get("schedule", ""), str):
     del changes["schedule"]
-  for name in changes:
+  beyond = _beyond(sampling.beyond, changes)
+  sampling = dataclasses.replace(sampling, beyond=beyond, **changes)
+  _check_read(sampling, said)
+  return sampling
+
+
+def _checked(said: dict[str, Any]) -> dict[str, Any]:
+  """Numbers, truth values and pairs as such."""
+  for name, value in said.items():
+    if isinstance(value, bool) != (name in TRUTHS):
+      wanted = "True or False" if name in TRUTHS else "neither True nor False"
+      raise ValueError(f"{name} = {value!r}: {wanted}")
     if name in WHOLE:
-      changes[name] = inputs.whole(changes[name], name)
+      said[name] = inputs.whole(value, name)
     if name in NUMBERS:
-      changes[name] = inputs.number(changes[name], name)
-  if "guidance_interval" in changes:
-    changes["guidance_interval"] = inputs.interval(
-      changes["guidance_interval"], "guidance_interval"
+      said[name] = inputs.number(value, name)
+  if "guidance_interval" in said:
+    said["guidance_interval"] = inputs.interval(
+      said["guidance_interval"], "guidance_interval"
     )
-  said = [name for name in OF_BEYOND if name in changes]
-  if {"proportional_attention", "proportional_attn"} <= set(said):
+  if set(TRUTHS) <= said.keys():
+    raise ValueError(f"{' and '.join(TRUTHS)} are the same: give one")
+  return said
+
+
+def _beyond(
+  own: Extrapolation | None, changes: dict[str, Any]
+) -> Extrapolation | None:
+  """Takes what concerns sizes beyond training out of the changes."""
+  found = {name: changes.pop(name) for name in OF_BEYOND if name in changes}
+  if own is not None:
+    fields = {OF_BEYOND[name]: value for name, value in found.items()}
+    return dataclasses.replace(own, **fields)
+  if any(x is not False and x != "none" for x in found.values()):
     raise ValueError(
-      "proportional_attention and proportional_attn are the same: give one"
+      f"{', '.join(found)}: this pipeline has no rule for sizes beyond those "
+      "of training"
     )
-  if said and sampling.beyond is None:
+  return None
+
+
+def _check_read(sampling: SamplingConfig, said: Mapping[str, Any]) -> None:
+  """Raises ValueError for what the solver or the rule takes no notice of."""
+  rule = sampling.beyond and sampling.beyond.rule
+  adaptive = sampling.solver == "dopri5"
+  noisy = isinstance(sampling.method, Stochastic)
+  readers = {
+    "rtol": (adaptive, "solver='dopri5'"),
+    "atol": (adaptive, "solver='dopri5'"),
+    "diffusion": (noisy, "solver='sde_euler' or 'sde_heun'"),
+    "last_step": (noisy, "solver='sde_euler' or 'sde_heun'"),
+    "scaling_watershed": (rule == "watershed", "rope_scaling='watershed'"),
+  }
+  for name, (read, by) in readers.items():
+    if name in said and not read:
+      raise ValueError(f"{name} = {said[name]!r} is read with {by} only")
+  times = said.get("schedule", "")
+  if not isinstance(times, str) and "shift" in said:
     raise ValueError(
-      f"{', '.join(said)}: this pipeline has no rule for sizes beyond those of "
-      "training"
+      f"shift = {said['shift']}: times that schedule brings are not shifted"
     )
-  if said:
-    beyond = {OF_BEYOND[name]: changes.pop(name) for name in said}
-    changes["beyond"] = dataclasses.replace(sampling.beyond, **beyond)
-  return dataclasses.replace(sampling, **changes)
+  levels = said.get("sigmas", ())
+  steps = len(levels) if isinstance(times, str) else len(times) - 1
+  asked = said.get("num_inference_steps", steps)
+  if steps and asked != steps:
+    raise ValueError(
+      f"num_inference_steps = {asked}, but schedule or sigmas has {steps} "
+      "steps: leave one of them out"
+    )
 
 
 def preset(
@@ -152,12 +203,7 @@ def preset(
   Raises:
     ValueError: for an unknown name, or a scheduler that does more than shift.
   """
-  if name not in PRESETS:
-    near = difflib.get_close_matches(str(name), PRESETS, n=1)
-    hint = f"did you mean {near[0]!r}? " if near else ""
-    raise ValueError(
-      f"compatibility {name!r}: {hint}there is {', '.join(PRESETS)}"
-    )
+  check_name("compatibility", name, PRESETS)
   found = scheduler.get("_class_name", SCHEDULER_CLASS)
   if found != SCHEDULER_CLASS:
     raise ValueError(

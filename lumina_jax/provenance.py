@@ -9,10 +9,13 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import lumina_jax
+from lumina_jax import inputs
 from lumina_jax.pipeline import LuminaPipeline
 
 if TYPE_CHECKING:
   from lumina_jax.sample import Wish
+
+OF_SOLVER = ("rtol", "atol", "diffusion", "last_step")
 
 
 def public(name: str | None) -> str | None:
@@ -57,15 +60,17 @@ def texts(
     "dtype": pipe.dtype,
     **dataclasses.asdict(wish),
     "image": public(wish.image),
+    "strength": wish.image and inputs.strength(wish.strength, wish.image),
     "guidance_scale": scale,
     "number": number,
     "width": size[0],
     "height": size[1],
     **({"frames": how.frames} if video else {}),
     "solver": how.solver,
+    **{k: getattr(how, k) for k in OF_SOLVER},
     "num_inference_steps": how.num_inference_steps,
     "shift": how.shift,
-    "schedule": how.schedule,
+    "schedule": wish.schedule or how.schedule,
     "shift_tokens": how.shift_tokens,
     "guidance_interval": how.guidance_interval,
     "guidance_renorm": how.guidance_renorm,

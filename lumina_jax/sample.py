@@ -13,11 +13,19 @@ from typing import Any
 import jax
 from absl import flags
 from etils import epath
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image
 
-from lumina_jax import entry_point, inputs, presets, provenance, time_grid
+from lumina_jax import (
+  entry_point,
+  image_file,
+  inputs,
+  presets,
+  provenance,
+  time_grid,
+)
 from lumina_jax import workdir as workdirs
 from lumina_jax.backbone.rope import RULES
+from lumina_jax.flow.sde import FORMS, LAST
 from lumina_jax.flow.solvers import SOLVERS
 from lumina_jax.pipeline import LuminaPipeline
 from lumina_jax.reporting import picture
@@ -32,7 +40,10 @@ EACH = "once, or once for each prompt"
 
 @dataclasses.dataclass(frozen=True)
 class Wish:
-  """What is asked of one prompt; None = by the pipeline's rule."""
+  """What is asked of one prompt; None = by the pipeline's rule.
+
+  Of one call all have the same strength, schedule and sigmas.
+  """
 
   prompt: str
   negative_prompt: str
@@ -42,6 +53,8 @@ class Wish:
   guidance_scale: float | None
   image: str | None = None
   strength: float | None = None
+  schedule: list[str] | None = None
+  sigmas: list[str] | None = None
 
 
 def wishes(
@@ -74,7 +87,7 @@ def wishes(
 
   inputs.strength(args.strength, args.image)
   for path in args.image or ():
-    open_image(path)
+    image_file.open(path, "--image")
   numbers = each("seed", seed or 0)
   columns = (
     prompts,
@@ -85,30 +98,10 @@ def wishes(
     each("guidance_scale", guidance_scale),
     each("image", None),
     [args.strength] * len(prompts),
+    [_times(args)] * len(prompts),
+    [args.sigmas] * len(prompts),
   )
   return [Wish(*row) for row in zip(*columns, strict=True)]
-
-
-def open_image(path: str | None) -> Image.Image | None:
-  """A picture to begin with, the right way up; None of None.
-
-  Raises:
-    OSError: if it cannot be read.
-    ValueError: if it is no picture.
-  """
-  if path is None:
-    return None
-  try:
-    with epath.Path(path).expanduser().open("rb") as file:
-      return ImageOps.exif_transpose(Image.open(file).copy())
-  except UnidentifiedImageError as error:
-    raise ValueError(
-      f"--image={path} is no picture that can be read"
-    ) from error
-  except OSError as error:
-    raise OSError(
-      f"--image={path} cannot be read: {error.strerror or error}"
-    ) from error
 
 
 def write_overview(
@@ -179,9 +172,13 @@ def draw(
     FloatingPointError: for one that is no picture, when all others are written.
   """
   names = picture.stems([w.prompt for w in asked], [w.seed for w in asked])
-  strength = inputs.strength(asked[0].strength, asked[0].image)
-  steps = time_grid.choose(pipe.sampling, strength=strength).steps
-  slow = parameters(pipe) >= SLOW
+  first = asked[0]
+  strength = inputs.strength(first.strength, first.image)
+  steps = time_grid.choose(
+    pipe.sampling, first.schedule, first.sigmas, strength
+  ).steps
+  # How many steps an adaptive solver takes nobody knows before.
+  slow = parameters(pipe) >= SLOW and pipe.sampling.solver != "dopri5"
   factor, unit = (steps, "steps") if slow else (1, "pictures")
   total, done, images = len(asked) * each, 0, []
   with Progress("sampling", total * factor, unit=unit) as bar:
@@ -232,7 +229,9 @@ def _free(folder: epath.Path, stem: str) -> epath.Path:
 
 def _images(asked: Sequence[Wish]) -> list[Image.Image] | None:
   """Pictures to begin with: of all wishes, or of none."""
-  return [open_image(w.image) for w in asked] if asked[0].image else None
+  if not asked[0].image:
+    return None
+  return [image_file.open(w.image, "--image") for w in asked]
 
 
 def _call(pipe, group, each, watch) -> list[Image.Image]:
@@ -240,7 +239,13 @@ def _call(pipe, group, each, watch) -> list[Image.Image]:
   columns = {key: [v[key] for v in values] for key in values[0]}
   if columns["guidance_scale"][0] is None:  # Then of all: see `wishes`.
     columns["guidance_scale"] = None
-  columns |= dict(image=_images(group), strength=group[0].strength)
+  first = group[0]
+  columns |= dict(
+    image=_images(group),
+    strength=first.strength,
+    schedule=first.schedule,
+    sigmas=first.sigmas,
+  )
   return pipe(**columns, num_images_per_prompt=each, **watch).images
 
 
@@ -271,21 +276,46 @@ def main(argv: list[str]) -> None:
   print(f"{len(images)} pictures in {folder}; all of them: {overview}")
 
 
-HOW = (
-  "num_inference_steps",
-  "solver",
-  "schedule",
-  "shift",
-  "guidance_interval",
-  "guidance_renorm",
-  "rope_scaling",
-  "proportional_attention",
-)
+# Flags that are arguments of calls, by kind and name; in `define_flags` those
+# that other programs share.
+TEXTS = {
+  "solver": f"One of {', '.join(SOLVERS)}.",
+  "rope_scaling": f"Beyond trained sizes: {', '.join(RULES)}.",
+  "diffusion": f"Of the sde solvers: {', '.join(FORMS)}.",
+  "last_step": f"Of the sde solvers: {', '.join(LAST)}.",
+}
+LISTS = {
+  "schedule": "Of the times: uniform, sigmoid, diffusers, or times as 0,0.5,1.",
+  "sigmas": "Noise levels in its place, as 1,0.7,0.3.",
+  "guidance_interval": "Times between which guidance acts, as 0,0.5.",
+}
+NUMBERS = {
+  "shift": "Of the time grid, towards noise.",
+  "guidance_renorm": "Longest steered velocity; 0 = any length.",
+  "rtol": "Relative error of dopri5.",
+  "atol": "Absolute error of dopri5.",
+  "scaling_watershed": "Time at which the rule watershed changes.",
+}
+COUNTS = {
+  "num_inference_steps": "Integration steps.",
+  "shift_tokens": "Tokens for which the shift is meant; 0 = all sizes.",
+  "guidance_channels": "Guided are the first so many; 0 = all.",
+}
 
 
 def how(args: Any) -> presets.How:
   """What the flags say of solver, times, guidance and positions."""
-  return {name: getattr(args, name) for name in HOW}
+  names = (*TEXTS, *LISTS, *NUMBERS, *COUNTS, "proportional_attention")
+  found = {name: getattr(args, name) for name in names}
+  if args.schedule and not _times(args):
+    (found["schedule"],) = args.schedule
+  return found
+
+
+def _times(args: Any) -> list[str] | None:
+  """Times in place of the name of a schedule."""
+  several = args.schedule is not None and len(args.schedule) > 1
+  return args.schedule if several else None
 
 
 def define_flags() -> None:
@@ -304,7 +334,6 @@ def define_flags() -> None:
   flags.DEFINE_multi_integer(
     "seed", None, f"Fixes the noise, 0 (the default) too; {EACH}."
   )
-  flags.DEFINE_integer("num_inference_steps", None, "Integration steps.")
   flags.DEFINE_integer(
     "num_images_per_prompt", 1, "Pictures of each prompt.", lower_bound=1
   )
@@ -315,15 +344,14 @@ def define_flags() -> None:
   flags.DEFINE_float(
     "strength", None, "How much of it is drawn anew: above 0, at most 1."
   )
-  text, number = flags.DEFINE_string, flags.DEFINE_float
-  text("solver", None, f"One of {', '.join(SOLVERS)}.")
-  text("schedule", None, "Of the times: uniform, sigmoid or diffusers.")
-  number("shift", None, "Of the time grid, towards noise.")
-  flags.DEFINE_list(
-    "guidance_interval", None, "Times between which guidance acts, as 0,0.5."
-  )
-  number("guidance_renorm", None, "Longest steered velocity; 0 = any length.")
-  text("rope_scaling", None, f"Beyond trained sizes: {', '.join(RULES)}.")
+  for define, named in (
+    (flags.DEFINE_string, TEXTS),
+    (flags.DEFINE_list, LISTS),
+    (flags.DEFINE_float, NUMBERS),
+    (flags.DEFINE_integer, COUNTS),
+  ):
+    for name, told in named.items():
+      define(name, None, told)
   flags.DEFINE_bool(
     "proportional_attention", None, "Scale attention by the picture's size."
   )

@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -89,7 +89,16 @@ class SamplingConfig:
   beyond: Extrapolation | None = None
   frames: int = 1
 
-  RENAMED: ClassVar[dict[str, str]] = {"grid": "schedule"}
+  @staticmethod
+  def of_older(values: dict[str, Any]) -> dict[str, Any]:
+    """What an older version wrote, as this one says it."""
+    if "grid" not in values or "schedule" in values:
+      return values
+    values["schedule"] = values.pop("grid")
+    beyond = values.get("beyond")
+    if beyond and beyond["rule"] == "ntk":
+      values["beyond"] = {**beyond, "rule": "ntk_plain"}
+    return values
 
   def __post_init__(self):
     ladder = tuple(tuple(rung) for rung in self.ladder)

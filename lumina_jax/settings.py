@@ -24,7 +24,7 @@ ADAPTIVE = ("dopri8", "bosh3", "fehlberg2", "adaptive_heun")
 SOLVER_NAMES = {"rk4": "rk4_38", "heun2": "heun"}
 TIME_AWARE, NO_SCALING = "Time-aware", "None"
 METHODS = (TIME_AWARE, NO_SCALING)
-TOLERANCES = {"atol": 1e-6, "rtol": 1e-3}
+TOLERANCES = {"atol": 1e-6, "rtol": 1e-3}  # As its file has them.
 # Sections and keys that the original knows.
 SECTIONS = {
   "model": "ckpt ckpt_lm token",
@@ -185,13 +185,6 @@ def parse(values: Any) -> tuple[Settings, list[str]]:
   solver = fields.get("solver")
   if solver in SOLVER_NAMES:
     fields["solver"] = SOLVER_NAMES[solver]
-  if solver != "dopri5":
-    given = {name: fields.pop(name) for name in TOLERANCES if name in fields}
-    if given != {name: TOLERANCES[name] for name in given}:
-      remarks.append(
-        f"{', '.join(f'ode.{name}' for name in given)}: solvers with fixed "
-        "steps need no tolerance; not used"
-      )
   return Settings(**fields), remarks
 
 

@@ -95,6 +95,11 @@ def _rising(times: Any) -> np.ndarray:
 
 
 def _from_levels(sigmas: Sequence[float]) -> np.ndarray:
+  if not isinstance(sigmas, (list, tuple)) and np.ndim(sigmas) != 1:
+    raise ValueError(
+      f"sigmas = {sigmas!r}: noise levels, as [1.0, 0.6, 0.2]; what has a name "
+      "is a schedule"
+    )
   levels = [inputs.number(level, "sigmas") for level in sigmas]
   falling = sorted(set(levels), reverse=True) == levels
   if not levels or not falling or not 0 < levels[-1] <= levels[0] <= 1:

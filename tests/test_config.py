@@ -222,10 +222,19 @@ def test_configs_of_older_runs_still_parse():
   assert run.model.routing == () and isinstance(run.data, DigitsConfig)
 
 
-def test_a_key_that_was_renamed_is_read():
-  values = digits().to_dict()
+def test_what_sampling_was_called_in_older_runs_is_read(tmp_path):
+  """Its grid, and the rule of positions that the original calls NTK."""
+  values = to_dict(parse(digits()))
+  del values["sampling"]["schedule"]
   values["sampling"]["grid"] = "diffusers"
-  assert parse(values).sampling.schedule == "diffusers"
+  values["sampling"]["beyond"] |= dict(rule="ntk", side=8, base_tokens=4)
+  (tmp_path / "config.json").write_text(json.dumps(values))
+  sampling = load(tmp_path).sampling
+  assert sampling.schedule == "diffusers"
+  assert sampling.beyond.rule == "ntk_plain"
+  values["sampling"]["schedule"] = "uniform"
+  with pytest.raises(ValueError, match=r"unknown key config.sampling.grid"):
+    parse(values)
 
 
 def test_routing_is_a_tuple_of_words():

@@ -10,7 +10,6 @@ B rows, L tokens, N samples a row, H heads, K head channels, A axes.
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import math
 from collections.abc import Callable
 from typing import NamedTuple
@@ -18,6 +17,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+
+from lumina_jax.flow.names import check_name
 
 Number = jax.Array | float
 # Stands in for zero in divisors; far below any turn of a pair.
@@ -117,10 +118,7 @@ class RopeScaling:
 
 def check_rule(rule: str) -> None:
   """Raises ValueError for a rule that is not in `RULES`, with a near name."""
-  if rule not in RULES:
-    near = difflib.get_close_matches(str(rule), RULES, n=1)
-    hint = f"did you mean {near[0]!r}? " if near else ""
-    raise ValueError(f"rule {rule!r}: {hint}there are {', '.join(RULES)}")
+  check_name("rule", rule, RULES)
 
 
 def frequencies(head_dim: int, axes: int, theta: float) -> np.ndarray:

@@ -8,7 +8,14 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from lumina_jax.flow.ode import State, Tableau, Velocity, advance, stages
+from lumina_jax.flow.ode import (
+  State,
+  Tableau,
+  Velocity,
+  advance,
+  begin,
+  stages,
+)
 from lumina_jax.flow.samples import Samples
 
 # Dormand and Prince 1980, table 2. The last stage is the slope at the new
@@ -59,11 +66,15 @@ class DormandPrince:
       its mean square in units of atol + rtol |x|.
     max_evaluations: of the velocity in one solve; samples that would need more
       are told as `State.behind`.
+    tries: steps tried before it hands the state back, to be gone on with; None
+      = until all have arrived. Whoever watches takes 1: the steps, and so the
+      picture, stay what they are, with one more evaluation each.
   """
 
   rtol: float = 1e-3
   atol: float = 1e-6
   max_evaluations: int = 2000
+  tries: int | None = None
 
   order = 5
   evaluations = 6  # Of a step that is tried, and one more at the start.
@@ -79,33 +90,32 @@ class DormandPrince:
 
   def start(self, x: Any, time: jax.Array) -> State:
     """The state at times[0]; the first step is not chosen yet."""
-    unknown = jnp.zeros_like(time)
-    behind = jnp.zeros(jnp.shape(time), bool)
-    return State(x, jnp.int32(0), behind, unknown)
+    return begin(x, time, memory=jnp.zeros_like(time))
 
   def integrate(
     self, velocity: Velocity, state: State, times: jax.Array, samples: Samples
   ) -> State:
-    """From times[0] to times[-1]."""
-    begin, end = times[0], times[-1]
-    h = jnp.where(state.memory == 0, FIRST * (end - begin), state.memory)
-    steps = _Steps(begin, h, velocity(state.x, begin))
-    most = self.max_evaluations - len(DORMAND_PRINCE.b) + 1
+    """From wherever each sample is to times[-1], or as far as `tries` go."""
+    end = times[-1]
+    h = jnp.where(state.memory == 0, FIRST * (end - state.time), state.memory)
+    steps = _Steps(state.time, h, velocity(state.x, state.time))
+    most = self.max_evaluations - self.evaluations
 
     def unfinished(carry):
-      _, steps, evaluations = carry
-      return jnp.any(steps.time != end) & (evaluations <= most)
+      _, steps, evaluations, tried = carry
+      more = jnp.any(steps.time != end) & (evaluations <= most)
+      return more if self.tries is None else more & (tried < self.tries)
 
     def step(carry):
-      x, steps, evaluations = carry
+      x, steps, evaluations, tried = carry
       x, steps = self._step(velocity, x, steps, end, samples)
-      return x, steps, evaluations + len(DORMAND_PRINCE.b) - 1
+      return x, steps, evaluations + self.evaluations, tried + 1
 
-    x, steps, evaluations = jax.lax.while_loop(
-      unfinished, step, (state.x, steps, state.evaluations + 1)
+    x, steps, evaluations, _ = jax.lax.while_loop(
+      unfinished, step, (state.x, steps, state.evaluations + 1, 0)
     )
-    behind = state.behind | (steps.time != end)
-    return State(x, evaluations, behind, steps.h)
+    behind = (steps.time != end) & (evaluations > most)
+    return State(x, steps.time, evaluations, behind, steps.h)
 
   def _step(self, velocity, x, steps, end, samples):
     """Tries a step of every sample and keeps those whose error is small."""

@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from lumina_jax.flow.ode import FixedSteps, State, Velocity, advance
+from lumina_jax.flow.ode import ROUNDING, FixedSteps, State, Velocity, advance
 from lumina_jax.flow.path import LINEAR, Path
 from lumina_jax.flow.samples import Samples
 
@@ -47,11 +47,9 @@ class AdamsBashforth(FixedSteps):
     x = advance(state.x, samples.spread(h * (1 + w)), (1.0,), (slope,))
     x = advance(x, samples.spread(h * w), (-1.0,), (slope_before,))
     slope = jax.tree.map(lambda k, x: k.astype(x.dtype), slope, state.x)
-    return State(x, state.evaluations + 1, state.behind, (slope, t))
-
-
-# Whoever ends so close to data means data.
-ROUNDING = 1e-5
+    return state._replace(
+      x=x, evaluations=state.evaluations + 1, memory=(slope, t)
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,7 +104,8 @@ class DpmSolver(FixedSteps):
     )
     known = jnp.isfinite(ratio) & (until < 1 - ROUNDING)
     ratio = samples.spread(jnp.where(known, ratio, 0.0))
-    keep = path.sigma(until) / sigma
+    # At data already, as slots without a picture are, there is nothing to do.
+    keep = path.sigma(until) / jnp.where(sigma > 0, sigma, 1.0)
     take = path.alpha(until) - path.alpha(t) * keep
     x = jax.tree.map(
       lambda x, new, old, r, a, b: (a * x + b * (new + r * (new - old))).astype(
@@ -119,7 +118,9 @@ class DpmSolver(FixedSteps):
       samples.spread(keep),
       samples.spread(take),
     )
-    return State(x, state.evaluations + 1, state.behind, (data, t))
+    return state._replace(
+      x=x, evaluations=state.evaluations + 1, memory=(data, t)
+    )
 
   def _log_snr(self, t):
     return jnp.log(self.path.alpha(t)) - jnp.log(self.path.sigma(t))

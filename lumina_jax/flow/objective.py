@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from lumina_jax.flow import path as paths
+from lumina_jax.flow.names import check_name
 from lumina_jax.flow.path import Path, Time
 
 WEIGHTS = ("none", "velocity", "likelihood")
@@ -54,8 +55,8 @@ class Objective:
 
   def __post_init__(self):
     paths.named(self.path)
-    paths.check_name("prediction", self.prediction, paths.PREDICTIONS)
-    paths.check_name("weight", self.weight, WEIGHTS)
+    check_name("prediction", self.prediction, paths.PREDICTIONS)
+    check_name("weight", self.weight, WEIGHTS)
 
   @property
   def of(self) -> Path:

@@ -20,15 +20,22 @@ class State(NamedTuple):
 
   Attributes:
     x: where it is.
+    time: when, `f32[*T]`.
     evaluations: `i32[]`, how often the velocity was asked so far.
     behind: `bool[*T]`, samples that gave up before their last time.
     memory: what the solver carries from step to step.
   """
 
   x: Any
+  time: jax.Array
   evaluations: jax.Array
   behind: jax.Array
   memory: Any = ()
+
+
+def begin(x: Any, time: jax.Array, memory: Any = ()) -> State:
+  """A solve that has not stepped yet, at time `f32[*T]`."""
+  return State(x, time, jnp.int32(0), jnp.zeros(jnp.shape(time), bool), memory)
 
 
 class Solver(Protocol):
@@ -90,14 +97,16 @@ def solve(
   return run([Segment(velocity, times)], x, solver, samples).x
 
 
+# Grids end this close to t = 1: what float32 makes of a time misses it by less.
+ROUNDING = 1e-5
+
+
 class FixedSteps:
   """A solver that steps from each time to the next, in one scan."""
 
   def start(self, x: Any, time: jax.Array) -> State:
     """The state at times[0], with the memory of no step yet."""
-    return State(
-      x, jnp.int32(0), jnp.zeros(jnp.shape(time), bool), self.memory(x, time)
-    )
+    return begin(x, time, self.memory(x, time))
 
   def memory(self, x: Any, time: jax.Array) -> Any:
     """What is carried from step to step; () of one-step methods."""
@@ -120,7 +129,9 @@ class FixedSteps:
     """One step for each interval of times."""
 
     def step(state, interval):
-      return self.step(velocity, state, *interval, samples), None
+      t, until = interval
+      state = self.step(velocity, state, t, until, samples)
+      return state._replace(time=until), None
 
     return jax.lax.scan(step, state, (times[:-1], times[1:]))[0]
 

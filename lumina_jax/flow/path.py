@@ -18,13 +18,14 @@ Times t are numbers or arrays that broadcast against x.
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+
+from lumina_jax.flow.names import check_name
 
 Time = jax.Array | float
 
@@ -134,17 +135,6 @@ def named(name: str) -> Path:
   """
   check_name("path", name, PATHS)
   return PATHS[name]
-
-
-def check_name(kind: str, name: str, known: Iterable[str]) -> None:
-  """Raises ValueError for a name that is not known, and suggests near ones."""
-  known = tuple(known)
-  if name not in known:
-    near = difflib.get_close_matches(str(name), known, n=1)
-    hint = f"did you mean {near[0]!r}? " if near else ""
-    raise ValueError(
-      f"unknown {kind} {name!r}; {hint}there are: {', '.join(known)}"
-    )
 
 
 def interpolate(

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lumina_jax.flow.path import check_name
+from lumina_jax.flow.names import check_name
 
 
 def uniform(steps: int) -> jax.Array:
@@ -47,6 +47,10 @@ def find(name: str) -> Callable[[int], jax.Array]:
   Raises:
     ValueError: if there is none; near names are suggested.
   """
+  if name == "rational":
+    raise ValueError(
+      "schedule 'rational' is 'uniform' with a shift: give shift in its place"
+    )
   check_name("schedule", name, [*SCHEDULES, DIFFUSERS])
   return SCHEDULES[name]
 

@@ -18,11 +18,11 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from lumina_jax.flow.ode import FixedSteps, State, Velocity
+from lumina_jax.flow.names import check_name
+from lumina_jax.flow.ode import ROUNDING, FixedSteps, State, Velocity
 from lumina_jax.flow.path import (
   LINEAR,
   Path,
-  check_name,
   convert,
   drift_variance,
 )
@@ -51,9 +51,6 @@ LAST = ("mean", "tweedie", "euler", "none")
 # steps are short against 1 - t; every step contracts. The distribution is right
 # for any D, so nothing is lost by taking less of it.
 SHARE = 1 / 2
-
-# Grids end this close to t = 1: f32 shifts of the time miss it by a rounding.
-ROUNDING = 1e-5
 
 
 @dataclasses.dataclass(frozen=True)

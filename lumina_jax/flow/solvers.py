@@ -6,8 +6,9 @@ import dataclasses
 from typing import Any
 
 from lumina_jax.flow import adaptive, multistep, ode, sde
+from lumina_jax.flow.names import check_name
 from lumina_jax.flow.ode import Solver
-from lumina_jax.flow.path import Path, check_name
+from lumina_jax.flow.path import Path
 
 SOLVERS: dict[str, Solver] = {
   "euler": ode.EULER,

@@ -300,6 +300,33 @@ def test_scaling_of_another_network_is_not_used(pipe, caplog):
   assert "proportional_attn: this network" in caplog.text
 
 
+def test_flags_stand_above_the_settings_file(caplog):
+  own = defaults.sampling(FAMILIES["next_text"], 16)
+  off = Settings(scaling_method=settings.NO_SCALING)
+  assert infer.sampling(own, off).beyond.rule == "none"
+  found = infer.sampling(own, off, {"rope_scaling": "yarn"})
+  assert found.beyond.rule == "yarn"
+  flag = defaults.sampling(FAMILIES["flag_text"], 16)
+  caplog.clear()
+  chosen = Settings(scaling_watershed=0.6)
+  found = infer.sampling(flag, chosen, {"rope_scaling": "watershed"})
+  assert found.beyond.rule == "watershed" and found.beyond.watershed == 0.6
+  assert not caplog.text
+
+
+def test_tolerances_are_for_the_solver_in_force(caplog):
+  own = defaults.sampling(FAMILIES["next_text"], 16)
+  usual = Settings(atol=1e-6, rtol=1e-3)
+  assert infer.sampling(own, usual) == own and not caplog.text
+  chosen = Settings(rtol=0.1, solver="dopri5")
+  assert infer.sampling(own, chosen).rtol == 0.1
+  assert infer.sampling(own, chosen, {"rtol": 0.2}).rtol == 0.2
+  assert not caplog.text
+  chosen = Settings(rtol=0.1)
+  assert infer.sampling(own, chosen) == own
+  assert "ode.rtol: solvers with fixed steps" in caplog.text
+
+
 def test_every_argument_of_the_loader_is_passed_on(command, monkeypatch):
   seen = []
 
