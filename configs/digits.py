@@ -8,8 +8,8 @@ trained canvases both are right, on larger ones its two position axes do better.
   python -m lumina_jax.evaluate --workdir=runs/digits
 
 On 2 CPU cores (AMD EPYC, JAX 0.10.2) the first took 3 min 48 s. At guidance 2,
-of 500 digits each: 1x1 at least 0.994 in each of four spellings; 1x2, 2x1, 1x3,
-3x1 and 2x2 0.984 to 1.000; never trained: 1x4 0.914, 1x5 0.927, 4x1 0.769 and
+of 500 digits each: 1x1 at least 0.996 in each of four spellings; 1x2, 2x1, 1x3,
+3x1 and 2x2 0.984 to 1.000; never trained: 1x4 0.917, 1x5 0.925, 4x1 0.769 and
 3x3 0.997.
 """
 

@@ -56,8 +56,8 @@ def pixels(image: Image.Image, channels: int) -> np.ndarray:
   """
   if channels not in MODES:
     raise ValueError(
-      f"image: this pipeline draws {channels} channels; pictures of PIL have 1 "
-      "or 3. Pass an array"
+      f"image: this pipeline draws {channels} channels, pictures of PIL have 1 "
+      "or 3; if those are latents, load it with a vae"
     )
   if 0 in image.size:
     raise ValueError(f"image of {image.width} x {image.height}: no pixels")

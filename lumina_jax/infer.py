@@ -20,7 +20,14 @@ import jax
 from absl import flags
 from etils import epath
 
-from lumina_jax import entry_point, presets, provenance, sample, settings
+from lumina_jax import (
+  entry_point,
+  presets,
+  provenance,
+  sample,
+  settings,
+  wishes,
+)
 from lumina_jax import workdir as workdirs
 from lumina_jax.pipeline import LuminaPipeline
 from lumina_jax.pretrained.original import VAES
@@ -242,7 +249,7 @@ def main(argv: list[str]) -> None:
   size = chosen.resolution
   if args.image and args.resolution is None:
     size = None  # That of a settings file is for pictures from nothing.
-  asked = sample.wishes(args, prompts, size, chosen.cfg_scale, chosen.seed)
+  asked = wishes.from_flags(args, prompts, size, chosen.cfg_scale, chosen.seed)
   if None not in (args.output, output):
     raise ValueError(f"{output!r} and --output={args.output}: give one folder")
   folder = epath.Path(output or args.output or sample.OUTPUT).expanduser()
@@ -257,7 +264,7 @@ def main(argv: list[str]) -> None:
   print(f"device: {device.device_kind} ({device.platform})", flush=True)
   began = time.monotonic()
   pipe, name = load(args, chosen)
-  more = {k: x for k, x in sample.how(args).items() if k not in OWN}
+  more = {k: x for k, x in wishes.how(args).items() if k not in OWN}
   pipe.sampling = sampling(pipe.sampling, chosen, more)
   count = sample.parameters(pipe)
   print(f"{count / 1e6:,.1f} M parameters, {pipe.dtype}", flush=True)
@@ -308,11 +315,11 @@ def run() -> None:
     settings.METHODS,
     "Next-DiT: stretch beyond trained sizes.",
   )
-  sample.define_flags()
+  wishes.define_flags()
   flags.DEFINE_alias("cfg_scale", "guidance_scale")
   flags.DEFINE_alias("t_shift", "shift")
   flags.DEFINE_alias("proportional_attn", "proportional_attention")
-  flags.adopt_module_key_flags(sample)  # So that --help lists them.
+  flags.adopt_module_key_flags(wishes)  # So that --help lists them.
   entry_point.run(main)
 
 

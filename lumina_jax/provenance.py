@@ -13,7 +13,7 @@ from lumina_jax import inputs
 from lumina_jax.pipeline import LuminaPipeline
 
 if TYPE_CHECKING:
-  from lumina_jax.sample import Wish
+  from lumina_jax.wishes import Wish
 
 OF_SOLVER = ("rtol", "atol", "diffusion", "last_step")
 

@@ -22,86 +22,18 @@ from lumina_jax import (
   presets,
   provenance,
   time_grid,
+  wishes,
 )
 from lumina_jax import workdir as workdirs
-from lumina_jax.backbone.rope import RULES
-from lumina_jax.flow.sde import FORMS, LAST
-from lumina_jax.flow.solvers import SOLVERS
 from lumina_jax.pipeline import LuminaPipeline
 from lumina_jax.reporting import picture
 from lumina_jax.reporting.progress import Progress
+from lumina_jax.wishes import Wish
 
 OUTPUT = "samples"
 OVERVIEW = "overview.png"
 # From so many parameters on, a step takes long enough to be waited for.
 SLOW = 10**8
-EACH = "once, or once for each prompt"
-
-
-@dataclasses.dataclass(frozen=True)
-class Wish:
-  """What is asked of one prompt; None = by the pipeline's rule.
-
-  Of one call all have the same strength, schedule and sigmas.
-  """
-
-  prompt: str
-  negative_prompt: str
-  seed: int
-  height: int | None
-  width: int | None
-  guidance_scale: float | None
-  image: str | None = None
-  strength: float | None = None
-  schedule: list[str] | None = None
-  sigmas: list[str] | None = None
-
-
-def wishes(
-  args: Any,
-  prompts: Sequence[str],
-  size: tuple[int, int] | None = None,
-  guidance_scale: float | None = None,
-  seed: int | None = None,
-) -> list[Wish]:
-  """One wish for each prompt, from flags given once or once for each.
-
-  Args:
-    args: the flags.
-    prompts: what to show.
-    size: (width, height) where flags say nothing.
-    guidance_scale: likewise.
-    seed: likewise.
-
-  Raises:
-    ValueError: for lists of unlike lengths and seeds out of range, a file that
-      is no picture, or a strength without one.
-    OSError: if it cannot be read.
-  """
-  width, height = size or (None, None)
-
-  def each(name, otherwise):
-    values = one_or_each(getattr(args, name))
-    values = otherwise if values is None else values
-    return inputs.one_each(values, len(prompts), f"--{name}")
-
-  inputs.strength(args.strength, args.image)
-  for path in args.image or ():
-    image_file.open(path, "--image")
-  numbers = each("seed", seed or 0)
-  columns = (
-    prompts,
-    each("negative_prompt", ""),
-    [first for first, _ in inputs.seeds(numbers, None, len(prompts))],
-    each("height", height),
-    each("width", width),
-    each("guidance_scale", guidance_scale),
-    each("image", None),
-    [args.strength] * len(prompts),
-    [_times(args)] * len(prompts),
-    [args.sigmas] * len(prompts),
-  )
-  return [Wish(*row) for row in zip(*columns, strict=True)]
 
 
 def write_overview(
@@ -249,18 +181,13 @@ def _call(pipe, group, each, watch) -> list[Image.Image]:
   return pipe(**columns, num_images_per_prompt=each, **watch).images
 
 
-def one_or_each(values: list[Any] | None) -> Any:
-  """A flag given once is for all prompts, given more often one for each."""
-  return values[0] if values and len(values) == 1 else values
-
-
 def main(argv: list[str]) -> None:
   args = flags.FLAGS
   if len(argv) > 1:
     raise ValueError(f'unexpected {argv[1:]}; write --prompt="..."')
   if not args.prompt:
     raise ValueError('no prompt; write --prompt="3 1 4", --prompt="" for none')
-  asked = wishes(args, args.prompt)
+  asked = wishes.from_flags(args, args.prompt)
   folder = epath.Path(args.output or OUTPUT).expanduser()
   workdirs.make_folder(folder)
   if args.workdir:
@@ -268,7 +195,7 @@ def main(argv: list[str]) -> None:
   else:
     print("no --workdir: sampling from the digits that ship with the package")
     pipe = LuminaPipeline.from_pretrained()
-  pipe.sampling = presets.choose(pipe.sampling, None, {}, how(args))
+  pipe.sampling = presets.choose(pipe.sampling, None, {}, wishes.how(args))
   each = args.num_images_per_prompt
   model = {"model": provenance.public(args.workdir) or "digits"}
   images = draw(pipe, asked, each, folder, model)
@@ -276,94 +203,13 @@ def main(argv: list[str]) -> None:
   print(f"{len(images)} pictures in {folder}; all of them: {overview}")
 
 
-# Flags that are arguments of calls, by kind and name; in `define_flags` those
-# that other programs share.
-TEXTS = {
-  "solver": f"One of {', '.join(SOLVERS)}.",
-  "rope_scaling": f"Beyond trained sizes: {', '.join(RULES)}.",
-  "diffusion": f"Of the sde solvers: {', '.join(FORMS)}.",
-  "last_step": f"Of the sde solvers: {', '.join(LAST)}.",
-}
-LISTS = {
-  "schedule": "Of the times: uniform, sigmoid, diffusers, or times as 0,0.5,1.",
-  "sigmas": "Noise levels in its place, as 1,0.7,0.3.",
-  "guidance_interval": "Times between which guidance acts, as 0,0.5.",
-}
-NUMBERS = {
-  "shift": "Of the time grid, towards noise.",
-  "guidance_renorm": "Longest steered velocity; 0 = any length.",
-  "rtol": "Relative error of dopri5.",
-  "atol": "Absolute error of dopri5.",
-  "scaling_watershed": "Time at which the rule watershed changes.",
-}
-COUNTS = {
-  "num_inference_steps": "Integration steps.",
-  "shift_tokens": "Tokens for which the shift is meant; 0 = all sizes.",
-  "guidance_channels": "Guided are the first so many; 0 = all.",
-}
-
-
-def how(args: Any) -> presets.How:
-  """What the flags say of solver, times, guidance and positions."""
-  names = (*TEXTS, *LISTS, *NUMBERS, *COUNTS, "proportional_attention")
-  found = {name: getattr(args, name) for name in names}
-  if args.schedule and not _times(args):
-    (found["schedule"],) = args.schedule
-  return found
-
-
-def _times(args: Any) -> list[str] | None:
-  """Times in place of the name of a schedule."""
-  several = args.schedule is not None and len(args.schedule) > 1
-  return args.schedule if several else None
-
-
-def define_flags() -> None:
-  """Defines what `lumina infer` has as well."""
-  flags.DEFINE_string("workdir", None, "Run to sample from.")
-  flags.DEFINE_multi_string(
-    "negative_prompt", None, f"What to steer away from; {EACH}."
-  )
-  flags.DEFINE_multi_integer(
-    "height", None, f"In pixels or latents, default by the network; {EACH}."
-  )
-  flags.DEFINE_multi_integer(
-    "width", None, f"In pixels or latents, default by the network; {EACH}."
-  )
-  flags.DEFINE_multi_float("guidance_scale", None, f"1 = none; {EACH}.")
-  flags.DEFINE_multi_integer(
-    "seed", None, f"Fixes the noise, 0 (the default) too; {EACH}."
-  )
-  flags.DEFINE_integer(
-    "num_images_per_prompt", 1, "Pictures of each prompt.", lower_bound=1
-  )
-  flags.DEFINE_alias("num_samples", "num_images_per_prompt")
-  flags.DEFINE_multi_string(
-    "image", None, f"Picture to begin with in place of noise; {EACH}."
-  )
-  flags.DEFINE_float(
-    "strength", None, "How much of it is drawn anew: above 0, at most 1."
-  )
-  for define, named in (
-    (flags.DEFINE_string, TEXTS),
-    (flags.DEFINE_list, LISTS),
-    (flags.DEFINE_float, NUMBERS),
-    (flags.DEFINE_integer, COUNTS),
-  ):
-    for name, told in named.items():
-      define(name, None, told)
-  flags.DEFINE_bool(
-    "proportional_attention", None, "Scale attention by the picture's size."
-  )
-  flags.DEFINE_string("output", None, "Folder for the pictures: samples.")
-
-
 def run() -> None:
   """Defines the flags and runs the command."""
   flags.DEFINE_multi_string(
     "prompt", [], "What to show, text or number of a class; may be repeated."
   )
-  define_flags()
+  wishes.define_flags()
+  flags.adopt_module_key_flags(wishes)  # So that --help lists them.
   entry_point.run(main)
 
 
