@@ -61,6 +61,13 @@ def grids(
     for side, name in zip(size, ("height", "width"), strict=True)
   )
   given = [(n, x) for n, x in enumerate(images or ()) if x is not None]
+  if given and len(of.model.patch) != 2:
+    raise ValueError("image: this pipeline draws videos, not pictures")
+  if given and of.channels not in (1, 3):
+    raise ValueError(
+      f"image: this pipeline draws latents of {of.channels} channels; load it "
+      "with a vae"
+    )
   for number, image in given:
     for sides, own, name in zip(
       (heights, widths), image.shape, ("height", "width"), strict=False
@@ -112,13 +119,6 @@ def pictures(
   negatives = inputs.one_each(negative_prompt or "", count, "negative_prompt")
   scales = inputs.numbers(guidance_scale, count, "guidance_scale")
   seeds = iter(inputs.seeds(start.seed, start.generator, count, each))
-  if start.image is not None and len(of.model.patch) != 2:
-    raise ValueError("image: this pipeline draws videos, not pictures")
-  if start.image is not None and of.channels not in (1, 3):
-    raise ValueError(
-      f"image: this pipeline draws latents of {of.channels} channels; load it "
-      "with a vae"
-    )
   images = inputs.images(start.image, count, of.channels)
   layouts = grids(of, prompts, size, images)
   naturals = [sizes.natural(of.model, of.sampling, text) for text in prompts]

@@ -118,6 +118,7 @@ def batches(
   Yields:
     Batches that together hold every picture once.
   """
+  pictures = _one_branch(pictures, sampling)
   sizes = [
     (p.grid.num_tokens, max(len(p.text), len(p.negative)), 1) for p in pictures
   ]
@@ -141,6 +142,21 @@ def batches(
       if given[0] is not None:
         request = request._replace(**{name: batch.paste(given)})
     yield Batch(request, placed)
+
+
+def _one_branch(
+  pictures: Sequence[Picture], sampling: SamplingConfig
+) -> Sequence[Picture]:
+  """At guidance 0 the negative prompt alone says what is drawn."""
+  all_of_it = sampling.guidance_interval == (0, 1) and not (
+    sampling.guidance_channels or sampling.guidance_renorm
+  )
+  if not all_of_it or any(p.guidance_scale != 0 for p in pictures):
+    return pictures
+  return [
+    dataclasses.replace(p, text=p.negative, guidance_scale=1.0)
+    for p in pictures
+  ]
 
 
 def _rung(

@@ -7,6 +7,8 @@ import difflib
 from collections.abc import Mapping, Sequence
 from typing import Any, TypedDict
 
+import numpy as np
+
 from lumina_jax import inputs
 from lumina_jax.extrapolation import Extrapolation
 from lumina_jax.flow.names import check_name
@@ -182,8 +184,9 @@ def _check_read(sampling: SamplingConfig, said: Mapping[str, Any]) -> None:
     raise ValueError(
       f"shift = {said['shift']}: times that schedule brings are not shifted"
     )
-  levels = said.get("sigmas", ())
-  steps = len(levels) if isinstance(times, str) else len(times) - 1
+  # Whether they are times or levels at all is looked at where they are read.
+  levels = np.size(said.get("sigmas", ()))
+  steps = levels if isinstance(times, str) else np.size(times) - 1
   asked = said.get("num_inference_steps", steps)
   if steps and asked != steps:
     raise ValueError(

@@ -142,6 +142,19 @@ def test_guidance_acts_within_its_interval(pipe):
   assert far(draw(pipe, **call, guidance_renorm=0.5), guided) > 1e-3
 
 
+def test_a_scale_of_0_draws_the_negative_prompt_alone(pipe):
+  """In one branch; beside another scale in two."""
+  call = dict(negative_prompt="4 9", guidance_scale=0.0)
+  found = draw(pipe, "3 1", **call)
+  np.testing.assert_allclose(
+    found, draw(pipe, "4 9", guidance_scale=1.0), atol=1e-5
+  )
+  two = draw(
+    pipe, ["3 1"] * 2, negative_prompt="4 9", guidance_scale=[0.0, 1.0]
+  )
+  np.testing.assert_allclose(two[0], found[0], rtol=1e-3, atol=1e-3)
+
+
 def test_sizes_that_prompts_speak_of_are_not_stretched(pipe):
   plain = dataclasses.replace(pipe.sampling, beyond=None)
   beyond = dataclasses.replace(plain, beyond=Extrapolation("linear", 0, 0))
@@ -215,11 +228,15 @@ def test_kinds_of_pictures_to_begin_with(pipe):
     (dict(solver="midpiont"), "did you mean 'midpoint'"),
     (dict(schedule="sigmoyd"), "did you mean 'sigmoid'"),
     (dict(rope_scaling="ntk"), "this pipeline has no rule"),
+    (dict(sigmas=0.5), "sigmas = 0.5"),
+    (dict(schedule=0.5), "schedule .*0.5.*: a name, or times"),
+    (dict(guidence_interval=(0, 1)), "did you mean 'guidance_interval'"),
   ],
 )
 def test_wrong_combinations_are_named(pipe, call, message):
   pipe.sampling = dataclasses.replace(pipe.sampling, beyond=None)
-  with pytest.raises(ValueError, match=message):
+  call.setdefault("num_inference_steps", None)
+  with pytest.raises((ValueError, TypeError), match=message):
     draw(pipe, **call)
 
 

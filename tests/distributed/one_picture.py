@@ -28,8 +28,10 @@ SAMPLING = SamplingConfig(
 )  # fmt: skip
 
 
-def main(file: str, *degrees: str) -> None:
-  degrees = {k: int(v) for k, v in (word.split("=") for word in degrees)}
+def pipeline(
+  degrees: dict[str, int], sampling: SamplingConfig = SAMPLING
+) -> LuminaPipeline:
+  """The same random network on any mesh."""
   mesh = make_mesh(MeshConfig(**{"data": 1} | degrees))
   text = Utf8Config(width=16, byte_width=8, word_bytes=8, max_words=8)
   network = Network(MODEL, text)
@@ -46,12 +48,21 @@ def main(file: str, *degrees: str) -> None:
 
   boxed = jax.eval_shape(network.init, jax.random.key(0))
   params = place(read, boxed, np.float32, mesh)
-  pipe = LuminaPipeline(network, params, SAMPLING, mesh=mesh)
+  return LuminaPipeline(network, params, sampling, mesh=mesh)
+
+
+def parse(words: tuple[str, ...]) -> dict[str, int]:
+  """Degrees of a mesh, as data=2."""
+  return {k: int(v) for k, v in (word.split("=") for word in words)}
+
+
+def main(file: str, *degrees: str) -> None:
+  pipe = pipeline(parse(degrees))
   (latents,) = pipe("a cat", output_type="latent").images
   np.save(file, latents)
-  query = params["backbone"]["blocks"]["attention"]["query"]["kernel"]
+  query = pipe.params["backbone"]["blocks"]["attention"]["query"]["kernel"]
   parts = len({str(s.index) for s in query.addressable_shards})
-  print(json.dumps({"devices": mesh.size, "parts": parts}))
+  print(json.dumps({"devices": pipe.mesh.size, "parts": parts}))
 
 
 if __name__ == "__main__":

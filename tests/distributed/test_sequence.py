@@ -117,3 +117,20 @@ def test_a_picture_of_16384_tokens_is_that_of_one_device(tmp_path):
   one, eight = (np.load(tmp_path / f"{n}.npy") for n in ("one", "eight"))
   assert one.std() > 0.5
   np.testing.assert_allclose(eight, one, atol=2e-5 * np.abs(one).max())
+
+
+@slow
+def test_pictures_guided_for_part_of_the_time_are_those_of_one_device(tmp_path):
+  """Sharded programs with a branch, and with a loop of any length, agree."""
+  script = HERE / "guided_pictures.py"
+  start(1, script, tmp_path / "one.npz")
+  printed = start(4, script, tmp_path / "four.npz", "data=2", "context=2")
+  assert json.loads(printed) == {"devices": 4}
+  one, four = (np.load(tmp_path / f"{name}.npz") for name in ("one", "four"))
+  assert np.abs(one["ab2"] - one["always"]).max() > 0.1  # The branch matters.
+  assert one["dopri5 evaluations"][0] > 13  # The loop runs more than once.
+  for name in one.files:
+    size = np.abs(one[name]).max()
+    # An adaptive solver makes other steps of other roundings.
+    atol = (1e-3 if name == "dopri5" else 2e-5) * size
+    np.testing.assert_allclose(four[name], one[name], atol=atol, err_msg=name)
