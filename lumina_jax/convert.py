@@ -69,8 +69,9 @@ def convert(
     ValueError: if the weights predict no velocity of the linear path, which is
       what whoever reads them without the rest of the source takes them for.
   """
-  if ours.is_ours(source):
-    _check_objective(source)
+  folder = pathlib.Path(source).expanduser()
+  if ours.is_ours(folder):
+    _check_objective(folder)
   weights = open_weights(source, ema, model_args)
   total = len(jax.tree.leaves(shapes(weights.cfg)))
   with Progress("converting", total, unit="parameters", note="") as bar:

@@ -148,7 +148,7 @@ def test_any_rule_as_arrays_of_samples(rule):
 @pytest.mark.parametrize(
   ("fields", "message"),
   [
-    (dict(rule="yarm"), "rule 'yarm': did you mean 'yarn'"),
+    (dict(rule="yarm"), "unknown rule 'yarm'; did you mean 'yarn'"),
     (dict(side=0), "side = 0"),
     (dict(base_tokens=1), "base_tokens = 1"),
     (dict(base_tokens=0), "base_tokens = 0"),
