@@ -243,12 +243,6 @@ def advance(
     )
 
 
-@functools.partial(jax.jit, static_argnames="network")
-def noise(request: Request, *, network: Network) -> jax.Array:
-  """The seeds' noise: `f32[B, L, P]`, zero on separators and padding."""
-  return _noise(request, _keys(request), network.model.patch_dim)
-
-
 def _velocity(
   params: Params, request: Request, network: Network, samples: Samples
 ) -> ode.Velocity:
@@ -300,6 +294,7 @@ def _keys(request: Request) -> jax.Array:
 
 
 def _noise(request: Request, keys: jax.Array, patch_dim: int) -> jax.Array:
+  """`f32[B, L, P]` of those keys, zero on separators and padding."""
   tokens = request.tokens
   values = token_noise(keys, tokens.segments, patch_dim)
   return jnp.where(_real(tokens)[..., None], values, 0)

@@ -28,11 +28,11 @@ MEAN, COVARIANCE = np.array([1.0, -0.5]), np.array([[0.5, 0.3], [0.3, 0.4]])
 every_solver = pytest.mark.parametrize("Solver", SOLVERS)
 every_form = pytest.mark.parametrize("form", FORMS)
 every_path = pytest.mark.parametrize("path", PATHS.values(), ids=PATHS)
-slow = pytest.mark.slow
-# Each takes programs of its own; what is left out is among the slow tests.
+long = [pytest.mark.slow, pytest.mark.long]
+# Each takes programs of its own; what is left out is among the long tests.
 telling_forms = pytest.mark.parametrize(
   "form",
-  [x if x in ("sigma", "sbdm") else pytest.param(x, marks=slow) for x in FORMS],
+  [x if x in ("sigma", "sbdm") else pytest.param(x, marks=long) for x in FORMS],
 )
 
 

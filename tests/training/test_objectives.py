@@ -77,6 +77,7 @@ def test_steps_are_finite_and_move(objective, packed):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize(
   "words",
   [
