@@ -102,6 +102,7 @@ def test_noise_of_a_solver_is_fixed_by_the_seed(pipe):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_an_adaptive_solver_that_gives_up_is_no_picture(pipe, monkeypatch):
   hasty = dataclasses.replace(SOLVERS["dopri5"], max_evaluations=20)
   monkeypatch.setitem(SOLVERS, "dopri5", hasty)
@@ -166,6 +167,7 @@ def test_sizes_that_prompts_speak_of_are_not_stretched(pipe):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_larger_ones_are_stretched_by_the_rule_of_the_call(pipe):
   pipe.sampling = dataclasses.replace(
     pipe.sampling, beyond=Extrapolation("none", 0, 0)
@@ -186,6 +188,7 @@ def picture(seed=0, side=(8, 16)):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_strength_is_how_much_is_drawn_anew(pipe):
   source, call = picture(), CALL | dict(output_type="np")
   distances = []
@@ -261,6 +264,7 @@ def test_solvers_that_mind_get_the_path_of_the_network(pipe, monkeypatch):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_networks_that_predict_something_else_are_drawn_from(pipe):
   network = dataclasses.replace(
     pipe.network, objective=Objective("vp", "noise", "none")
@@ -279,7 +283,7 @@ def test_solvers_are_told_their_path():
 
 
 @pytest.mark.parametrize(
-  "name", ["dpm2m", pytest.param("midpoint", marks=pytest.mark.slow)]
+  "name", ["dpm2m", pytest.param("midpoint", marks=LONG)]
 )
 def test_padding_and_empty_rows_stay_zero(pipe, name, monkeypatch):
   seen, sample = [], sampler.sample

@@ -20,10 +20,10 @@ long = [slow, pytest.mark.long]
   ("mesh", "kernels"),
   [
     pytest.param("context=8", ("chunked",), id="context"),
-    pytest.param("context=8", ("splash", "dense"), marks=slow),
+    pytest.param("context=8", ("splash", "dense"), marks=long),
     pytest.param("data=2,context=4", ("chunked", "splash"), marks=long),
     pytest.param("tensor=2,context=4", ("chunked", "splash"), marks=long),
-    pytest.param("data=4,context=2", ("chunked",), marks=slow),
+    pytest.param("data=4,context=2", ("chunked",), marks=long),
   ],
 )
 def test_attention_and_its_gradients_are_the_definition(mesh, kernels):
@@ -64,13 +64,13 @@ def compare(file, expected):
   "mesh",
   [
     ("data=2", "fsdp=2", "context=2"),
-    pytest.param(("data=1", "context=8"), marks=slow),
+    pytest.param(("data=1", "context=8"), marks=long),
     pytest.param(
       ("data=1", "context=8", "model.sequence_split=ring"), marks=long
     ),
     pytest.param(("data=1", "tensor=2", "context=4"), marks=long),
     pytest.param(
-      ("data=1", "tensor=2", "context=4", "model.remat=attention"), marks=slow
+      ("data=1", "tensor=2", "context=4", "model.remat=attention"), marks=long
     ),
   ],
   ids=" ".join,
@@ -107,6 +107,7 @@ def test_two_processes_have_the_gradients_of_one(
 
 
 @slow
+@pytest.mark.long
 def test_a_picture_of_16384_tokens_is_that_of_one_device(tmp_path):
   """Its one row, guided, is rounded up to two."""
   script = HERE / "one_picture.py"
@@ -120,6 +121,7 @@ def test_a_picture_of_16384_tokens_is_that_of_one_device(tmp_path):
 
 
 @slow
+@pytest.mark.long
 def test_pictures_guided_for_part_of_the_time_are_those_of_one_device(tmp_path):
   """Sharded programs with a branch, and with a loop of any length, agree."""
   script = HERE / "guided_pictures.py"

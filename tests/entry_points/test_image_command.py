@@ -214,6 +214,7 @@ def test_mistakes(who, request, files, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_as_a_process(ckpt, files, tmp_path):
   words = ("infer", "7", tmp_path / "out", f"--ckpt={ckpt}", *SAME)
   image = f"--image={files / 'cat.png'}"

@@ -86,6 +86,7 @@ def test_sample_draws_classes(finished, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_text_to_image_runs(tmp_path):
   words = ["--config=configs/text_to_image.py:tiny", f"--workdir={tmp_path}"]
   done = command("train", *words, *tiny_flags())

@@ -66,7 +66,7 @@ def test_the_commands_train_and_draw_videos(tmp_path):
   words = [f"--workdir={workdir}", f"--output={pictures}"]
   command("sample", *words, "--prompt=pattern 7")
   image = Image.open(pictures / "pattern_7_seed0_0.png")
-  assert image.size == (FRAMES * WIDTH, HEIGHT)
+  assert image.size == (FRAMES * (WIDTH + 1) - 1, HEIGHT)
 
 
 def test_rows_hold_lines_and_frames_that_end_with_tokens_of_their_own():

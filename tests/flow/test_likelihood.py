@@ -109,6 +109,7 @@ def test_random_probes_estimate_it_without_bias(solver):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_more_probes_scatter_less():
   x, seeds = data(1), 60
 
@@ -158,6 +159,7 @@ def test_there_and_back_is_where_it_began(name, x64):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_a_flow_that_keeps_volumes_is_no_trouble():
   # Its integral stays 0, which no tolerance relative to it can be met at.
   turn = lambda x, t: x @ jnp.array([[0.0, 3.0], [-3.0, 0.0]])  # noqa: E731
@@ -184,6 +186,7 @@ def test_other_units_change_it_by_the_log_of_the_scale(scale):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("solver", [RK4, DOPRI5], ids=["rk4", "dopri5"])
 def test_samples_do_not_see_each_other(solver):
   x, keys = data(3), jax.random.split(KEY, 3)

@@ -295,6 +295,7 @@ def test_diffusers_has_no_place_for_it(noisy_run, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_a_small_run_predicts_noise(tmp_path):
   """As a user runs it: trained, sampled, its numbers written down."""
   changes = {f"objective__{k}": v for k, v in NOISE.items()}
