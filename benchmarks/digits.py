@@ -44,7 +44,7 @@ def sampling() -> None:
       return pipe(
         prompts,
         seed=list(range(100)),
-        solver="ab2",
+        solver="midpoint",
         num_inference_steps=20,
         guidance_scale=guidance,
         output_type="uint8",
