@@ -175,9 +175,9 @@ def test_stepping_compiles_one_program(pipe):
   from lumina_jax import sampler
 
   call = dict(num_inference_steps=3, solver="heun")
-  before = sampler.sample._cache_size()
+  before = sampler.advance._cache_size()
   draw(pipe, **call, callback_on_step_end=lambda *_: None)
-  assert sampler.sample._cache_size() == before + 1
+  assert sampler.advance._cache_size() == before + 1
 
 
 @pytest.mark.slow

@@ -77,6 +77,7 @@ def test_no_other_cell_needs_ipython(notebook):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_all_cells_run(notebook, root, tmp_path):
   code = "\n".join([DISPLAY, *code_cells(notebook, tagged=False)])
   changes = dict(

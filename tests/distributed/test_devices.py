@@ -50,7 +50,11 @@ def test_eight_devices_give_the_same_loss_curve(one_device, mesh, shards):
 @pytest.mark.parametrize(
   "mesh",
   [
-    pytest.param(("data=2", "context=2", "tensor=2"), id="context tensor"),
+    pytest.param(
+      ("data=2", "context=2", "tensor=2"),
+      id="context tensor",
+      marks=pytest.mark.long,
+    ),
     pytest.param(("data=2", "fsdp=4"), id="fsdp"),
   ],
 )

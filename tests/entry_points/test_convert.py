@@ -360,6 +360,7 @@ def test_memory_holds_little_more_than_one_parameter(command, tmp_path, layout):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_what_training_left_is_what_is_converted(tmp_path):
   workdir = tmp_path / "run"
   done = subprocess.run(

@@ -110,7 +110,7 @@ def test_text_to_image_runs(tmp_path):
   "family",
   [
     imagenet,
-    text_to_image,
+    pytest.param(text_to_image, marks=pytest.mark.long),
     pytest.param(text_to_video, marks=pytest.mark.long),
   ],
 )
