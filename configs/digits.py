@@ -83,7 +83,13 @@ def get_config(variant: str = "next") -> ConfigDict:
       dcn_data=1, dcn_fsdp=1, dcn_context=1, dcn_tensor=1,
     )
   )  # fmt: skip
-  config.sampling = ConfigDict(
+  config.sampling = sampling()
+  return config
+
+
+def sampling() -> ConfigDict:
+  """Adams-Bashforth; docs/sampling.md compares it with the others."""
+  return ConfigDict(
     dict(
       solver="ab2",
       num_inference_steps=20,
@@ -97,7 +103,6 @@ def get_config(variant: str = "next") -> ConfigDict:
       beyond=dict(rule="none", side=0, base_tokens=0, proportional=False),
     )
   )
-  return config
 
 
 def model(variant: str) -> ConfigDict:

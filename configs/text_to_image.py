@@ -121,7 +121,15 @@ def get_config(variant: str = "next_2b_gqa") -> ConfigDict:
       dcn_data=1, dcn_fsdp=1, dcn_context=1, dcn_tensor=1,
     )
   )  # fmt: skip
-  config.sampling = ConfigDict(
+  config.sampling = sampling(tokens, words)
+  if variant == "tiny":
+    shrink(config)
+  return config
+
+
+def sampling(tokens: int, words: int) -> ConfigDict:
+  """Midpoint steps, as the original's; tokens and words are those of a row."""
+  return ConfigDict(
     dict(
       solver="midpoint",
       num_inference_steps=20,
@@ -135,9 +143,6 @@ def get_config(variant: str = "next_2b_gqa") -> ConfigDict:
       rows=8,
     )
   )
-  if variant == "tiny":
-    shrink(config)
-  return config
 
 
 def latents(buckets, patch) -> tuple[tuple[int, int], ...]:

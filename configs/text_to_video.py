@@ -120,7 +120,15 @@ def get_config(variant: str = "flag_5b") -> ConfigDict:
       dcn_data=1, dcn_fsdp=1, dcn_context=1, dcn_tensor=1,
     )
   )  # fmt: skip
-  config.sampling = ConfigDict(
+  config.sampling = sampling(tokens)
+  if variant == "tiny":
+    shrink(config)
+  return config
+
+
+def sampling(tokens: int) -> ConfigDict:
+  """Midpoint steps, as the original's; a row has so many tokens in training."""
+  return ConfigDict(
     dict(
       solver="midpoint",
       num_inference_steps=20,
@@ -135,9 +143,6 @@ def get_config(variant: str = "flag_5b") -> ConfigDict:
       rows=1,
     )
   )
-  if variant == "tiny":
-    shrink(config)
-  return config
 
 
 def latents(buckets) -> tuple[tuple[int, ...], ...]:

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from lumina_jax import inputs, sizes
+from lumina_jax import inputs, sizes, source_image
 from lumina_jax.backbone import ModelConfig
 from lumina_jax.pictures import Picture
 from lumina_jax.sampler import SamplingConfig
@@ -119,7 +119,7 @@ def pictures(
   negatives = inputs.one_each(negative_prompt or "", count, "negative_prompt")
   scales = inputs.numbers(guidance_scale, count, "guidance_scale")
   seeds = iter(inputs.seeds(start.seed, start.generator, count, each))
-  images = inputs.images(start.image, count, of.channels)
+  images = source_image.images(start.image, count, of.channels)
   layouts = grids(of, prompts, size, images)
   naturals = [sizes.natural(of.model, of.sampling, text) for text in prompts]
   channels = (of.model.channels,)

@@ -13,7 +13,6 @@ from __future__ import annotations
 import dataclasses
 import logging
 import time
-from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -34,7 +33,6 @@ from lumina_jax.pretrained.original import VAES
 from lumina_jax.sampler import SamplingConfig
 from lumina_jax.settings import Settings
 
-USAGE = 'usage: lumina infer "A snowman" [OUTPUT_DIR] [--flag=value ...]'
 PRECISIONS = {"bf16": "bfloat16", "fp32": "float32"}
 OF_CKPT = ("ckpt_lm", "vae", "ema")
 SCALING = ("ntk_scaling", "scaling_method", "scaling_watershed")
@@ -46,45 +44,6 @@ OWN = (
   "proportional_attention",
   "scaling_watershed",
 )
-
-
-def positional(
-  words: Sequence[str], prompt_file: str | None
-) -> tuple[list[str], str | None]:
-  """Prompts, those of a file behind the one given, and the output folder.
-
-  Raises:
-    ValueError: if there is no prompt or a word too much.
-    OSError: if the file cannot be read.
-  """
-  if truth := [word for word in words if word in ("True", "False")]:
-    raise ValueError(f"unexpected {truth[0]!r}: write --flag={truth[0]}")
-  if len(words) > 2:
-    raise ValueError(f"unexpected {words[2:]}; quote the prompt. {USAGE}")
-  if not words and prompt_file is None:
-    raise ValueError(f"no prompt. {USAGE}")
-  prompts = list(words[:1])
-  output = words[1] if len(words) == 2 else None
-  if prompt_file is None:
-    return prompts, output
-  if len(words) == 1 and len(words[0].split()) == 1:
-    raise ValueError(
-      f"--prompt_file and {words[0]!r}: write --output={words[0]} for a "
-      "folder; for one more prompt name the folder too, PROMPT OUTPUT_DIR"
-    )
-  try:
-    text = epath.Path(prompt_file).read_text()
-  except OSError as error:
-    raise OSError(
-      f"--prompt_file={prompt_file} cannot be read: {error.strerror}"
-    ) from error
-  lines = [line.strip() for line in text.splitlines()]
-  found = [line for line in lines if line and not line.startswith("#")]
-  if not found:
-    raise ValueError(
-      f"--prompt_file={prompt_file} holds no prompt; write one on each line"
-    )
-  return prompts + found, output
 
 
 def choose(args: Any) -> Settings:
@@ -244,7 +203,7 @@ def _tolerances(
 
 def main(argv: list[str]) -> None:
   args = flags.FLAGS
-  prompts, output = positional(argv[1:], args.prompt_file)
+  prompts, output = wishes.positional(argv[1:], args.prompt_file)
   chosen = choose(args)
   size = chosen.resolution
   if args.image and args.resolution is None:

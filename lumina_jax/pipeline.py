@@ -21,6 +21,7 @@ from lumina_jax import (
   inputs,
   output,
   presets,
+  source_image,
   spelling,
   time_grid,
 )
@@ -250,7 +251,7 @@ class LuminaPipeline:
       self, callback, callback_on_step_end, callback_on_step_end_tensor_inputs
     )
     sampling = presets.choose(self.sampling, compatibility, self.scheduler, how)
-    strength = inputs.strength(strength, image)
+    strength = source_image.strength(strength, image)
     times = time_grid.choose(
       sampling, how.get("schedule"), how.get("sigmas"), strength
     )
@@ -317,7 +318,7 @@ class LuminaPipeline:
   ) -> None:
     """Raises ValueError if a call could not draw these sizes."""
     prompts = inputs.prompts(prompt)
-    images = inputs.images(image, len(prompts), self._of.channels)
+    images = source_image.images(image, len(prompts), self._of.channels)
     asked.grids(self._of, prompts, (height, width), images)
 
   def encode_prompt(

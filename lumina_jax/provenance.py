@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import lumina_jax
-from lumina_jax import inputs
+from lumina_jax import source_image
 from lumina_jax.pipeline import LuminaPipeline
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ def texts(
     "dtype": pipe.dtype,
     **dataclasses.asdict(wish),
     "image": public(wish.image),
-    "strength": wish.image and inputs.strength(wish.strength, wish.image),
+    "strength": wish.image and source_image.strength(wish.strength, wish.image),
     "guidance_scale": scale,
     "number": number,
     "width": size[0],

@@ -18,9 +18,9 @@ from PIL import Image
 from lumina_jax import (
   entry_point,
   image_file,
-  inputs,
   presets,
   provenance,
+  source_image,
   time_grid,
   wishes,
 )
@@ -105,7 +105,7 @@ def draw(
   """
   names = picture.stems([w.prompt for w in asked], [w.seed for w in asked])
   first = asked[0]
-  strength = inputs.strength(first.strength, first.image)
+  strength = source_image.strength(first.strength, first.image)
   steps = time_grid.choose(
     pipe.sampling, first.schedule, first.sigmas, strength
   ).steps

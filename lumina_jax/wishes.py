@@ -10,12 +10,14 @@ from collections.abc import Sequence
 from typing import Any
 
 from absl import flags
+from etils import epath
 
-from lumina_jax import image_file, inputs, presets
+from lumina_jax import image_file, inputs, presets, source_image
 from lumina_jax.backbone.rope import RULES
 from lumina_jax.flow.sde import FORMS, LAST
 from lumina_jax.flow.solvers import SOLVERS
 
+USAGE = 'usage: lumina infer "A snowman" [OUTPUT_DIR] [--flag=value ...]'
 EACH = "once, or once for each prompt"
 # Flags that are arguments of calls, by kind.
 TEXTS = {
@@ -62,6 +64,45 @@ class Wish:
   sigmas: list[str] | None = None
 
 
+def positional(
+  words: Sequence[str], prompt_file: str | None
+) -> tuple[list[str], str | None]:
+  """Prompts, those of a file behind the one given, and the output folder.
+
+  Raises:
+    ValueError: if there is no prompt or a word too much.
+    OSError: if the file cannot be read.
+  """
+  if truth := [word for word in words if word in ("True", "False")]:
+    raise ValueError(f"unexpected {truth[0]!r}: write --flag={truth[0]}")
+  if len(words) > 2:
+    raise ValueError(f"unexpected {words[2:]}; quote the prompt. {USAGE}")
+  if not words and prompt_file is None:
+    raise ValueError(f"no prompt. {USAGE}")
+  prompts = list(words[:1])
+  output = words[1] if len(words) == 2 else None
+  if prompt_file is None:
+    return prompts, output
+  if len(words) == 1 and len(words[0].split()) == 1:
+    raise ValueError(
+      f"--prompt_file and {words[0]!r}: write --output={words[0]} for a "
+      "folder; for one more prompt name the folder too, PROMPT OUTPUT_DIR"
+    )
+  try:
+    text = epath.Path(prompt_file).read_text()
+  except OSError as error:
+    raise OSError(
+      f"--prompt_file={prompt_file} cannot be read: {error.strerror}"
+    ) from error
+  lines = [line.strip() for line in text.splitlines()]
+  found = [line for line in lines if line and not line.startswith("#")]
+  if not found:
+    raise ValueError(
+      f"--prompt_file={prompt_file} holds no prompt; write one on each line"
+    )
+  return prompts + found, output
+
+
 def from_flags(
   args: Any,
   prompts: Sequence[str],
@@ -90,7 +131,7 @@ def from_flags(
     values = otherwise if values is None else values
     return inputs.one_each(values, len(prompts), f"--{name}")
 
-  inputs.strength(args.strength, args.image)
+  source_image.strength(args.strength, args.image)
   for path in args.image or ():
     image_file.open(path, "--image")
   numbers = each("seed", seed or 0)

@@ -7,7 +7,7 @@ import pytest
 from conftest import randomised, small_config
 from PIL import Image
 
-from lumina_jax import image_file, inputs, time_grid
+from lumina_jax import image_file, source_image, time_grid
 
 SHADES = np.arange(256, dtype=np.uint8).reshape(8, 32)
 CALL = dict(num_inference_steps=1, output_type="latent")
@@ -23,10 +23,10 @@ def test_what_a_call_reads_as_a_picture():
     Image.fromarray(SHADES),
   ):
     for given in (image, [image]):
-      one, two = inputs.images(given, 2, 1)
+      one, two = source_image.images(given, 2, 1)
       np.testing.assert_allclose(one, expected, atol=1e-6)
       np.testing.assert_array_equal(one, two)
-  both = inputs.images(np.stack([SHADES, 255 - SHADES])[..., None], 2, 1)
+  both = source_image.images(np.stack([SHADES, 255 - SHADES])[..., None], 2, 1)
   np.testing.assert_allclose(both[1], -expected, atol=1e-6)
 
 
@@ -50,7 +50,7 @@ def test_tensors_are_read_by_their_own_type():
   expected = image_file.pixels(Image.fromarray(SHADES), 1)
   for tensor in (Tensor(SHADES, "uint8"), Tensor(SHADES / 255, "bfloat16")):
     np.testing.assert_allclose(
-      inputs.images(tensor, 1, 1)[0], expected, atol=1e-6
+      source_image.images(tensor, 1, 1)[0], expected, atol=1e-6
     )
 
 
@@ -74,7 +74,7 @@ def test_tensors_are_read_by_their_own_type():
 )
 def test_what_is_no_picture(image, message):
   with pytest.raises(ValueError, match=message):
-    inputs.images(image, 1, 1)
+    source_image.images(image, 1, 1)
 
 
 @pytest.fixture(scope="module")

@@ -16,19 +16,23 @@ from lumina_jax.flow.path import LINEAR, Path
 from lumina_jax.flow.samples import Samples
 
 
-@dataclasses.dataclass(frozen=True)
-class AdamsBashforth(FixedSteps):
-  """x += h ((1 + w) v_n - w v_{n-1}), w = h_n / (2 h_{n-1}).
-
-  (Hairer, Norsett and Wanner 1993, section III.5: the line through two slopes.)
-  """
+class TwoStep(FixedSteps):
+  """Carries what it found one step before, like x, and the time of that."""
 
   evaluations = 1
   order = 2
 
   def memory(self, x: Any, time: jax.Array) -> Any:
-    """The slope before, and the time it was at."""
+    """Nothing yet: the time before is that of the first step itself."""
     return jax.tree.map(jnp.zeros_like, x), time
+
+
+@dataclasses.dataclass(frozen=True)
+class AdamsBashforth(TwoStep):
+  """x += h ((1 + w) v_n - w v_{n-1}), w = h_n / (2 h_{n-1}).
+
+  (Hairer, Norsett and Wanner 1993, section III.5: the line through two slopes.)
+  """
 
   def step(
     self,
@@ -53,7 +57,7 @@ class AdamsBashforth(FixedSteps):
 
 
 @dataclasses.dataclass(frozen=True)
-class DpmSolver(FixedSteps):
+class DpmSolver(TwoStep):
   """DPM-Solver++(2M), exact where the predicted data are linear in log SNR.
 
   x_{n+1} = (sigma_{n+1} / sigma_n) x_n
@@ -71,13 +75,6 @@ class DpmSolver(FixedSteps):
   """
 
   path: Path = LINEAR
-
-  evaluations = 1
-  order = 2
-
-  def memory(self, x: Any, time: jax.Array) -> Any:
-    """The data predicted before, and the time that was at."""
-    return jax.tree.map(jnp.zeros_like, x), time
 
   def step(
     self,

@@ -11,7 +11,7 @@ from absl.testing import flagsaver
 from interop.families import FAMILIES, random_like
 from PIL import Image
 
-from lumina_jax import inputs, sample
+from lumina_jax import sample, source_image
 from lumina_jax.extrapolation import Extrapolation
 from lumina_jax.network import Network
 from lumina_jax.pipeline import LuminaPipeline
@@ -118,7 +118,8 @@ def test_the_record_names_file_and_strength(infer, files, tmp_path):
   with Image.open(path) as image:
     assert not any(str(files) in text for text in image.text.values())
   infer("7", tmp_path / "default", f"--image={files / 'cat.png'}")
-  assert told(tmp_path / "default" / path.name)["strength"] == inputs.STRENGTH
+  found = told(tmp_path / "default" / path.name)["strength"]
+  assert found == source_image.STRENGTH
 
 
 def test_its_size_is_the_picture_s(infer, files, tmp_path):
