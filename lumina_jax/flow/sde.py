@@ -80,8 +80,8 @@ class Stochastic(FixedSteps):
   order = 1
 
   def __post_init__(self):
-    check_name("form", self.form, FORMS)
-    check_name("last", self.last, LAST)
+    check_name("diffusion", self.form, FORMS)
+    check_name("last step", self.last, LAST)
     if not self.norm >= 0:
       raise ValueError(f"norm = {self.norm}: must be 0 or more")
 
