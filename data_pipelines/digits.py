@@ -17,7 +17,7 @@ from sklearn import datasets
 
 from data_pipelines import captions
 from data_pipelines.captions import SIDE
-from data_pipelines.source import Sample
+from data_pipelines.source import Draw, Sample
 from lumina_jax.tokens import Grid
 
 SHADES = 16
@@ -114,7 +114,7 @@ class DigitCanvases:
     self._grid, self._tokenize = grid, tokenize
     self._of_label = [np.nonzero(digits.labels == d)[0] for d in range(10)]
 
-  @property
+  @functools.cached_property
   def sizes(self) -> list[tuple[int, int, int]]:
     """(tokens, words, 1) that each record takes at the most, in any epoch."""
     sizes = []
@@ -126,8 +126,16 @@ class DigitCanvases:
       sizes.append((grid.num_tokens, len(self._tokenize(caption)), 1))
     return sizes
 
-  def sample(self, epoch: int, record: int) -> Sample:
+  @property
+  def kinds(self) -> list[tuple[int, int, int]]:
+    return self.sizes
+
+  def name(self, record: int) -> str:
+    return f"canvas {record}"
+
+  def sample(self, draw: Draw) -> Sample:
     """The canvas of a record; its digits are new in each epoch."""
+    epoch, record, _ = draw
     rng = np.random.default_rng([DIGITS, self._seed, epoch, record])
     labels = rng.integers(10, size=self._canvas(record))
     dropped = rng.random() < self._cfg.caption_dropout
@@ -138,7 +146,8 @@ class DigitCanvases:
       origin = rng.integers(np.asarray(self._cfg.origins) + 1)
       cells = origin * SIDE // np.asarray(grid.patch)
       grid = dataclasses.replace(grid, origin=tuple(cells.tolist()))
-    return Sample(grid, grid.tokenize(pixels), self._tokenize(caption, origin))
+    codes = self._tokenize(caption, origin)
+    return Sample(grid, grid.tokenize(pixels), codes, caption)
 
   def _canvas(self, record: int) -> tuple[int, int]:
     return self._cfg.canvases[record // self._cfg.records_per_canvas]

@@ -7,11 +7,12 @@ with something to learn, since a prompt says which pattern lies under the noise.
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable
 
 import numpy as np
 
-from data_pipelines.source import Sample
+from data_pipelines.source import Draw, Sample
 from lumina_jax.tokens import Grid
 
 WAVES = 4  # cosines of a pattern, for each channel
@@ -90,7 +91,7 @@ class SyntheticLatents:
     self._grids = [grid(*size) for size in cfg.sizes]
     self._tokenize = tokenize
 
-  @property
+  @functools.cached_property
   def sizes(self) -> list[tuple[int, int, int]]:
     """(tokens, words, 1) that each record takes at the most, in any epoch.
 
@@ -106,9 +107,16 @@ class SyntheticLatents:
       for _ in range(cfg.records_per_size)
     ]
 
-  def sample(self, epoch: int, record: int) -> Sample:
+  @property
+  def kinds(self) -> list[tuple[int, int, int]]:
+    return self.sizes
+
+  def name(self, record: int) -> str:
+    return f"latents {record}"
+
+  def sample(self, draw: Draw) -> Sample:
     """The latents of a record; class and noise are new in each epoch."""
-    cfg = self._cfg
+    cfg, (epoch, record, _) = self._cfg, draw
     rng = np.random.default_rng([DRAW, self._seed, epoch, record])
     label = int(rng.integers(cfg.classes))
     dropped = rng.random() < cfg.condition_dropout
@@ -117,7 +125,7 @@ class SyntheticLatents:
     noise = rng.standard_normal(clean.shape, dtype=np.float32)
     x = cfg.signal**0.5 * clean + (1 - cfg.signal) ** 0.5 * noise
     prompt = "" if dropped else cfg.caption.format(label)
-    return Sample(grid, grid.tokenize(x), self._tokenize(prompt))
+    return Sample(grid, grid.tokenize(x), self._tokenize(prompt), prompt)
 
 
 def pattern(label: int, shape: tuple[int, ...], channels: int) -> np.ndarray:

@@ -14,8 +14,8 @@ from lumina_jax.tokens import PATCH, Condition, Grid, Tokens
 
 
 def pack(
-  grids: Sequence[Grid],
-  patches: Sequence[np.ndarray],
+  grids: Sequence[Grid | None],
+  patches: Sequence[np.ndarray | None],
   length: int,
   patch_dim: int,
   axes: int,
@@ -23,7 +23,8 @@ def pack(
   """Lays samples side by side in one row of `length` tokens (numpy, no B).
 
   Args:
-    grids: layout of each sample, in the order of its segment number.
+    grids: layout of each sample, in the order of its segment number; None for
+      one that is missing, whose number is left free.
     patches: `f32[L_n, P]` of each sample, from `Grid.tokenize`.
     length: tokens of the row; what the samples leave is padding.
     patch_dim: P, so that a row without samples has a shape too.
@@ -32,7 +33,7 @@ def pack(
   Raises:
     ValueError: if the samples do not fit.
   """
-  used = sum(grid.num_tokens for grid in grids)
+  used = sum(grid.num_tokens for grid in grids if grid)
   if used > length:
     raise ValueError(f"{used} tokens do not fit into a row of {length}")
   row = Tokens(
@@ -45,6 +46,8 @@ def pack(
   for number, (grid, values) in enumerate(
     zip(grids, patches, strict=True), start=1
   ):
+    if grid is None:
+      continue
     if values.shape[-1] != patch_dim or grid.ids.shape[-1] != axes:
       raise ValueError(
         f"sample {number} has {values.shape[-1]} values a patch on "
@@ -60,13 +63,16 @@ def pack(
 
 
 def pack_text(
-  codes: Sequence[np.ndarray], words: int, width: int, dtype: Any = np.int32
+  codes: Sequence[np.ndarray | None],
+  words: int,
+  width: int,
+  dtype: Any = np.int32,
 ) -> Condition:
   """Lays the text codes of a row's samples side by side (numpy, no B).
 
   Args:
     codes: `i32[S_n, K]` of each sample, in the order of its segment number;
-      of a frozen language model features `f32[S_n, E]`.
+      of a frozen language model features `f32[S_n, E]`. None for a missing one.
     words: S of the row; what the samples leave is padding.
     width: K, so that a row without samples has a shape too.
     dtype: of the codes.
@@ -78,6 +84,8 @@ def pack_text(
   segments = np.zeros(words, np.int32)
   start = 0
   for number, sample in enumerate(codes, start=1):
+    if sample is None:
+      continue
     place = slice(start, start + len(sample))
     text[place], segments[place] = sample, number
     start = place.stop

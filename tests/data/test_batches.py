@@ -75,7 +75,7 @@ def test_read_resumes_exactly():
   assert len(resumed) == 3
   for i, batch in enumerate(resumed, start=5):
     assert_equal(batch, whole[i])
-    assert_equal(batch, batches().batch(i))
+    assert_equal(batch.batch, batches().batch(i))
 
 
 def test_nothing_is_read_after_the_last_batch():
@@ -103,17 +103,16 @@ def test_sample_ids_are_unique():
 @pytest.mark.parametrize("k", [0, 5, 70])
 def test_a_row_holds_the_samples_of_the_plan(k):
   tokens, condition = batches().batch(k // ROWS)
-  epoch, records = plan().row(k)
-  row = k % ROWS
-  for number, record in enumerate(records, start=1):
-    sample = source().sample(epoch, record)
+  row, draws = k % ROWS, plan().row(k)
+  for number, draw in enumerate(draws, start=1):
+    sample = source().sample(draw)
     place = tokens.segments[row] == number
     np.testing.assert_array_equal(tokens.patches[row, place], sample.patches)
     np.testing.assert_array_equal(tokens.ids[row, place], sample.grid.ids)
     words = condition.text_segments[row] == number
     np.testing.assert_array_equal(condition.text[row, words], sample.text)
-  assert tokens.segments[row].max() == len(records)
-  assert condition.text_segments[row].max() == len(records)
+  assert tokens.segments[row].max() == len(draws)
+  assert condition.text_segments[row].max() == len(draws)
 
 
 def test_every_sample_has_text_and_padding_has_none():

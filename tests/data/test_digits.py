@@ -10,6 +10,7 @@ import pytest
 from configs import digits as config_file
 from data_pipelines.captions import SIDE, WORDS
 from data_pipelines.digits import SHADES, DigitCanvases, DigitsConfig, split
+from data_pipelines.source import Draw
 from lumina_jax.backbone import ModelConfig
 from lumina_jax.encoders import utf8
 
@@ -91,7 +92,7 @@ def test_pixels_are_shades_from_minus_1_to_1():
 def test_a_canvas_shows_the_digits_its_caption_names(variant):
   source = canvases(variant=variant, caption_dropout=0.0)
   for record in range(0, RECORDS, 17):
-    sample = source.sample(0, record)
+    sample = source.sample(Draw(0, record, record))
     assert shown(sample) == named(caption(sample))
 
 
@@ -99,7 +100,7 @@ def test_a_record_is_a_canvas_of_its_size():
   source = canvases()
   for record in range(0, RECORDS, 61):
     rows, columns = CFG.canvases[record // CFG.records_per_canvas]
-    grid = source.sample(0, record).grid
+    grid = source.sample(Draw(0, record, record)).grid
     assert grid.shape == (SIDE * rows, SIDE * columns)
 
 
@@ -107,8 +108,10 @@ def test_a_record_is_the_same_whenever_it_is_asked_for():
   records = (0, RECORDS // 3, RECORDS - 1)
   places = [(epoch, record) for epoch in (0, 3) for record in records]
   forth, back = canvases(), canvases()
-  first = [forth.sample(*place) for place in places]
-  second = [back.sample(*place) for place in reversed(places)][::-1]
+  first = [forth.sample(Draw(*place, place[1])) for place in places]
+  second = [back.sample(Draw(*place, place[1])) for place in reversed(places)][
+    ::-1
+  ]
   for a, b in zip(first, second, strict=True):
     np.testing.assert_array_equal(a.patches, b.patches)
     assert caption(a) == caption(b)
@@ -117,7 +120,7 @@ def test_a_record_is_the_same_whenever_it_is_asked_for():
 @pytest.mark.parametrize("other", [dict(epoch=1), dict(record=1), dict(seed=1)])
 def test_other_epochs_records_and_seeds_give_other_canvases(other):
   def patches(epoch=0, record=0, seed=0):
-    return canvases(seed=seed).sample(epoch, record).patches
+    return canvases(seed=seed).sample(Draw(epoch, record, record)).patches
 
   assert not np.array_equal(patches(), patches(**other))
 
@@ -127,7 +130,7 @@ def test_a_canvas_and_its_words_begin_at_the_same_origin():
   (patch, _) = config_file.get_config().model.patch
   begun = set()
   for record in range(0, RECORDS, 41):
-    sample = source.sample(0, record)
+    sample = source.sample(Draw(0, record, record))
     origin = sample.grid.ids.min(axis=0) * patch // SIDE
     assert origin.tolist() == sample.text[:, :2].min(axis=0).tolist()
     begun.add(tuple(origin.tolist()))
@@ -137,28 +140,31 @@ def test_a_canvas_and_its_words_begin_at_the_same_origin():
 def test_running_positions_have_no_origin():
   source = canvases("flag", origins=(2, 1))
   for record in range(0, RECORDS, 161):
-    sample = source.sample(0, record)
+    sample = source.sample(Draw(0, record, record))
     assert sample.grid.ids[0] == 0
     assert sample.text[0, :2].tolist() == [0, 0]
 
 
 def test_captions_are_dropped_at_their_share():
   source = canvases()
-  dropped = [caption(source.sample(0, r)) == "" for r in range(RECORDS)]
+  dropped = [
+    caption(source.sample(Draw(0, r, r))) == "" for r in range(RECORDS)
+  ]
   assert np.mean(dropped) == pytest.approx(CFG.caption_dropout, abs=0.02)
 
 
 @pytest.mark.parametrize("share", [0.0, 1.0])
 def test_captions_are_dropped_never_or_always(share):
   source = canvases(caption_dropout=share)
-  texts = [caption(source.sample(0, r)) for r in range(0, RECORDS, 31)]
+  texts = [caption(source.sample(Draw(0, r, r))) for r in range(0, RECORDS, 31)]
   assert all((text == "") == bool(share) for text in texts)
 
 
 def test_dropping_a_caption_leaves_the_canvas_unchanged():
   with_caption, without = (canvases(caption_dropout=p) for p in (0.0, 1.0))
   np.testing.assert_array_equal(
-    with_caption.sample(2, 9).patches, without.sample(2, 9).patches
+    with_caption.sample(Draw(2, 9, 9)).patches,
+    without.sample(Draw(2, 9, 9)).patches,
   )
 
 
@@ -169,7 +175,7 @@ def test_no_sample_exceeds_its_announced_size(variant):
   assert len(sizes) == RECORDS
   reached = np.zeros(RECORDS, bool)
   for record in range(0, RECORDS, 5):
-    sample = source.sample(0, record)
+    sample = source.sample(Draw(0, record, record))
     tokens, words, samples = sizes[record]
     assert len(sample.patches) == sample.grid.num_tokens == tokens
     assert len(sample.text) <= words

@@ -41,9 +41,15 @@ def configured(variant):
   return sizes, data.budget, RowPlan(sizes, data.budget, config.seed)
 
 
-def epoch_rows(plan, epoch):
+def draws(plan, epoch):
   start = epoch * plan.rows_per_epoch
   return [plan.row(k) for k in range(start, start + plan.rows_per_epoch)]
+
+
+def epoch_rows(plan, epoch):
+  """Epoch and records of each row."""
+  rows = draws(plan, epoch)
+  return [(row[0].epoch, [draw.record for draw in row]) for row in rows]
 
 
 def test_rows_do_not_depend_on_the_order_of_asking():
@@ -112,6 +118,54 @@ def test_configured_rows_keep_the_budget(variant):
   sizes, budget, digits = configured(variant)
   for _, records in epoch_rows(digits, 1):
     assert np.all(np.sum([sizes[r] for r in records], axis=0) <= budget)
+
+
+def count(plan, epochs, records):
+  """How often each record is drawn in so many epochs."""
+  dealt = [
+    d.record for e in range(epochs) for row in draws(plan, e) for d in row
+  ]
+  return np.bincount(dealt, minlength=records)
+
+
+def test_records_take_places_of_their_own_kind_only():
+  sizes = some_sizes(300)
+  kinds = [f"kind {record % 7}" for record in range(300)]
+  mixed = RowPlan(sizes, BUDGET, 0, kinds)
+  drawn = [d for row in draws(mixed, 2) for d in row]
+  assert all(kinds[d.record] == kinds[d.place] for d in drawn)
+  assert any(d.record != d.place for d in drawn)
+  for row in draws(mixed, 2):
+    assert np.all(np.sum([sizes[d.place] for d in row], axis=0) <= BUDGET)
+
+
+@pytest.mark.parametrize("weight", [1.0, 2.0, 2.5, 10 / 3])
+def test_weights_are_how_often_a_record_is_drawn(weight):
+  sizes = [(1, 1, 1)] * 60
+  kinds = [record < 30 for record in range(60)]
+  weights = [7.0] * 30 + [7.0 * weight] * 30
+  mixed = RowPlan(sizes, BUDGET, 0, kinds, weights)
+  drawn = count(mixed, 12, 60)
+  assert (drawn[:30] == 12).all()
+  assert drawn[30:].mean() == pytest.approx(12 * weight, rel=0.01)
+  # Each is drawn as often as the others, up to the turn that is under way.
+  assert np.ptp(drawn[30:]) <= 1
+
+
+def test_no_draw_comes_twice():
+  weights = [1.0] * 20 + [2.5] * 20
+  mixed = RowPlan(
+    [(1, 1, 1)] * 40, BUDGET, 0, [w > 1 for w in weights], weights
+  )
+  drawn = [
+    (d.epoch, d.record) for e in range(6) for r in draws(mixed, e) for d in r
+  ]
+  assert len(set(drawn)) == len(drawn)
+
+
+def test_a_weight_that_is_not_positive_is_refused():
+  with pytest.raises(ValueError, match="all positive"):
+    RowPlan([(1, 1, 1)] * 2, BUDGET, 0, weights=[1.0, 0.0])
 
 
 def test_a_record_over_budget_is_refused():

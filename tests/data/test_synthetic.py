@@ -8,6 +8,7 @@ import pytest
 from conftest import tiny_config
 
 from data_pipelines.batches import Batches
+from data_pipelines.source import Draw
 from data_pipelines.synthetic import SyntheticLatents, pattern
 from lumina_jax.tokens import Grid
 
@@ -34,7 +35,7 @@ def spelled(source, records):
   """What the prompts of the records were, by a tokenizer that keeps them."""
   prompts = []
   source._tokenize = lambda prompt: prompts.append(prompt) or np.zeros((1, 1))
-  samples = [source.sample(0, record) for record in records]
+  samples = [source.sample(Draw(0, record, record)) for record in records]
   return prompts, [s.grid.detokenize(s.patches) for s in samples]
 
 
@@ -42,8 +43,10 @@ def spelled(source, records):
 def test_a_record_is_the_same_whenever_it_is_asked_for(family):
   forth, back = latents(family), latents(family)
   places = [(epoch, record) for epoch in (0, 3) for record in (0, 7, 15)]
-  first = [forth.sample(*place) for place in places]
-  second = [back.sample(*place) for place in reversed(places)][::-1]
+  first = [forth.sample(Draw(*place, place[1])) for place in places]
+  second = [back.sample(Draw(*place, place[1])) for place in reversed(places)][
+    ::-1
+  ]
   for a, b in zip(first, second, strict=True):
     np.testing.assert_array_equal(a.patches, b.patches)
     np.testing.assert_array_equal(a.text, b.text)
@@ -52,7 +55,7 @@ def test_a_record_is_the_same_whenever_it_is_asked_for(family):
 @pytest.mark.parametrize("other", [dict(epoch=1), dict(record=1), dict(seed=1)])
 def test_other_epochs_records_and_seeds_give_other_latents(other):
   def patches(epoch=0, record=0, seed=0):
-    return latents(seed=seed).sample(epoch, record).patches
+    return latents(seed=seed).sample(Draw(epoch, record, record)).patches
 
   assert not np.array_equal(patches(), patches(**other))
 
@@ -64,7 +67,7 @@ def test_sizes_come_equally_often_and_hold():
   assert len(sizes) == len(cfg.sizes) * cfg.records_per_size
   shapes = []
   for record, (tokens, words, samples) in enumerate(sizes):
-    sample = source.sample(1, record)
+    sample = source.sample(Draw(1, record, record))
     assert len(sample.patches) == sample.grid.num_tokens == tokens
     assert len(sample.text) <= words and samples == 1
     shapes.append(sample.grid.shape)
@@ -126,7 +129,7 @@ def test_media_of_any_rank(shape):
   axes = len(shape)
   grid = lambda *size: Grid(size, (2,) * axes, True, False)  # noqa: E731
   source = SyntheticLatents(cfg, 3, grid, run().network.tokenize, 0)
-  sample = source.sample(0, 1)
+  sample = source.sample(Draw(0, 1, 1))
   assert sample.grid.shape == shape
   assert sample.grid.detokenize(sample.patches).shape == (*shape, 3)
 
@@ -141,7 +144,9 @@ def test_prompts_name_the_class_and_are_dropped_at_their_share(family):
 
 
 def test_dropping_a_prompt_leaves_the_latents_unchanged():
-  some, none = (latents(condition_dropout=p).sample(2, 9) for p in (1.0, 0.0))
+  some, none = (
+    latents(condition_dropout=p).sample(Draw(2, 9, 9)) for p in (1.0, 0.0)
+  )
   np.testing.assert_array_equal(some.patches, none.patches)
   assert some.text.tolist() == [[10]] != none.text.tolist()
 
