@@ -109,8 +109,8 @@ class Ours:
     _, placed = state_shardings(network, self._tx, self._mesh)
     params = jax.device_put({"backbone": self._params}, placed.params)
     ema = jax.tree.map(jnp.copy, params)
-    step = jnp.zeros((), jnp.int32)
-    state = TrainState(step, params, ema, self._tx.init(params))
+    zero = jnp.zeros((), jnp.int32)
+    state = TrainState(zero, zero, params, ema, self._tx.init(params))
     return jax.device_put(state, placed)
 
 

@@ -20,9 +20,19 @@ from lumina_jax.parallel import mesh as meshes
 
 
 class TrainState(NamedTuple):
-  """Attributes: step `i32[]`, updates done; then trees of equal sharding."""
+  """What is saved, and what a resumed run goes on from.
+
+  Attributes:
+    step: `i32[]`, batches taken.
+    skipped: `i32[]`, how many of them changed nothing, since their loss or
+      their gradient was not finite.
+    params: parameters.
+    ema: their average, of equal shape and sharding, as are the moments.
+    opt_state: of the optimizer, which counts updates: step - skipped.
+  """
 
   step: Any
+  skipped: Any
   params: Any
   ema: Any
   opt_state: Any
@@ -44,9 +54,10 @@ def state_shardings(
     of_params,
     transform_non_params=lambda _: everywhere,
   )
-  step = jax.ShapeDtypeStruct((), jnp.int32)
-  abstract = TrainState(step, params, params, moments)
-  return abstract, TrainState(everywhere, of_params, of_params, of_moments)
+  count = jax.ShapeDtypeStruct((), jnp.int32)
+  abstract = TrainState(count, count, params, params, moments)
+  placed = TrainState(everywhere, everywhere, of_params, of_params, of_moments)
+  return abstract, placed
 
 
 def abstract_state(
@@ -61,50 +72,6 @@ def abstract_state(
   )
 
 
-def begin_with(state: TrainState, weights: Weights) -> TrainState:
-  """A fresh state whose backbone and its average are weights from elsewhere.
-
-  They are read and placed on the devices one at a time.
-
-  Args:
-    state: from `create_state`; given away.
-    weights: of the same network, see `check_same_network`.
-  """
-  for leaf in jax.tree.leaves(state.ema):
-    leaf.delete()
-  flat = traverse_util.flatten_dict(state.params)
-  for path in paths(weights.cfg):
-    mine = ("backbone", *path)
-    array = weights.read(path, np.dtype(np.float32))
-    flat[mine].delete()  # No device shall hold it twice.
-    flat[mine] = jax.device_put(array, flat[mine].sharding)
-  params = traverse_util.unflatten_dict(flat)
-  # The step gives its state away, so the average needs arrays of its own.
-  return state._replace(params=params, ema=jax.tree.map(jnp.copy, params))
-
-
-def check_same_network(cfg: ModelConfig, weights: Weights, path: str) -> None:
-  """Compares what is trained with what it shall begin with.
-
-  Raises:
-    ValueError: naming the fields of the model that differ.
-  """
-  # How it computes and starts, and how its feed-forward came to its width.
-  free = {*COMPUTING, "balance_weight", "zero_text_pool"}
-  free |= {"ffn_multiple", "ffn_factor"}
-  names = [f.name for f in dataclasses.fields(cfg) if f.name not in free]
-  wrong = [
-    f"model.{name} = {getattr(cfg, name)!r}, there "
-    f"{getattr(weights.cfg, name)!r}"
-    for name in (*names, "ffn_width")
-    if getattr(cfg, name) != getattr(weights.cfg, name)
-  ]
-  if wrong:
-    raise ValueError(
-      f"init_from = {path} is of another network: {'; '.join(wrong)}"
-    )
-
-
 def create_state(
   network: Network, tx: optax.GradientTransformation, mesh: Mesh, seed: int
 ) -> TrainState:
@@ -114,6 +81,7 @@ def create_state(
   def create(key):
     params = nn.unbox(network.init(key))
     ema = jax.tree.map(jnp.copy, params)
-    return TrainState(jnp.zeros((), jnp.int32), params, ema, tx.init(params))
+    zero = jnp.zeros((), jnp.int32)
+    return TrainState(zero, zero, params, ema, tx.init(params))
 
   return jax.jit(create, out_shardings=placed)(jax.random.key(seed))

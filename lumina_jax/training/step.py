@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -12,80 +12,14 @@ import optax
 from flax import linen as nn
 from jax.sharding import Mesh, NamedSharding
 
-from lumina_jax.flow import loss as losses
 from lumina_jax.flow.loss import TimeDistribution
-from lumina_jax.flow.noise import sample_keys, token_noise
-from lumina_jax.network import Network, Params
+from lumina_jax.network import Network
 from lumina_jax.parallel import mesh as meshes
-from lumina_jax.tokens import PATCH, Condition, Tokens, per_token
+from lumina_jax.training.gradient import Batch, flow_gradient
 from lumina_jax.training.optimizer import average
 from lumina_jax.training.state import TrainState, state_shardings
 
-Batch = tuple[Tokens, Condition]
 Step = Callable[[TrainState, Batch], tuple[TrainState, dict[str, jax.Array]]]
-
-
-class FlowLoss(NamedTuple):
-  """Losses of the samples of a batch.
-
-  Attributes:
-    loss: `f32[B, N]`, zero where there is no sample.
-    exists: `bool[B, N]`, whether there is one.
-    times: `f32[B, N]` that they were taken at.
-    balance: `f32[]`, how unequally experts are used; None if it has no weight.
-  """
-
-  loss: jax.Array
-  exists: jax.Array
-  times: jax.Array
-  balance: jax.Array | None
-
-  @property
-  def mean(self) -> jax.Array:
-    """`f32[]`, every sample weighing the same."""
-    return self.loss.sum() / jnp.maximum(self.exists.sum(), 1)
-
-
-def flow_loss(
-  network: Network,
-  params: Params,
-  batch: Batch,
-  times: TimeDistribution,
-  key: jax.Array,
-) -> FlowLoss:
-  """Flow-matching losses of a batch.
-
-  Args:
-    network: predicts what its objective asks for.
-    params: its parameters.
-    batch: tokens of data, and their condition with prompt codes.
-    times: distribution of t, which the objective may keep from the ends.
-    key: with a sample's id it fixes that sample's time and noise.
-  """
-  tokens, condition = batch
-  keys = sample_keys(key, condition.sample_ids)
-  keys_time, keys_noise = (
-    jax.vmap(jax.vmap(lambda k, i=i: jax.random.fold_in(k, i)))(keys)
-    for i in range(2)
-  )
-  objective, samples = network.objective, keys.shape[1]
-  x1 = tokens.patches
-  real = (tokens.kinds == PATCH) & (tokens.segments != 0)
-  sizes = losses.sizes(tokens.segments, samples)
-  t = objective.within(times.sample(keys_time, sizes))
-  of_token = per_token(t[..., None], tokens.segments)
-  noise = token_noise(keys_noise, tokens.segments, x1.shape[-1])
-  x0 = jnp.where(real[..., None], noise, 0)
-  x_t = objective.interpolate(x0, x1, of_token)
-  condition = network.encode(params, condition._replace(time=t))
-  inputs = params, tokens._replace(patches=x_t), condition
-  if network.model.balance_weight:
-    predicted, balance = network.prediction_and_balance(*inputs)
-  else:
-    predicted, balance = network.prediction(*inputs), None
-  error = objective.error(predicted, x0, x1, of_token)
-  loss, exists = losses.per_sample(error, real, tokens.segments, samples)
-  return FlowLoss(loss, exists, t, balance)
 
 
 def make_train_step(
@@ -94,36 +28,57 @@ def make_train_step(
   times: TimeDistribution,
   ema_decay: float,
   seed: int,
+  *,
+  microbatches: int = 1,
+  schedule: optax.Schedule | None = None,
 ) -> Step:
   """The step as a pure function: (state, batch) -> (state, metrics).
 
   Every random number is folded from (seed, step, sample id, token index), so
   that a resumed run needs no generator state.
+
+  A batch whose loss or gradient is not finite changes nothing: parameters,
+  average and optimizer stay what they are, it is taken off the data all the
+  same, and counted.
+
+  Args:
+    network: to train.
+    tx: its optimizer.
+    times: distribution of t.
+    ema_decay: of the average of the parameters.
+    seed: of times and noise.
+    microbatches: that a batch is taken in.
+    schedule: learning rate by updates done, to be told among the metrics.
   """
 
   def train_step(state: TrainState, batch: Batch):
     key = jax.random.fold_in(jax.random.key(seed), state.step)
-
-    def objective(params):
-      flow = flow_loss(network, params, batch, times, key)
-      loss = flow.mean
-      values = {"loss": loss, "samples": flow.exists.sum()}
-      if flow.balance is not None:
-        values["balance"] = flow.balance
-        loss += network.model.balance_weight * flow.balance
-      return loss, values
-
-    (_, values), grads = jax.value_and_grad(objective, has_aux=True)(
-      state.params
+    grads, values = flow_gradient(
+      network, state.params, batch, times, key, microbatches
     )
+    grad_norm = optax.tree.norm(grads)
     updates, opt_state = tx.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
-    ema = average(state.ema, params, state.step, ema_decay)
+    done = state.step - state.skipped
+    ema = average(state.ema, params, done, ema_decay)
+    finite = jnp.isfinite(values["loss"]) & jnp.isfinite(grad_norm)
+    old = state.params, state.ema, state.opt_state
+    kept = jax.tree.map(
+      lambda new, old: jnp.where(finite, new, old),
+      (params, ema, opt_state),
+      old,
+    )
+    skipped = state.skipped + (1 - finite.astype(jnp.int32))
     metrics = values | {
-      "grad_norm": optax.tree.norm(grads),
+      "grad_norm": grad_norm,
+      "update_norm": optax.tree.norm(updates),
+      "finite": finite,
+      "tokens": jnp.sum(batch[0].segments != 0),
       "useful_tokens": jnp.mean(batch[0].segments != 0),
     }
-    return TrainState(state.step + 1, params, ema, opt_state), metrics
+    if schedule is not None:
+      metrics["learning_rate"] = schedule(done)
+    return TrainState(state.step + 1, skipped, *kept), metrics
 
   return train_step
 

@@ -16,6 +16,7 @@ from jax.experimental import multihost_utils
 
 from lumina_jax.parallel.mesh import RULES, make_mesh, replicated
 from lumina_jax.train import make_batches
+from lumina_jax.training import gradient
 from lumina_jax.training import step as steps
 from lumina_jax.training.optimizer import make_optimizer
 from lumina_jax.training.state import create_state, state_shardings
@@ -48,7 +49,7 @@ def main(file: str, *arguments: str) -> None:
   def loss(params, batch):
     with nn.logical_axis_rules(RULES):
       key = jax.random.key(0)
-      return steps.flow_loss(network, params, batch, config.time, key).mean
+      return gradient.flow_loss(network, params, batch, config.time, key).mean
 
   with jax.set_mesh(mesh):
     value, grads = jax.jit(

@@ -84,7 +84,7 @@ def run(tmp_path_factory):
   for step in (2, 10):  # The newest, not the last by name.
     number = np.int32(step)
     params = (raw, averaged) if step == 10 else (averaged, averaged)
-    store.save(TrainState(number, *params, {"count": number}))
+    store.save(TrainState(number, np.int32(0), *params, {"count": number}))
   store.close()
   return folder, config.model, raw["backbone"], averaged["backbone"]
 

@@ -49,7 +49,8 @@ def step(weight):
   tx = optax.sgd(RATE)
   times = TimeDistribution("uniform")
   params = {"a": jnp.ones(()), "b": jnp.ones(())}
-  state = TrainState(jnp.zeros((), jnp.int32), params, params, tx.init(params))
+  zero = jnp.zeros((), jnp.int32)
+  state = TrainState(zero, zero, params, params, tx.init(params))
   update = steps.make_train_step(Network(weight), tx, times, 0.9, seed=0)
   state, values = jax.jit(update)(state, (tokens, condition))
   return state.params, values

@@ -13,7 +13,7 @@ def state(step):
   """A state large enough that writing it takes a while."""
   values = jax.random.normal(jax.random.key(step), (4, 512, 1024))
   tree = {"kernel": values}
-  return TrainState(np.int32(step), tree, tree, tree)
+  return TrainState(np.int32(step), np.int32(0), tree, tree, tree)
 
 
 def test_a_reader_leaves_a_save_in_flight_alone(tmp_path):

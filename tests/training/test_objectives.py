@@ -22,7 +22,7 @@ from lumina_jax.flow.objective import WEIGHTS, Objective
 from lumina_jax.pipeline import LuminaPipeline
 from lumina_jax.pretrained import export
 from lumina_jax.tokens import per_token
-from lumina_jax.training import metrics
+from lumina_jax.training import gradient, metrics
 from lumina_jax.training import step as steps
 from lumina_jax.training.checkpoint import Checkpoints
 from lumina_jax.training.state import TrainState
@@ -60,7 +60,8 @@ def packed():
 
 def begun(params, tx):
   """A state at step 0."""
-  return TrainState(jnp.zeros((), jnp.int32), params, params, tx.init(params))
+  zero = jnp.zeros((), jnp.int32)
+  return TrainState(zero, zero, params, params, tx.init(params))
 
 
 @every
@@ -182,7 +183,7 @@ def test_packing_changes_no_loss_and_no_time(words, packed):
 
   def flow(batch):
     network, key = Affine(objective), jax.random.key(5)
-    return steps.flow_loss(network, params, batch, times, key)
+    return gradient.flow_loss(network, params, batch, times, key)
 
   together = flow(packed)
   places = np.argwhere(np.asarray(together.exists))[::9]
@@ -206,7 +207,7 @@ def test_larger_samples_train_nearer_to_noise(packed):
   def flow(**fields):
     times = TimeDistribution("uniform", **fields)
     network, key = Affine(Objective()), jax.random.key(5)
-    return steps.flow_loss(network, params, packed, times, key)
+    return gradient.flow_loss(network, params, packed, times, key)
 
   plain, by_size = flow(), flow(base_tokens=8)
   numbers = np.arange(1, plain.times.shape[1] + 1)
@@ -251,7 +252,7 @@ def noisy_run(tmp_path_factory):
     config.network.shapes(),
   )
   store, number = Checkpoints(folder, keep=1), np.int32(1)
-  store.save(TrainState(number, params, params, {"count": number}))
+  store.save(TrainState(number, np.int32(0), params, params, {"count": number}))
   store.close()
   return folder
 
