@@ -18,8 +18,10 @@ from typing import Any
 from etils import epath
 
 from data_pipelines.digits import DigitsConfig
+from data_pipelines.media import MediaConfig
 from data_pipelines.synthetic import SyntheticConfig
 from lumina_jax.backbone import ModelConfig
+from lumina_jax.encoders.frozen import FrozenTextConfig
 from lumina_jax.encoders.utf8 import Utf8Config
 from lumina_jax.flow.loss import TimeDistribution
 from lumina_jax.flow.objective import PLAIN, Objective
@@ -44,6 +46,11 @@ class TrainingConfig:
     sample_every: steps between pictures of samples; the last step has one.
     sample_prompts: prompts of that picture.
     samples_per_prompt: pictures of each.
+    microbatches: that a batch is taken in, one after the other, so that only
+      a part of it needs memory at a time.
+    max_skipped: so many updates in a row that are not finite end the run.
+    watchdog_seconds: without a step after which the stacks of all threads are
+      printed; 0 = never.
   """
 
   steps: int
@@ -54,6 +61,9 @@ class TrainingConfig:
   sample_every: int
   sample_prompts: tuple[str, ...]
   samples_per_prompt: int
+  microbatches: int = 1
+  max_skipped: int = 10
+  watchdog_seconds: float = 600.0
 
   def __post_init__(self):
     object.__setattr__(self, "sample_prompts", tuple(self.sample_prompts))
@@ -66,8 +76,34 @@ class TrainingConfig:
         f"checkpoint_every = {self.checkpoint_every} must be a multiple of "
         f"log_every = {self.log_every}, so that a resumed run logs the same"
       )
+    if self.batch_rows % self.microbatches:
+      raise ValueError(
+        f"batch_rows = {self.batch_rows} do not divide into microbatches = "
+        f"{self.microbatches}"
+      )
+    if not self.watchdog_seconds >= 0:
+      raise ValueError(
+        f"watchdog_seconds = {self.watchdog_seconds}: from 0, which is never"
+      )
     if not self.sample_prompts:
       raise ValueError('sample_prompts is empty; ("",) is unconditional')
+
+
+@dataclasses.dataclass(frozen=True)
+class EncodersConfig:
+  """Frozen networks of a run, each the folder or the hub name of its weights.
+
+  Attributes:
+    vae: autoencoder whose latents are learned; "" = pixels are.
+    text: language model that reads captions; "" = the embedded encoder.
+    tokenizer: of the language model; "" = it lies with it.
+    dtype: that the language model computes in.
+  """
+
+  vae: str = ""
+  text: str = ""
+  tokenizer: str = ""
+  dtype: str = "bfloat16"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -76,15 +112,20 @@ class RunConfig:
 
   Attributes:
     seed: of all random numbers.
-    init_from: weights of the backbone to begin with, of any format that
-      `lumina convert` reads; "" = random ones. The text encoder starts anew.
+    init_from: weights to begin with: a run of ours, or any format that
+      `lumina convert` reads, which holds the backbone alone; "" = random ones.
+    init_strict: whether they have to be of the very network; otherwise what
+      fits is taken and the rest is listed.
+    encoders: networks around the backbone that are not trained.
   """
 
   seed: int
   init_from: str = ""
+  init_strict: bool = True
   model: ModelConfig
-  text_encoder: Utf8Config | None = None
-  data: DigitsConfig | SyntheticConfig
+  text_encoder: Utf8Config | FrozenTextConfig | None = None
+  encoders: EncodersConfig = EncodersConfig()
+  data: DigitsConfig | SyntheticConfig | MediaConfig
   objective: Objective = PLAIN
   time: TimeDistribution
   optimizer: OptimizerConfig
@@ -93,7 +134,13 @@ class RunConfig:
   sampling: SamplingConfig
 
   def __post_init__(self):
-    if not self.text_encoder or not self.sampling.ladder:
+    frozen = isinstance(self.text_encoder, FrozenTextConfig)
+    if frozen and not self.encoders.text:
+      raise ValueError(
+        "text_encoder is a frozen language model: set encoders.text to its "
+        "folder"
+      )
+    if not self.text_encoder or frozen or not self.sampling.ladder:
       return
     words = min(rung[1] for rung in self.sampling.ladder)
     if self.text_encoder.max_words > words:

@@ -7,7 +7,6 @@ import itertools
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import jax
 import numpy as np
 
 from lumina_jax import inputs, output, sampler
@@ -16,6 +15,7 @@ from lumina_jax.flow.adaptive import DormandPrince
 from lumina_jax.flow.ode import Solver, State
 from lumina_jax.flow.solvers import on_path
 from lumina_jax.network import Network, Params
+from lumina_jax.parallel import processes
 from lumina_jax.parallel.mesh import divisors
 from lumina_jax.pictures import Batch, Picture
 from lumina_jax.sampler import SamplingConfig
@@ -54,6 +54,9 @@ def images(
 ) -> list[Drawn]:
   """Draws pictures with the parts of a pipeline.
 
+  Of several processes, all draw with the same arguments, each on its devices of
+  the mesh, and all are given all pictures.
+
   Args:
     pipe: the pipeline.
     pictures: to draw.
@@ -86,8 +89,9 @@ def images(
             "solver of fixed steps"
           )
         if decode:
-          image = pipe.vae.decode(image, tile=pipe.vae_tile or None)
-          image = np.asarray(image)
+          with processes.devices_of(pipe.vae.params):
+            image = pipe.vae.decode(image, tile=pipe.vae_tile or None)
+          image = processes.gather(image)
           output.check_finite(image, f"{what}, decoded", pipe.vae.cfg.dtype)
         found[number] = Drawn(image, evaluations)
       if progress:
@@ -103,10 +107,11 @@ def _encoded(
     return pictures
   images = {id(p.image): p.image for p in pictures}
   tile = pipe.vae_tile or None
-  latents = {
-    key: np.asarray(pipe.vae.encode(image, tile=tile))
-    for key, image in images.items()
-  }
+  with processes.devices_of(pipe.vae.params):
+    latents = {
+      key: processes.gather(pipe.vae.encode(image, tile=tile))
+      for key, image in images.items()
+    }
   return [dataclasses.replace(p, image=latents[id(p.image)]) for p in pictures]
 
 
@@ -143,10 +148,11 @@ def draw(
       )
     else:
       state = _stepwise(params, network, batch, solver, on_step)
+    state = processes.gather(state)
     evaluations, behind = int(state.evaluations), batch.each(state.behind)
     yield {
       number: Drawn(image, evaluations, bool(behind[number]))
-      for number, image in batch.cut(np.asarray(state.x)).items()
+      for number, image in batch.cut(state.x).items()
     }
 
 
@@ -166,14 +172,14 @@ def _stepwise(
   state = sampler.begin(request, **how)
   for step, part in enumerate(parts):
     # From the host each time: what comes from a device would compile anew.
-    state = jax.tree.map(np.asarray, state)
+    state = processes.gather(state)
     one = request._replace(times=np.stack(part))
-    state = sampler.advance(params, one, state, **how)
-    latents = batch.cut(np.asarray(state.x))
+    state = processes.gather(sampler.advance(params, one, state, **how))
+    latents = batch.cut(state.x)
     changed = on_step(step, batch.each(state.time), latents)
     if changed is not None:
       state = state._replace(x=batch.paste(changed))
-    if np.any(state.behind) or np.all(np.asarray(state.time) == times[-1]):
+    if np.any(state.behind) or np.all(state.time == times[-1]):
       break
   return state
 

@@ -8,11 +8,14 @@ import os
 import signal
 import sys
 import threading
+import traceback
 from collections.abc import Callable
 from typing import NoReturn
 
 import jax
 from absl import app, flags
+
+from lumina_jax.parallel import processes
 
 # What bad input raises. The message is shown alone; LUMINA_TRACEBACK=1 shows
 # where it came from, should it be a fault of ours after all.
@@ -23,8 +26,12 @@ TRACEBACK = "LUMINA_TRACEBACK"
 def run(main: Callable[[list[str]], None]) -> None:
   """Runs a command's main; input errors become one readable message.
 
-  Exit codes: 0 done, 1 an input error, 130 interrupted.
+  Several processes join here, before anything else, and leave together.
+
+  Exit codes: 0 done, 1 an input error or another process that is gone, 130
+  interrupted.
   """
+  define_flags()
 
   def guarded(argv):
     # Our own warnings, plainly; orbax reports every step of its work to absl.
@@ -33,6 +40,7 @@ def run(main: Callable[[list[str]], None]) -> None:
     )
     logging.getLogger("absl").setLevel(logging.ERROR)
     keep_interrupts()
+    join()
     start_jax()
     try:
       main(argv)
@@ -42,8 +50,50 @@ def run(main: Callable[[list[str]], None]) -> None:
       print("\ninterrupted", file=sys.stderr, flush=True)
       sys.stdout.flush()
       os._exit(130)  # XLA may be compiling: taking it down crashes.
+    except Exception as error:
+      if processes.count() == 1:
+        raise
+      fail_among_others(error)
+    processes.finish()
 
   app.run(guarded, flags_parser=parse)
+
+
+def define_flags() -> None:
+  """How processes find each other where nothing around them says it."""
+  flags.DEFINE_string(
+    "coordinator", "", "host:port of process 0, of several processes."
+  )
+  flags.DEFINE_integer("num_processes", 0, "How many processes there are.")
+  flags.DEFINE_integer("process_id", -1, "Number of this one, from 0.")
+
+
+def join() -> None:
+  """Finds the other processes, if there are any."""
+  args = flags.FLAGS
+  try:
+    processes.start(args.coordinator, args.num_processes, args.process_id)
+  except (ValueError, OSError, RuntimeError) as error:
+    say_error(error)
+    sys.exit(1)  # There is nobody to leave with.
+
+
+def fail_among_others(error: Exception) -> NoReturn:
+  """Ends a process that does not know whether the others are still there.
+
+  What a collective raises when one of them has died is of many kinds.
+  """
+  traceback.print_exc()
+  first = str(error).strip().partition("\n")[0][:300]
+  print(
+    f"\nerror: process {jax.process_index()} of {processes.count()} cannot go "
+    f"on ({first}). If another one has failed, its own message says why. Start "
+    "all of them again: the same command goes on at the newest checkpoint",
+    file=sys.stderr,
+    flush=True,
+  )
+  processes.finish(1)
+  os._exit(1)
 
 
 def keep_interrupts() -> None:
@@ -94,6 +144,13 @@ def fail(error: Exception) -> NoReturn:
   """Says what is wrong and ends the program."""
   if os.environ.get(TRACEBACK):
     raise error
+  say_error(error)
+  processes.finish(1)
+  sys.exit(1)
+
+
+def say_error(error: Exception) -> None:
+  """Prints an error as a message, without where it came from."""
   while len(error.args) == 1 and isinstance(error.args[0], Exception):
     error = error.args[0]
   text = str(error.args[0]) if len(error.args) == 1 else str(error)
@@ -101,8 +158,7 @@ def fail(error: Exception) -> NoReturn:
     text = f"no such key in the config: {text}"
   if "Traceback" in text:  # config_flags quotes one; its last line says it.
     text = text.strip().splitlines()[-1].partition("Error: ")[2]
-  print(f"\nerror: {text}", file=sys.stderr)
-  sys.exit(1)
+  print(f"\nerror: {text}", file=sys.stderr, flush=True)
 
 
 def warn_of_idle_accelerator() -> None:

@@ -6,6 +6,8 @@ Prints and writes to `<workdir>/evaluation.json`:
   - memorisation: how far generated digits are from the nearest training digit,
     beside the same for real digits never trained on;
   - the held-out flow loss by time.
+
+All devices of all processes take part; the first process prints and writes.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ import jax
 import numpy as np
 from absl import flags
 from etils import epath
+from flax import linen as nn
 from rich.console import Console
 from rich.table import Table
 
@@ -25,15 +28,17 @@ from data_pipelines.batches import Batches
 from data_pipelines.captions import SIDE
 from data_pipelines.digits import DigitCanvases, DigitsConfig, Split, split
 from lumina_jax import config as configs
-from lumina_jax import entry_point
+from lumina_jax import entry_point, whole_file
 from lumina_jax import workdir as workdirs
 from lumina_jax.config import RunConfig
 from lumina_jax.flow.loss import TimeDistribution
 from lumina_jax.judging import Group, Neighbours, Reader, cut, groups
+from lumina_jax.parallel import processes
+from lumina_jax.parallel.mesh import RULES, divisors
 from lumina_jax.pipeline import LuminaPipeline
 from lumina_jax.reporting import report
 from lumina_jax.reporting.progress import Progress
-from lumina_jax.training.step import flow_loss
+from lumina_jax.training.gradient import flow_loss
 
 FILE = "evaluation.json"
 GUIDANCE = (1.0, 1.5, 2.0)
@@ -95,17 +100,29 @@ def loss_by_time(
     source, config.data.budget, config.training.batch_rows, seed=1
   )
   times = TimeDistribution("uniform")
-  losses = jax.jit(
-    lambda params, batch, key: flow_loss(network, params, batch, times, key)
-  )
+
+  @jax.jit
+  def losses(params, batch, key):
+    with nn.logical_axis_rules(RULES):
+      return flow_loss(network, params, batch, times, jax.random.key(key))
+
   total, count = np.zeros(TIME_BINS), np.zeros(TIME_BINS)
   for i in range(LOSS_BATCHES):
-    flow = losses(pipe.params, batches.batch(i), jax.random.key(i))
-    loss, exists, t = (np.asarray(x) for x in flow[:3])
+    with pipe.devices():
+      batch = _divisible(batches.batch(i), divisors()[0])
+      flow = losses(pipe.params, batch, i)
+    loss, exists, t = processes.gather(flow[:3])
     bins = np.minimum((t * TIME_BINS).astype(int), TIME_BINS - 1)[exists]
     np.add.at(total, bins, loss[exists])
     np.add.at(count, bins, 1)
   return [float(x) for x in total / np.maximum(count, 1)]
+
+
+def _divisible(batch: Any, by: int) -> Any:
+  """A batch with empty rows, so that devices can share it out."""
+  return jax.tree.map(
+    lambda x: np.pad(x, [(0, -len(x) % by), *[(0, 0)] * (x.ndim - 1)]), batch
+  )
 
 
 def evaluate(
@@ -176,6 +193,14 @@ def show(result: dict[str, Any]) -> None:
   )
 
 
+def write(result: dict[str, Any], folder: epath.Path) -> None:
+  """Writes the figures into a workdir, and its report anew."""
+  text = json.dumps(result, indent=2) + "\n"
+  whole_file.write_text(folder / FILE, text)
+  report.write(folder)
+
+
+@processes.one_voice()
 def main(_) -> None:
   args = flags.FLAGS
   config = configs.load(args.workdir)
@@ -186,13 +211,10 @@ def main(_) -> None:
     )
   step, pipe = workdirs.load_step(args.workdir)
   result = {"step": step} | evaluate(config, pipe, args.cells)
-  path = epath.Path(args.workdir) / FILE
-  new = path.with_name(f"{FILE}.tmp")
-  new.write_text(json.dumps(result, indent=2) + "\n")
-  new.replace(path)
   show(result)
-  report.write(epath.Path(args.workdir))
-  print(f"\nwritten: {path} and report.html beside it")
+  folder = epath.Path(args.workdir)
+  processes.on_first(lambda: write(result, folder))
+  print(f"\nwritten: {folder / FILE} and report.html beside it")
 
 
 def run() -> None:

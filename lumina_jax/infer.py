@@ -28,6 +28,7 @@ from lumina_jax import (
   wishes,
 )
 from lumina_jax import workdir as workdirs
+from lumina_jax.parallel import processes
 from lumina_jax.pipeline import LuminaPipeline
 from lumina_jax.pretrained.original import VAES
 from lumina_jax.sampler import SamplingConfig
@@ -135,7 +136,9 @@ def load(args: Any, chosen: Settings) -> tuple[LuminaPipeline, str]:
     )
   # All prompts are encoded at once, so that neither network waits for the
   # other in memory.
-  pipe = LuminaPipeline.from_pretrained(chosen.ckpt, one_at_a_time=True, **said)
+  pipe = LuminaPipeline.from_pretrained(
+    chosen.ckpt, one_at_a_time=True, mesh=processes.everywhere(), **said
+  )
   return pipe, chosen.ckpt or "digits"
 
 
@@ -201,6 +204,7 @@ def _tolerances(
   return {}
 
 
+@processes.one_voice()
 def main(argv: list[str]) -> None:
   args = flags.FLAGS
   prompts, output = wishes.positional(argv[1:], args.prompt_file)
@@ -212,15 +216,16 @@ def main(argv: list[str]) -> None:
   if None not in (args.output, output):
     raise ValueError(f"{output!r} and --output={args.output}: give one folder")
   folder = epath.Path(output or args.output or sample.OUTPUT).expanduser()
-  workdirs.make_folder(folder)
+  processes.on_first(lambda: workdirs.make_folder(folder))
   if args.num_gpus != 1:
     logging.warning(
       "--num_gpus=%d: JAX chooses the devices (JAX_PLATFORMS, "
-      "CUDA_VISIBLE_DEVICES); sampling runs on one",
+      "CUDA_VISIBLE_DEVICES); sampling runs on all of them",
       args.num_gpus,
     )
-  device = jax.devices()[0]
-  print(f"device: {device.device_kind} ({device.platform})", flush=True)
+  device, count = jax.devices()[0], jax.device_count()
+  many = f"{count} x " if count > 1 else ""
+  print(f"device: {many}{device.device_kind} ({device.platform})", flush=True)
   began = time.monotonic()
   pipe, name = load(args, chosen)
   more = {k: x for k, x in wishes.how(args).items() if k not in OWN}

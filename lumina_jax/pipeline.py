@@ -45,7 +45,8 @@ class LuminaPipeline:
     vae_tile: side of the tiles, in pixels, that large pictures are decoded in;
       0 = whole.
     scheduler: what a diffusers folder says of its times.
-    mesh: devices to sample on; None = the first one.
+    mesh: devices to sample on, of one process or of several, which then all
+      make the same calls; None = where the parameters are.
     one_at_a_time: whether the text encoder leaves the devices before the
       network enters them, and the other way round.
     part: parameters of the network, or how to get them.
@@ -78,15 +79,22 @@ class LuminaPipeline:
     self.part = params if isinstance(params, Part) else Part.of(params)
 
   @classmethod
-  def from_workdir(cls, workdir: str) -> LuminaPipeline:
+  def from_workdir(
+    cls, workdir: str, mesh: jax.sharding.Mesh | None = None
+  ) -> LuminaPipeline:
     """Loads the averaged parameters of a run's newest readable checkpoint.
+
+    Args:
+      workdir: of the run.
+      mesh: devices to load them onto; None = all that there are, of all
+        processes, which then share pictures out.
 
     Raises:
       FileNotFoundError: if the folder is no workdir or has no checkpoint.
     """
     from lumina_jax import workdir as workdirs
 
-    return workdirs.load_pipeline(workdir)
+    return workdirs.load_pipeline(workdir, mesh)
 
   @classmethod
   def from_pretrained(

@@ -1,7 +1,8 @@
 """Makes pictures of prompts: python -m lumina_jax.sample --prompt="3 1 4"
 
 With --workdir from a run of one's own, without it from the digits that ship
-with the package.
+with the package. All devices of all processes share the pictures out; the first
+process prints and writes.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from lumina_jax import (
   wishes,
 )
 from lumina_jax import workdir as workdirs
+from lumina_jax.parallel import processes
 from lumina_jax.pipeline import LuminaPipeline
 from lumina_jax.reporting import picture
 from lumina_jax.reporting.progress import Progress
@@ -51,7 +53,8 @@ def write_overview(
   """
   each = len(images) // len(prompts)
   captions = [prompt for prompt in prompts for _ in range(each)]
-  picture.save(picture.contact_sheet(images, captions), folder / OVERVIEW)
+  sheet = picture.contact_sheet(images, captions)
+  processes.on_first(lambda: picture.save(sheet, folder / OVERVIEW))
   return folder / OVERVIEW
 
 
@@ -126,11 +129,15 @@ def draw(
 
     def finish(first, group):
       found = _call(pipe, group, each, watch)
-      for place, image in enumerate(found):
-        wish, number = group[place // each], place % each
-        path = _free(folder, f"{names[first + place // each]}_{number}")
-        said = provenance.texts(pipe, model, wish, number, image.size)
-        picture.write(image, path, said)
+
+      def write():
+        for place, image in enumerate(found):
+          wish, number = group[place // each], place % each
+          path = _free(folder, f"{names[first + place // each]}_{number}")
+          said = provenance.texts(pipe, model, wish, number, image.size)
+          picture.write(image, path, said)
+
+      processes.on_first(write)
       images.extend(found)
 
     if not slow:
@@ -181,6 +188,7 @@ def _call(pipe, group, each, watch) -> list[Image.Image]:
   return pipe(**columns, num_images_per_prompt=each, **watch).images
 
 
+@processes.one_voice()
 def main(argv: list[str]) -> None:
   args = flags.FLAGS
   if len(argv) > 1:
@@ -189,12 +197,12 @@ def main(argv: list[str]) -> None:
     raise ValueError('no prompt; write --prompt="3 1 4", --prompt="" for none')
   asked = wishes.from_flags(args, args.prompt)
   folder = epath.Path(args.output or OUTPUT).expanduser()
-  workdirs.make_folder(folder)
+  processes.on_first(lambda: workdirs.make_folder(folder))
   if args.workdir:
     pipe = LuminaPipeline.from_workdir(args.workdir)
   else:
     print("no --workdir: sampling from the digits that ship with the package")
-    pipe = LuminaPipeline.from_pretrained()
+    pipe = LuminaPipeline.from_pretrained(mesh=processes.everywhere())
   pipe.sampling = presets.choose(pipe.sampling, None, {}, wishes.how(args))
   each = args.num_images_per_prompt
   model = {"model": provenance.public(args.workdir) or "digits"}

@@ -7,9 +7,14 @@ import os
 
 import jax
 from etils import epath
+from flax import linen as nn
+from jax.sharding import Mesh, SingleDeviceSharding
 
 from lumina_jax import config as configs
 from lumina_jax.config import RunConfig
+from lumina_jax.network import Network, Params
+from lumina_jax.parallel import processes
+from lumina_jax.parallel.mesh import shardings
 from lumina_jax.pipeline import LuminaPipeline
 from lumina_jax.training.checkpoint import FOLDER, read_ema
 
@@ -19,13 +24,19 @@ def claim(
 ) -> epath.Path:
   """Makes the folder of a run, or checks that it is this run's folder.
 
-  The config is saved by training, once it has proved to work.
+  The config is saved by training, once it has proved to work. Of several
+  processes the first one looks, and all are told.
 
   Raises:
     ValueError: if a run with another config has checkpoints there.
-    OSError: if it cannot be written.
+    OSError: if it cannot be written; in other processes, for either reason.
   """
   folder = epath.Path(workdir)
+  processes.on_first(lambda: _claim(config, folder, allow_change))
+  return folder
+
+
+def _claim(config: RunConfig, folder: epath.Path, allow_change: bool) -> None:
   make_folder(folder)
   if (folder / configs.FILE).exists() and has_checkpoint(folder):
     changed = configs.differences(configs.load(folder), config)
@@ -38,7 +49,6 @@ def claim(
       )
     for line in changed:
       logging.warning("config changed, %s", line)
-  return folder
 
 
 def make_folder(folder: epath.Path) -> None:
@@ -69,24 +79,30 @@ def has_checkpoint(folder: epath.PathLike) -> bool:
   return saved.exists() and any(p.name.isdigit() for p in saved.iterdir())
 
 
-def load_pipeline(workdir: epath.PathLike) -> LuminaPipeline:
-  """The averaged parameters of a run, ready to sample, on one local device.
+def load_pipeline(
+  workdir: epath.PathLike, mesh: Mesh | None = None
+) -> LuminaPipeline:
+  """The averaged parameters of a run, ready to sample.
+
+  Args:
+    workdir: of the run.
+    mesh: where the rules of `parallel.mesh` put them; None = all devices of all
+      processes, each of which has them whole and draws its share of pictures.
 
   Raises:
     FileNotFoundError: if there is no run or no checkpoint yet.
   """
-  return load_step(workdir)[1]
+  return load_step(workdir, mesh)[1]
 
 
-def load_step(workdir: epath.PathLike) -> tuple[int, LuminaPipeline]:
+def load_step(
+  workdir: epath.PathLike, mesh: Mesh | None = None
+) -> tuple[int, LuminaPipeline]:
   """Like `load_pipeline`, and the step at which the parameters were saved."""
   config = configs.load(workdir)
   network = config.network
-  device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-  abstract = jax.tree.map(
-    lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=device),
-    network.shapes(),
-  )
+  mesh = mesh or processes.everywhere()
+  abstract = _abstract(network, mesh)
   found = read_ema(workdir, abstract) if has_checkpoint(workdir) else None
   if found is None:
     raise FileNotFoundError(
@@ -95,4 +111,20 @@ def load_step(workdir: epath.PathLike) -> tuple[int, LuminaPipeline]:
       "the first one is written"
     )
   step, ema = found
-  return step, LuminaPipeline(network, ema, config.sampling)
+  return step, LuminaPipeline(network, ema, config.sampling, mesh=mesh)
+
+
+def _abstract(network: Network, mesh: Mesh | None) -> Params:
+  """Shapes of the parameters and where they go; without a mesh, one device."""
+  boxed = jax.eval_shape(network.init, jax.random.key(0))
+  shapes = nn.unbox(boxed)
+  if mesh is None:
+    device = SingleDeviceSharding(jax.local_devices()[0])
+    where = jax.tree.map(lambda _: device, shapes)
+  else:
+    where = shardings(boxed, mesh)
+  return jax.tree.map(
+    lambda a, s: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=s),
+    shapes,
+    where,
+  )

@@ -1,6 +1,7 @@
-"""What all tests share: the CPU, one compilation cache, small configs."""
+"""What all tests share: the CPU, how it compiles, small configs."""
 
 import importlib
+import importlib.metadata
 import os
 import pathlib
 import tempfile
@@ -13,6 +14,17 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
   cache = tempfile.TemporaryDirectory(prefix="jax_cache_")  # Ends with us.
   os.environ["JAX_COMPILATION_CACHE_DIR"] = cache.name
+
+# Most programs here run for milliseconds and compile for seconds: LLVM need not
+# optimise what it emits. JAX_DISABLE_MOST_OPTIMIZATIONS=0 compiles as users do.
+os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+# A flag that another XLA does not know would end the process.
+if importlib.metadata.version("jaxlib").startswith("0.10."):
+  if os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] != "0":
+    flags = os.environ.get("XLA_FLAGS", "")
+    if "fusion_emitters" not in flags:
+      flags += " --xla_cpu_use_fusion_emitters=false"
+    os.environ["XLA_FLAGS"] = flags.strip()
 
 import pytest
 

@@ -10,7 +10,7 @@ from configs import imagenet, text_to_image, text_to_video
 from lumina_jax.backbone import shapes
 from lumina_jax.backbone.config import PUBLISHED
 from lumina_jax.config import load, parse, save
-from lumina_jax.train import make_source
+from lumina_jax.training.data import make_source
 
 FAMILIES = (imagenet, text_to_image, text_to_video)
 every_published = pytest.mark.parametrize(

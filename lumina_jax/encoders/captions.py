@@ -150,6 +150,11 @@ class CaptionEncoder:
     """
     return pad(self.encode(captions), self._pad_multiple)
 
+  def length(self, caption: str) -> int:
+    """S of a caption's features, without encoding it."""
+    (text,) = self._texts([caption])
+    return len(self.tokenizer(text))
+
   def knows(self, captions: Sequence[str]) -> bool:
     """Whether `encode` would need no parameters."""
     return all(self._recall(text) is not None for text in self._texts(captions))

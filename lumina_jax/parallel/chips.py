@@ -13,6 +13,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import re
+from typing import Any
 
 TERA, GIGA, GIB = 1e12, 1e9, 2**30
 
@@ -98,6 +99,18 @@ CHIPS = {
     Chip("cpu", 0, 0, 0, 0),
   )
 }
+
+
+def of_device(device: Any) -> Chip | None:
+  """The chip of a JAX device; None if nothing is known of it."""
+  kind = device.device_kind.lower()
+  names = {chip.libtpu or chip.name: chip for chip in CHIPS.values()}
+  # libtpu says "TPU v5 lite", "TPU v6 lite", "TPU v5", "TPU7x".
+  kind = kind.replace("tpu ", "").replace(" lite", "e")
+  kind = "v5p" if kind == "v5" else kind  # Both are said of the same.
+  return next(
+    (chip for name, chip in names.items() if name in kind and chip.flops), None
+  )
 
 
 def count(shape: str) -> int:

@@ -149,8 +149,9 @@ def _step(job: Job, mesh: Mesh) -> tuple[Parts, jax.stages.Lowered]:
   """A training step, its state and its batch."""
   config, network = job.config, job.config.network
   tx = make_optimizer(config.optimizer, config.training.steps)
-  decay = config.optimizer.ema_decay
-  pure = steps.make_train_step(network, tx, config.time, decay, config.seed)
+  # Rows that were asked for here are those of one microbatch.
+  whole = job.rows == config.training.batch_rows
+  pure = steps.configured(config, tx, None if whole else 1)
   tokens, words, samples = job.budget
   batch = (
     _tokens(job, job.rows, tokens),

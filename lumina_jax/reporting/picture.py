@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import bisect
+import io
 import math
-import os
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -12,6 +12,8 @@ from typing import Any
 from etils import epath
 from PIL import Image, ImageDraw, ImageFont
 from PIL.PngImagePlugin import PngInfo
+
+from lumina_jax import whole_file
 
 ENLARGE = 16
 MARGIN = 12
@@ -109,14 +111,12 @@ def save(
     path: of the file.
     texts: by keyword, written into it; PIL reads them as `Image.text`.
   """
-  path = epath.Path(path)
   info = PngInfo()
   for keyword, text in (texts or {}).items():
     info.add_text(keyword, text)
-  new = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-  with new.open("wb") as file:
-    image.save(file, format="PNG", pnginfo=info)
-  new.replace(path)
+  data = io.BytesIO()
+  image.save(data, format="PNG", pnginfo=info)
+  whole_file.write_bytes(path, data.getvalue())
 
 
 def write(

@@ -14,6 +14,8 @@ from typing import Any
 import jax
 from etils import epath
 
+from lumina_jax import whole_file
+
 FILE = "record.json"
 PACKAGES = (
   "jax",
@@ -29,17 +31,14 @@ PACKAGES = (
 
 def write(workdir: epath.PathLike, seed: int, step: int) -> None:
   """Adds the present start to the workdir's record: one entry a start."""
-  path = epath.Path(workdir) / FILE
-  starts = json.loads(path.read_text()) if path.exists() else []
-  starts.append(_now(seed, step))
-  new = path.with_name(f"{FILE}.tmp")
-  new.write_text(json.dumps(starts, indent=2) + "\n")
-  new.replace(path)
+  starts = [*read(workdir), _now(seed, step)]
+  text = json.dumps(starts, indent=2) + "\n"
+  whole_file.write_text(epath.Path(workdir) / FILE, text)
 
 
 def read(workdir: epath.PathLike) -> list[dict[str, Any]]:
-  path = epath.Path(workdir) / FILE
-  return json.loads(path.read_text()) if path.exists() else []
+  text = whole_file.read_text(epath.Path(workdir) / FILE)
+  return [] if text is None else json.loads(text)
 
 
 def _now(seed: int, step: int) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from typing import Any
 
 from etils import epath
 
+from lumina_jax import whole_file
 from lumina_jax.reporting import record
 from lumina_jax.training import metrics
 
@@ -53,13 +54,12 @@ def write(folder: epath.Path) -> None:
     f"<title>{html.escape(folder.name)}</title><style>{STYLE}</style>"
     f"<h1>{html.escape(folder.name)}</h1>\n{body}</html>\n"
   )
-  new = folder / f"{FILE}.tmp"
-  new.write_text(page)
-  new.replace(folder / FILE)
+  whole_file.write_text(folder / FILE, page)
 
 
 def _json(path: epath.Path) -> Any:
-  return json.loads(path.read_text()) if path.exists() else None
+  text = whole_file.read_text(path)
+  return None if text is None else json.loads(text)
 
 
 def _curve(rows: Sequence[dict[str, float]]) -> str:

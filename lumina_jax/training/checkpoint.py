@@ -35,28 +35,82 @@ class Checkpoints:
     self._folder = epath.Path(workdir).absolute() / FOLDER
     self._keep = keep
     self._manager = self._open()
+    self._last: int | None = None  # Step of the save that may be under way.
+
+  def __enter__(self) -> Checkpoints:
+    return self
+
+  def __exit__(self, *error) -> None:
+    self.close()
 
   def save(self, state: TrainState) -> None:
     """Saves a state under its step, in the background.
 
+    A full disk stops no training: a save that fails is told of loudly, those
+    before it stay, and the next one is tried as if nothing had been. Whether
+    the last one came through is for `finish` to say.
+
     Raises:
       RuntimeError: if orbax declined to save.
     """
+    self._settle()
     step = int(state.step)
+    if step == self.latest_step():
+      return
     rest = state._asdict()
     ema = rest.pop("ema")
-    saved = self._manager.save(
-      step,
-      args=ocp.args.Composite(
-        ema=ocp.args.StandardSave(ema), train=ocp.args.StandardSave(rest)
-      ),
-      force=True,
-    )
+    self._last = step
+    try:
+      saved = self._manager.save(
+        step,
+        args=ocp.args.Composite(
+          ema=ocp.args.StandardSave(ema), train=ocp.args.StandardSave(rest)
+        ),
+        force=True,
+      )
+    except (OSError, ValueError) as error:  # tensorstore's are the latter.
+      self._report(error)
+      return
     if not saved:
       raise RuntimeError(
         f"checkpoint {step} was not written to {self._folder}: the newest "
         f"there is {self._manager.latest_step()}"
       )
+
+  def finish(self) -> None:
+    """Waits for the save under way.
+
+    Raises:
+      OSError: if it has failed.
+    """
+    asked = self._last
+    self._settle()
+    if asked is not None and self.latest_step() != asked:
+      raise OSError(
+        f"checkpoint {asked} could not be written to {self._folder}; the "
+        f"newest there is {self.latest_step()}. Make room, then start the same "
+        "command again"
+      )
+
+  def _settle(self) -> None:
+    try:
+      self._manager.wait_until_finished()
+    except Exception as error:  # Orbax and tensorstore raise many kinds.
+      self._report(error)
+
+  def _report(self, error: Exception) -> None:
+    """Tells of a save that failed, and clears up behind it."""
+    self._close()
+    # Anew, it lists what is there, and removes what the failed save has left.
+    self._manager = self._open()
+    logging.error(
+      "CHECKPOINT %s WAS NOT WRITTEN (%s). Training goes on; the newest "
+      "checkpoint is %s. Look whether the disk of %s is full",
+      self._last,
+      _first_line(error),
+      self.latest_step(),
+      self._folder,
+    )
 
   def latest_step(self) -> int | None:
     """Step of the newest complete checkpoint."""
@@ -93,8 +147,14 @@ class Checkpoints:
 
   def close(self) -> None:
     """Waits for what is still being written."""
-    self._manager.wait_until_finished()
+    self._settle()
     self._manager.close()
+
+  def _close(self) -> None:
+    try:
+      self._manager.close()
+    except Exception as error:  # It waits for the save that has failed.
+      logging.debug("closing after a failed save: %s", error)
 
   def _open(self) -> ocp.CheckpointManager:
     return ocp.CheckpointManager(
@@ -107,7 +167,7 @@ class Checkpoints:
     )
 
   def _move_aside(self, step: int, error: Exception) -> str:
-    self._manager.close()
+    self._close()
     bad = self._folder / str(step)
     aside, number = bad.with_name(f"{step}.corrupt"), 1
     while aside.exists():
@@ -189,8 +249,12 @@ def _read(
     if _passing(error):
       raise
     _refuse_other_network(manager, step, wanted, error)
-    raise Unreadable(str(error).strip().split("\n")[0][:200]) from error
+    raise Unreadable(_first_line(error)) from error
   return {name: restored[name] for name in wanted}
+
+
+def _first_line(error: Exception) -> str:
+  return str(error).strip().split("\n")[0][:200]
 
 
 def _passing(error: Exception) -> bool:

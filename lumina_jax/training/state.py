@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 from flax import linen as nn
-from flax import traverse_util
 from jax.sharding import Mesh
 
-from lumina_jax.backbone.config import COMPUTING, ModelConfig
-from lumina_jax.interop.weights import Weights, paths
 from lumina_jax.network import Network
 from lumina_jax.parallel import mesh as meshes
+from lumina_jax.training.optimizer import moment_shardings
 
 
 class TrainState(NamedTuple):
@@ -47,13 +43,7 @@ def state_shardings(
   of_params = meshes.shardings(boxed, mesh)
   everywhere = meshes.replicated(mesh)
   moments = jax.eval_shape(tx.init, params)
-  of_moments = optax.tree.map_params(
-    tx,
-    lambda _, sharding: sharding,
-    moments,
-    of_params,
-    transform_non_params=lambda _: everywhere,
-  )
+  of_moments = moment_shardings(tx, moments, of_params, everywhere)
   count = jax.ShapeDtypeStruct((), jnp.int32)
   abstract = TrainState(count, count, params, params, moments)
   placed = TrainState(everywhere, everywhere, of_params, of_params, of_moments)

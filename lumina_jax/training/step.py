@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
@@ -16,8 +17,11 @@ from lumina_jax.flow.loss import TimeDistribution
 from lumina_jax.network import Network
 from lumina_jax.parallel import mesh as meshes
 from lumina_jax.training.gradient import Batch, flow_gradient
-from lumina_jax.training.optimizer import average
+from lumina_jax.training.optimizer import average, schedule, trainable
 from lumina_jax.training.state import TrainState, state_shardings
+
+if TYPE_CHECKING:
+  from lumina_jax.config import RunConfig
 
 Step = Callable[[TrainState, Batch], tuple[TrainState, dict[str, jax.Array]]]
 
@@ -30,7 +34,8 @@ def make_train_step(
   seed: int,
   *,
   microbatches: int = 1,
-  schedule: optax.Schedule | None = None,
+  rates: optax.Schedule | None = None,
+  trained: Callable[[Any], Any] | None = None,
 ) -> Step:
   """The step as a pure function: (state, batch) -> (state, metrics).
 
@@ -48,7 +53,9 @@ def make_train_step(
     ema_decay: of the average of the parameters.
     seed: of times and noise.
     microbatches: that a batch is taken in.
-    schedule: learning rate by updates done, to be told among the metrics.
+    rates: learning rate by updates done, to be told among the metrics.
+    trained: parameters -> a tree of bool, False for what stays as it is; None
+      = all are trained.
   """
 
   def train_step(state: TrainState, batch: Batch):
@@ -56,11 +63,16 @@ def make_train_step(
     grads, values = flow_gradient(
       network, state.params, batch, times, key, microbatches
     )
+    moves = trained and trained(state.params)
+    if moves:  # What is frozen needs no gradient: XLA then computes none.
+      grads = jax.tree.map(
+        lambda g, m: g if m else jnp.zeros_like(g), grads, moves
+      )
     grad_norm = optax.tree.norm(grads)
     updates, opt_state = tx.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
     done = state.step - state.skipped
-    ema = average(state.ema, params, done, ema_decay)
+    ema = average(state.ema, params, done, ema_decay, moves)
     finite = jnp.isfinite(values["loss"]) & jnp.isfinite(grad_norm)
     old = state.params, state.ema, state.opt_state
     kept = jax.tree.map(
@@ -76,11 +88,30 @@ def make_train_step(
       "tokens": jnp.sum(batch[0].segments != 0),
       "useful_tokens": jnp.mean(batch[0].segments != 0),
     }
-    if schedule is not None:
-      metrics["learning_rate"] = schedule(done)
+    if rates is not None:
+      metrics["learning_rate"] = rates(done)
     return TrainState(state.step + 1, skipped, *kept), metrics
 
   return train_step
+
+
+def configured(
+  config: RunConfig,
+  tx: optax.GradientTransformation,
+  microbatches: int | None = None,
+) -> Step:
+  """The step of a run; `tx` is its optimizer, microbatches None = its own."""
+  plan, optimizer = config.training, config.optimizer
+  return make_train_step(
+    config.network,
+    tx,
+    config.time,
+    optimizer.ema_decay,
+    config.seed,
+    microbatches=microbatches or plan.microbatches,
+    rates=schedule(optimizer, plan.steps),
+    trained=functools.partial(trainable, optimizer),
+  )
 
 
 def compile_step(

@@ -23,18 +23,23 @@ def start_two(devices: int, *words) -> list[str]:
     devices: of each.
     words: what python runs; "process=", "of=" and "port=" are added.
   """
-  with socket.socket() as free:
-    free.bind(("localhost", 0))
-    port = free.getsockname()[1]
-  running = [
-    _begin(devices, *words, f"process={i}", "of=2", f"port={port}")
-    for i in range(2)
-  ]
+  running = begin_two(devices, *words)
   try:
     return [_finish(process) for process in running]
   finally:
     for process in running:
       process.kill()
+
+
+def begin_two(devices: int, *words) -> list[subprocess.Popen]:
+  """Like `start_two`, but returns the processes while they run."""
+  with socket.socket() as free:
+    free.bind(("localhost", 0))
+    port = free.getsockname()[1]
+  return [
+    _begin(devices, *words, f"process={i}", "of=2", f"port={port}")
+    for i in range(2)
+  ]
 
 
 def _begin(devices: int, *words) -> subprocess.Popen:

@@ -2,13 +2,12 @@
 
 import pathlib
 import shutil
-import subprocess
-import sys
 
 import jax
 import numpy as np
 import pytest
-from conftest import ROOT, small_config, small_flags
+from conftest import small_config, small_flags
+from entry_points.forks import fork
 from etils import epath
 
 from lumina_jax import config as configs
@@ -21,13 +20,7 @@ from lumina_jax.training.checkpoint import Checkpoints
 
 def fail(module: str, *words) -> str:
   """Runs a command that must fail; returns its message."""
-  done = subprocess.run(
-    [sys.executable, "-m", f"lumina_jax.{module}", *map(str, words)],
-    cwd=ROOT,
-    capture_output=True,
-    text=True,
-    check=False,
-  )
+  done = fork(module, *words)
   assert done.returncode in (1, 2), done.stderr
   assert "Traceback" not in done.stderr, done.stderr
   return done.stderr

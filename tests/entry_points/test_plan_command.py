@@ -1,12 +1,11 @@
 """lumina plan: what it prints, its exit codes, what one can get wrong."""
 
 import json
-import subprocess
-import sys
 
 import jax
 import pytest
-from conftest import ROOT, small_flags
+from conftest import small_flags
+from entry_points.forks import fork
 
 from lumina_jax import plan as command
 
@@ -17,15 +16,8 @@ TINY = "--config=configs/text_to_image.py:tiny"
 def plan(*words: str, config: str = CONFIG, module: str = "plan"):
   """Runs the command; digits are small."""
   small = small_flags() if config == CONFIG else []
-  return subprocess.run(
-    [sys.executable, "-m", f"lumina_jax.{module}"]
-    + (["plan"] if module == "cli" else [])
-    + [config, *small, *words],
-    cwd=ROOT,
-    capture_output=True,
-    text=True,
-    check=False,
-  )
+  name = ["plan"] if module == "cli" else []
+  return fork(module, *name, config, *small, *words)
 
 
 def test_the_batch_of_a_config_on_fake_devices():

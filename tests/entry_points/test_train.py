@@ -16,9 +16,9 @@ from PIL import Image
 
 from lumina_jax.parallel.mesh import make_mesh
 from lumina_jax.pipeline import LuminaPipeline
-from lumina_jax.train import make_batches
 from lumina_jax.training import metrics
 from lumina_jax.training import step as steps
+from lumina_jax.training.data import make_batches
 from lumina_jax.training.optimizer import make_optimizer
 from lumina_jax.training.state import create_state
 

@@ -16,8 +16,8 @@ from lumina_jax import output
 from lumina_jax.network import Network
 from lumina_jax.pipeline import LuminaPipeline
 from lumina_jax.tokens import NEXTFRAME, NEXTLINE
-from lumina_jax.train import make_batches
 from lumina_jax.training import metrics
+from lumina_jax.training.data import make_batches
 
 FRAMES, HEIGHT, WIDTH = 4, 6, 4  # of configs/text_to_video.py:tiny
 

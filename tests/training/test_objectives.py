@@ -15,14 +15,13 @@ from conftest import ROOT, small_config, small_flags
 from configs import digits, imagenet, text_to_image, text_to_video
 from lumina_jax import config as configs
 from lumina_jax import convert, packing
-from lumina_jax import train as training
 from lumina_jax.flow import path as paths
 from lumina_jax.flow.loss import TimeDistribution
 from lumina_jax.flow.objective import WEIGHTS, Objective
 from lumina_jax.pipeline import LuminaPipeline
 from lumina_jax.pretrained import export
 from lumina_jax.tokens import per_token
-from lumina_jax.training import gradient, metrics
+from lumina_jax.training import data, gradient, metrics
 from lumina_jax.training import step as steps
 from lumina_jax.training.checkpoint import Checkpoints
 from lumina_jax.training.state import TrainState
@@ -55,7 +54,7 @@ class Affine:
 @pytest.fixture(scope="module")
 def packed():
   """A real batch: samples of several sizes side by side."""
-  return training.make_batches(small_config()).batch(0)
+  return data.make_batches(small_config()).batch(0)
 
 
 def begun(params, tx):
@@ -113,7 +112,7 @@ def velocity_of(objective, monkeypatch):
   """`Network.velocity` of one batch where the backbone gives known numbers."""
   config = small_config()
   network = dataclasses.replace(config.network, objective=objective)
-  tokens, condition = training.make_batches(config).batch(0)
+  tokens, condition = data.make_batches(config).batch(0)
   rng = np.random.default_rng(0)
   x, out = rng.standard_normal((2, *tokens.patches.shape), np.float32)
   time = rng.uniform(0.1, 0.9, condition.sample_ids.shape).astype(np.float32)

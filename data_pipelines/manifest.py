@@ -1,0 +1,124 @@
+"""A manifest keeps the very records that a run began with.
+
+JSON lines: a header that names the groups and counts their records, then the
+records, group after group.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import uuid
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from etils import epath
+
+from data_pipelines.records import Group, Record
+
+KIND, VERSION = "lumina_jax pictures", 1
+
+
+def write_manifest(path: str | os.PathLike[str], groups: Sequence[Group]):
+  """Writes a manifest, whole or not at all.
+
+  Args:
+    path: of the file; its folder has to be there.
+    groups: of `scan`.
+
+  Raises:
+    OSError: if it cannot be written.
+  """
+  path = epath.Path(path).expanduser()
+  if "://" in str(path):  # A store keeps even what a fault cut off.
+    path.write_bytes(b"".join(_lines(groups)))
+    return
+  unfinished = path.parent / f"{path.name}.{uuid.uuid4().hex}.tmp"
+  try:
+    with unfinished.open("wb") as file:
+      file.writelines(_lines(groups))
+    unfinished.replace(path)
+  finally:
+    unfinished.unlink(missing_ok=True)
+
+
+def read_manifest(path: str | os.PathLike[str]) -> list[Group]:
+  """Reads the groups of a manifest.
+
+  Raises:
+    OSError: if it cannot be read.
+    ValueError: if it is none, of another version, or cut off.
+  """
+  with epath.Path(path).expanduser().open("rb") as lines:
+    headers = _header(path, lines.readline())
+    numbered = enumerate(lines, start=2)
+    groups = [
+      Group(
+        header["name"],
+        tuple(_records(path, numbered, header["records"])),
+        tuple(header["faults"]),
+        header["weight"],
+      )
+      for header in headers
+    ]
+    if next(numbered, None) is not None:
+      raise ValueError(f"{path} has more records than its header counts")
+  return groups
+
+
+def _lines(groups: Sequence[Group]) -> Iterator[bytes]:
+  header = {
+    "kind": KIND,
+    "version": VERSION,
+    "groups": [
+      {
+        "name": group.name,
+        "weight": group.weight,
+        "records": len(group.records),
+        "faults": group.faults,
+      }
+      for group in groups
+    ],
+  }
+  yield _line(header)
+  for group in groups:
+    for r in group.records:
+      yield _line([r.path, r.captions, r.height, r.width])
+
+
+def _line(value: Any) -> bytes:
+  # ASCII: names of files may hold bytes that are no text.
+  return (json.dumps(value) + "\n").encode("ascii")
+
+
+def _header(path: os.PathLike[str] | str, line: bytes) -> list[dict[str, Any]]:
+  try:
+    header = json.loads(line)
+    kind, version = header["kind"], header["version"]
+  except (ValueError, TypeError, KeyError) as error:
+    raise ValueError(f"{path} is no manifest of pictures") from error
+  if (kind, version) != (KIND, VERSION):
+    raise ValueError(
+      f"{path} is a manifest of kind {kind!r}, version {version}; this program "
+      f"reads {KIND!r}, version {VERSION}: scan the pictures again"
+    )
+  return header["groups"]
+
+
+def _records(
+  path: os.PathLike[str] | str,
+  lines: Iterator[tuple[int, bytes]],
+  count: int,
+) -> Iterator[Record]:
+  for done in range(count):
+    number, line = next(lines, (0, b""))
+    if not line.endswith(b"\n"):
+      raise ValueError(
+        f"{path} is cut off: {done} of {count} records of a group are there; "
+        "scan the pictures again"
+      )
+    try:
+      name, captions, height, width = json.loads(line)
+    except (ValueError, TypeError) as error:
+      raise ValueError(f"{path}:{number} is no record: {line!r}") from error
+    yield Record(name, tuple(captions), height, width)

@@ -1,0 +1,182 @@
+"""Picture files: their sizes by the header, and decoded, the right way up.
+
+A path names a file, or an example of a dataset of TFDS; see `tfds_source`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import struct
+import zlib
+from collections.abc import Iterator
+from typing import BinaryIO
+
+import numpy as np
+from etils import epath
+from PIL import ExifTags, Image
+
+from data_pipelines.source import BadRecord
+
+SUFFIXES = (
+  *(".jpg", ".jpeg", ".png", ".webp"),
+  *(".bmp", ".tif", ".tiff", ".gif"),
+)
+MODES = {1: "L", 3: "RGB"}  # Of PIL, by channels.
+DEEP = 65_535  # White of 16 bits.
+
+_Turn = Image.Transpose
+# How to turn what a camera stored, by the orientation it noted (EXIF 2.32).
+_TURNS = {
+  2: _Turn.FLIP_LEFT_RIGHT,
+  3: _Turn.ROTATE_180,
+  4: _Turn.FLIP_TOP_BOTTOM,
+  5: _Turn.TRANSPOSE,
+  6: _Turn.ROTATE_270,
+  7: _Turn.TRANSVERSE,
+  8: _Turn.ROTATE_90,
+}
+SIDEWAYS = (5, 6, 7, 8)  # Rows are stored as columns.
+
+# What Pillow raises on files that are cut off or no pictures.
+_FAULTS = (
+  *(OSError, SyntaxError, ValueError, EOFError, OverflowError),
+  *(struct.error, zlib.error, Image.DecompressionBombError),
+)
+
+
+def read(path: str) -> bytes:
+  """Bytes of a file.
+
+  Raises:
+    OSError: if it cannot be read, whatever a store's client raises.
+    ImportError: if that client is not installed.
+  """
+  try:
+    return epath.Path(path).expanduser().read_bytes()
+  except (OSError, ImportError):
+    raise
+  except Exception as error:
+    raise OSError(f"{type(error).__name__}: {error}") from error
+
+
+def open_bytes(path: str) -> BinaryIO:
+  """The bytes of a picture, to read and seek."""
+  if path.startswith("tfds:"):
+    from data_pipelines import tfds_source  # Slow to import.
+
+    return io.BytesIO(tfds_source.image_bytes(path))
+  if "://" in path:  # One request to a store, rather than many.
+    return io.BytesIO(read(path))
+  try:
+    return epath.Path(path).expanduser().open("rb")
+  except ValueError as error:  # Zeros in the name, say.
+    raise OSError(str(error)) from error
+
+
+@contextlib.contextmanager
+def opened(path: str, file: BinaryIO | None = None) -> Iterator[Image.Image]:
+  """A picture whose header alone was read, to go on with.
+
+  Args:
+    path: of the picture.
+    file: its bytes, where they are at hand.
+
+  Raises:
+    BadRecord: if it cannot be read, there or in the body of the with.
+  """
+  try:
+    file = open_bytes(path) if file is None else file
+  except OSError as error:
+    raise BadRecord(f"{path}: {_reason(error)}") from error
+  with file:
+    try:
+      with Image.open(file) as image:
+        yield image
+    except _FAULTS as error:
+      raise BadRecord(f"{path}: {_reason(error)}") from error
+
+
+def _reason(error: Exception) -> str:
+  if isinstance(error, Image.UnidentifiedImageError):
+    return "no picture that can be read"
+  if isinstance(error, Image.DecompressionBombError):
+    return f"too many pixels to be opened ({error}); make it smaller first"
+  if isinstance(error, OSError) and error.strerror:
+    return error.strerror
+  return str(error) or type(error).__name__
+
+
+def size(path: str, file: BinaryIO | None = None) -> tuple[int, int]:
+  """Height and width in pixels, the right way up, by the header alone.
+
+  Args:
+    path: of the picture.
+    file: its bytes, where they are at hand.
+
+  Raises:
+    BadRecord: if it cannot be read, or has no pixels.
+  """
+  with opened(path, file) as image:
+    width, height = image.size
+    if not width or not height:
+      raise ValueError(f"{width} x {height}: no pixels")
+    lying = orientation(image) in SIDEWAYS
+    return (width, height) if lying else (height, width)
+
+
+def turned(image: Image.Image, orientation: int) -> Image.Image:
+  """Turns a picture as the camera that took it was held."""
+  turn = _TURNS.get(orientation)
+  return image if turn is None else image.transpose(turn)
+
+
+def orientation(image: Image.Image) -> int:
+  """How the camera was held, as its notes say (EXIF); 1 is upright."""
+  known = ("exif", "Raw profile type exif", "XML:com.adobe.xmp", "xmp")
+  if image.format == "TIFF":
+    return 1  # Pillow turns these itself.
+  if image.format == "PNG" and not any(key in image.info for key in known):
+    return 1  # Pillow would decode all pixels to look behind them.
+  try:
+    return Image.Image.getexif(image).get(ExifTags.Base.Orientation, 1)
+  except _FAULTS:
+    return 1  # Broken notes do not spoil the picture.
+
+
+def plain(image: Image.Image, channels: int) -> Image.Image:
+  """A picture of bytes, grey or coloured; what shows through it is white.
+
+  Args:
+    image: of any mode of PIL. White is 65535 of modes I;16 and I, 1 of mode F.
+    channels: 1 = grey, 3 = colours.
+
+  Raises:
+    ValueError: if its values are not between black and white, or Pillow cannot
+      convert its mode.
+  """
+  mode = MODES[channels]
+  if image.mode in ("F", "I") or image.mode.startswith("I;16"):
+    # Pillow's own conversion to bytes cuts these off at 255.
+    return _shallow(image).convert(mode)
+  if image.has_transparency_data:
+    image = image.convert("RGBA")
+    paper = Image.new("RGBA", image.size, "white")
+    image = Image.alpha_composite(paper, image)
+  return image.convert(mode)
+
+
+def _shallow(image: Image.Image) -> Image.Image:
+  """Grey of more than a byte, as bytes."""
+  white = 1 if image.mode == "F" else DEEP
+  values = np.asarray(image).astype(np.float32)
+  low, high = values.min(), values.max()
+  if not 0 <= low <= high <= white:  # What is no number fails too.
+    raise ValueError(
+      f"values from {low:g} to {high:g} in mode {image.mode}, where white is "
+      f"{white}; scale it first"
+    )
+  hidden = image.info.get("transparency")
+  if isinstance(hidden, int):  # A grey that stands for nothing.
+    values = np.where(values == hidden, np.float32(white), values)
+  return Image.fromarray(np.round(values * (255 / white)).astype(np.uint8))

@@ -1,0 +1,48 @@
+"""What would fail later is found at the start."""
+
+from __future__ import annotations
+
+from jax.sharding import Mesh
+
+from lumina_jax.backbone import attention
+from lumina_jax.config import RunConfig
+from lumina_jax.encoders.frozen import FrozenTextConfig
+from lumina_jax.pipeline import LuminaPipeline
+from lumina_jax.training.optimizer import trainable
+
+
+def check(config: RunConfig, mesh: Mesh) -> None:
+  """Compares the parts of a config with each other and with the devices.
+
+  Raises:
+    ValueError: naming the keys that do not go together.
+  """
+  plan, tokens = config.training, config.data.row_tokens
+  shards = mesh.shape["data"] * mesh.shape["fsdp"]
+  if plan.batch_rows % (shards * plan.microbatches):
+    parts = f" x {plan.microbatches} microbatches"
+    raise ValueError(
+      f"training.batch_rows = {plan.batch_rows} does not divide over data x "
+      f"fsdp = {shards} devices{parts if plan.microbatches > 1 else ''}; "
+      "choose a multiple of that, or another config.mesh"
+    )
+  if tokens % mesh.shape["context"]:
+    raise ValueError(
+      f"data.row_tokens = {tokens} does not divide over mesh.context = "
+      f"{mesh.shape['context']} devices; choose a multiple of that"
+    )
+  describe_attention(config, mesh)
+  trainable(config.optimizer, config.network.shapes())
+  if isinstance(config.text_encoder, FrozenTextConfig):
+    return  # Prompts are any text.
+  pipe = LuminaPipeline(config.network, None, config.sampling)
+  try:
+    pipe.pictures(plan.sample_prompts)
+  except ValueError as error:
+    raise ValueError(f"training.sample_prompts: {error}") from error
+
+
+def describe_attention(config: RunConfig, mesh: Mesh) -> str:
+  """How tokens attend in a run, on a mesh."""
+  tokens, _, samples = config.data.budget
+  return attention.describe(config.model, mesh, tokens, samples > 1)

@@ -1,0 +1,205 @@
+"""The data of a run: from what its config names to batches."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+
+from etils import epath
+from jax.sharding import Mesh
+
+from data_pipelines import manifest, shards
+from data_pipelines.batches import Batches, Reading
+from data_pipelines.buckets import Buckets
+from data_pipelines.digits import DigitCanvases, DigitsConfig, split
+from data_pipelines.encoded import PictureEncoder
+from data_pipelines.faults import FEWEST, NAMED
+from data_pipelines.images import Images, ImagesConfig
+from data_pipelines.media import MediaConfig
+from data_pipelines.mixture import Mixture
+from data_pipelines.records import Group
+from data_pipelines.scan import scan
+from data_pipelines.shard_source import ShardSource
+from data_pipelines.source import Source
+from data_pipelines.synthetic import SyntheticConfig, SyntheticLatents
+from lumina_jax.config import RunConfig
+from lumina_jax.encoders.frozen import FrozenTextConfig
+from lumina_jax.parallel import processes
+from lumina_jax.reporting.progress import Progress
+from lumina_jax.run_encoders import Features, RunEncoders
+from lumina_jax.training import step as steps
+
+NO_LIMIT = 1.0  # Made data have no broken records.
+
+
+def make_batches(
+  config: RunConfig,
+  mesh: Mesh | None = None,
+  folder: epath.Path | None = None,
+  encoders: RunEncoders = RunEncoders(None, None),  # noqa: B008
+) -> Batches:
+  """The batches of a run, each a pure function of its number.
+
+  Args:
+    config: of the run.
+    mesh: of devices; with it, what this process holds of each batch.
+    folder: the workdir, which keeps the list of pictures that a run began
+      with: what has come or gone since changes no batch.
+    encoders: frozen networks of the run.
+
+  Raises:
+    OSError: if data are not there.
+    ValueError: if they do not fit the network.
+  """
+  rows = config.training.batch_rows
+  share = steps.process_rows(rows, mesh) if mesh else None
+  source = make_source(config, folder, encoders)
+  weights = source.weights if isinstance(source, Mixture) else None
+  media = isinstance(config.data, MediaConfig)
+  reading = config.data.reading if media else Reading()
+  return Batches(
+    source, config.data.budget, rows, config.seed, share, weights, reading
+  )
+
+
+def bad_limit(config: RunConfig) -> float:
+  """Share of broken records above which the run ends."""
+  media = isinstance(config.data, MediaConfig)
+  return config.data.bad_limit if media else NO_LIMIT
+
+
+def make_source(
+  config: RunConfig,
+  folder: epath.Path | None = None,
+  encoders: RunEncoders = RunEncoders(None, None),  # noqa: B008
+) -> Source:
+  """The data of a run, by record; arguments as in `make_batches`."""
+  data, model, seed = config.data, config.model, config.seed
+  tokenize = config.network.tokenize
+  match data:
+    case DigitsConfig():
+      digits, _ = split(data.held_out)
+      return DigitCanvases(data, digits, model.grid, tokenize, seed)
+    case SyntheticConfig():
+      return SyntheticLatents(data, model.channels, model.grid, tokenize, seed)
+    case MediaConfig():
+      return media_source(config, folder, encoders)
+
+
+def media_source(
+  config: RunConfig, folder: epath.Path | None, encoders: RunEncoders
+) -> Mixture:
+  """Pictures and shards of all sources, by their weights."""
+  data = config.data
+  weights = data.weights or (1.0,) * len(data.sources)
+  sources: list[Source] = []
+  each: list[float] = []
+  for named, weight in zip(data.sources, weights, strict=True):
+    if _is_shards(named):
+      sources.append(_shards(config, named))
+      each.append(weight)
+      continue
+    for group in _groups(named, folder, data.bad_limit):
+      sources.append(_images(config, group, encoders))
+      each.append(weight * group.weight)
+  return Mixture(sources, each)
+
+
+def _is_shards(source: str) -> bool:
+  folder = epath.Path(source)
+  return any((folder / f).exists() for f in (shards.SETTINGS, shards.MANIFEST))
+
+
+def _images(config: RunConfig, group: Group, encoders: RunEncoders) -> Images:
+  data, model, text = config.data, config.model, config.text_encoder
+  vae = encoders.vae and PictureEncoder(encoders.vae)
+  factor = vae.factor if vae else 1
+  patch = model.patch[-1]
+  if len(model.patch) != 2 or model.patch[0] != patch:
+    raise ValueError(
+      f"model.patch = {model.patch}: pictures take square patches of two axes"
+    )
+  cfg = ImagesConfig(
+    channels=3 if vae else model.channels,
+    choices=data.choices,
+    caption_dropout=data.condition_dropout,
+    flip=data.flip,
+    max_words=max_words(config),
+  )
+  features = encoders.text and Features(encoders.text)
+  frozen = isinstance(text, FrozenTextConfig)
+  return Images(
+    group.records,
+    Buckets(data.sides, patch * factor, data.longest),
+    lambda height, width: model.grid(height // factor, width // factor),
+    features if frozen else config.network.tokenize,
+    cfg,
+    config.seed,
+    vae and vae.to_latents,
+    features.count if frozen else None,
+  )
+
+
+def _shards(config: RunConfig, folder: str) -> ShardSource:
+  model, text = config.model, config.text_encoder
+  frozen = text if isinstance(text, FrozenTextConfig) else None
+  source = ShardSource(
+    folder,
+    model.grid,
+    None if frozen else config.network.tokenize,
+    config.data.condition_dropout,
+    config.seed,
+  )
+  source.check(model.channels, model.text_width, frozen)
+  return source
+
+
+def max_words(config: RunConfig) -> int:
+  """S of the longest caption that the network reads; a class is one word."""
+  match config.text_encoder:
+    case None:
+      return 1
+    case FrozenTextConfig(max_tokens=most):
+      return most
+    case text:
+      return text.max_words
+
+
+def _groups(
+  source: str, folder: epath.Path | None, limit: float
+) -> list[Group]:
+  """Pictures of a source, as the run found them when it began.
+
+  Process 0 looks at them, and the others read what it has found.
+  """
+  if folder is None:
+    return _scan(source, limit)
+  digest = hashlib.sha256(source.encode()).hexdigest()[:12]
+  path = epath.Path(folder) / f"pictures_{digest}.jsonl"
+
+  def look():
+    if not path.exists():
+      manifest.write_manifest(path, _scan(source, limit))
+
+  processes.on_first(look)
+  return manifest.read_manifest(path)
+
+
+def _scan(source: str, limit: float) -> list[Group]:
+  print(f"looking at the pictures of {source}", flush=True)
+  with Progress("looking", 1, unit="pictures", note="") as bar:
+    groups = scan(source, lambda done, total: bar.show(done, total=total))
+  good = sum(len(group.records) for group in groups)
+  bad = [fault for group in groups for fault in group.faults]
+  for fault in bad[:NAMED]:
+    logging.warning("left out: %s", fault)
+  if len(bad) > NAMED:
+    logging.warning("%d more are left out", len(bad) - NAMED)
+  if len(bad) > limit * max(good + len(bad), FEWEST):
+    raise OSError(
+      f"{len(bad)} of {good + len(bad)} pictures of {source} cannot be used, "
+      f"more than data.bad_limit = {limit:g}; the last one: {bad[-1]}. Mend "
+      "them, or raise the limit"
+    )
+  print(f"{good} pictures with captions, {len(bad)} left out", flush=True)
+  return groups

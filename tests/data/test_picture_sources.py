@@ -1,0 +1,333 @@
+"""Folders and YAML files of pictures: every layout, and every fault named."""
+
+import json
+import re
+
+import pytest
+from fake_store import BUCKET, mounted
+from PIL import Image
+
+from data_pipelines import picture_file
+from data_pipelines import scan as scanning
+from data_pipelines.records import Record
+from data_pipelines.scan import scan
+from data_pipelines.source import BadRecord
+
+WIDTH, HEIGHT = 24, 16
+
+
+def picture(path, width=WIDTH, height=HEIGHT, **options):
+  path.parent.mkdir(parents=True, exist_ok=True)
+  Image.new("RGB", (width, height), "red").save(path, **options)
+  return path
+
+
+def captioned(path, caption="a red field", **options):
+  picture(path, **options).with_suffix(".txt").write_text(caption)
+
+
+def jsonl(path, items):
+  lines = [i if isinstance(i, str) else json.dumps(i) for i in items]
+  path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def only(source):
+  (group,) = scan(str(source))
+  return group
+
+
+def test_a_folder_of_pictures_with_texts(tmp_path):
+  captioned(tmp_path / "b" / "x.png", " two words \n", width=31)
+  captioned(tmp_path / "a.JPG", "größer", height=9)
+  picture(tmp_path / "b" / "deep" / "er" / "y.webp")
+  (tmp_path / "b" / "deep" / "er" / "y.json").write_text('["one", "two"]')
+  for number, suffix in enumerate(("jpeg", "bmp", "tif", "tiff", "gif")):
+    captioned(tmp_path / "c" / f"{number}.{suffix}", suffix)
+  (tmp_path / "notes.txt").write_text("no picture of this name")
+  group = only(tmp_path)
+  assert group.name == str(tmp_path)
+  assert (group.faults, group.weight) == ((), 1.0)
+  assert group.records[:3] == (
+    Record(f"{tmp_path}/a.JPG", ("größer",), 9, WIDTH),
+    Record(f"{tmp_path}/b/deep/er/y.webp", ("one", "two"), HEIGHT, WIDTH),
+    Record(f"{tmp_path}/b/x.png", ("two words",), HEIGHT, 31),
+  )
+  texts = [record.captions[0] for record in group.records[3:]]
+  assert texts == ["jpeg", "bmp", "tif", "tiff", "gif"]
+
+
+@pytest.mark.parametrize(
+  "value, captions",
+  [
+    ("a", ("a",)),
+    (["a", " b "], ("a", "b")),
+    ({"caption": "a", "text": "b"}, ("a",)),
+    ({"captions": ["a", "b"]}, ("a", "b")),
+    ({"prompt": "a", "seed": 3}, ("a",)),
+    ({"caption": None, "text": "a"}, ("a",)),
+  ],
+)
+def test_captions_in_json(tmp_path, value, captions):
+  picture(tmp_path / "x.png")
+  (tmp_path / "x.json").write_text(json.dumps(value))
+  assert only(tmp_path).records[0].captions == captions
+
+
+def test_a_mark_of_byte_order_is_no_part_of_a_caption(tmp_path):
+  picture(tmp_path / "x.png")
+  (tmp_path / "x.txt").write_bytes(b"\xef\xbb\xbfred")
+  assert only(tmp_path).records[0].captions == ("red",)
+
+
+def test_records_are_found_from_elsewhere(tmp_path, monkeypatch):
+  captioned(tmp_path / "data" / "x.png")
+  jsonl(tmp_path / "a.jsonl", [{"path": "x.png", "prompt": "red"}])
+  (tmp_path / "data.yaml").write_text("META: [{path: a.jsonl, root: data}]")
+  monkeypatch.chdir(tmp_path)
+  monkeypatch.setenv("HOME", str(tmp_path))
+  for source in ("data", "./data/../data", "data.yaml", "~/data"):
+    assert only(source).records[0].path == str(tmp_path / "data" / "x.png")
+
+
+def test_hidden_names_are_passed_over(tmp_path):
+  captioned(tmp_path / "x.png")
+  captioned(tmp_path / ".x.png")
+  captioned(tmp_path / ".cache" / "deep" / "x.png")
+  group = only(tmp_path)
+  assert [r.path for r in group.records] == [f"{tmp_path}/x.png"]
+  assert group.faults == ()
+
+
+def test_photographs_are_as_large_as_they_stand(tmp_path):
+  turned = Image.Exif()
+  turned[0x0112] = 8
+  for suffix in ("jpg", "png", "tif", "webp"):
+    captioned(tmp_path / f"x.{suffix}", exif=turned)
+  sizes = {(r.height, r.width) for r in only(tmp_path).records}
+  assert sizes == {(WIDTH, HEIGHT)}
+
+
+def test_every_fault_of_a_folder_is_named(tmp_path):
+  captioned(tmp_path / "good.png")
+  texts = {
+    "empty.txt": b" \n",
+    "bytes.txt": b"\xff\xfe\x00",
+    "list.json": b"[]",
+    "numbers.json": b'["a", 3]',
+    "blank.json": b'["a", ""]',
+    "keys.json": b'{"title": "a"}',
+    "cut.json": b'{"caption": "a',
+    "half.json": b'"\\ud83d"',
+    "three.json": b"3",
+    "both.txt": b"a",
+    "both.json": b'"a"',
+    "text.txt": b"a",
+  }
+  for name, data in texts.items():
+    (tmp_path / name).write_bytes(data)
+    picture((tmp_path / name).with_suffix(".png"))
+  picture(tmp_path / "alone.png")
+  (tmp_path / "text.png").write_text("a snowman")
+  group = only(tmp_path)
+  assert [r.path for r in group.records] == [f"{tmp_path}/good.png"]
+  said = {
+    "alone.png": "no caption",
+    "both.png": "no caption; expected one .txt or .json",
+    "empty.txt": "an empty caption",
+    "bytes.txt": "no UTF-8 text",
+    "list.json": "an empty list",
+    "numbers.json": "the caption 3 is no text",
+    "blank.json": "an empty caption",
+    "keys.json": "expected one of caption, captions, prompt, text",
+    "cut.json": "no JSON",
+    "half.json": "surrogates not allowed",
+    "three.json": "the caption 3 is no text",
+    "text.png": "no picture that can be read",
+  }
+  assert len(group.faults) == len(said)
+  for name, reason in said.items():
+    (fault,) = [f for f in group.faults if f.startswith(f"{tmp_path}/{name}")]
+    assert re.search(f"^.*{name}: .*{re.escape(reason)}", fault)
+
+
+def test_metadata_say_which_pictures_count(tmp_path):
+  picture(tmp_path / "a" / "x.png")
+  captioned(tmp_path / "unnamed.png")
+  jsonl(
+    tmp_path / "metadata.jsonl",
+    [
+      {"file_name": "a/x.png", "text": "red"},
+      "",
+      {"file_name": "far.png", "captions": ["a", "b"], "height": 5, "width": 7},
+      {"file_name": "none.png", "text": "red"},
+      '{"file_name": "cut',
+      {"text": "red"},
+      {"file_name": "a/x.png", "text": " "},
+      {"file_name": "a/x.png", "text": "red", "height": 5},
+      ["a/x.png", "red"],
+      {"file_name": "https://host/x.png", "text": "red"},
+      {"file_name": "\0.png", "text": "red"},
+    ],
+  )
+  group = only(tmp_path)
+  assert group.records == (
+    Record(f"{tmp_path}/a/x.png", ("red",), HEIGHT, WIDTH),
+    # Its header is not read.
+    Record(f"{tmp_path}/far.png", ("a", "b"), 5, 7),
+  )
+  file = f"{tmp_path}/metadata.jsonl"
+  wanted = [
+    (f"{file}:5: ", "no JSON"),
+    (f"{file}:6: ", "no picture; expected one of file_name"),
+    (f"{file}:7: a/x.png: ", "an empty caption"),
+    (f"{file}:8: a/x.png: ", "height and width (5, None) are no pixels"),
+    (f"{file}:9: ", "expected an object"),
+    (f"{file}:10: ", "https://host/x.png cannot be read from there; copy it"),
+    (f"{tmp_path}/none.png: ", "No such file"),
+    (f"{tmp_path}/\0.png: ", "null byte"),
+  ]
+  assert len(group.faults) == len(wanted)
+  for fault, (where, reason) in zip(group.faults, wanted, strict=True):
+    assert fault.startswith(where) and reason in fault
+
+
+def turns(image, caption):
+  asked = {"from": "human", "value": "draw"}
+  return {
+    "image": image,
+    "conversations": [asked, {"from": "gpt", "value": caption}],
+  }
+
+
+def test_yaml_files_give_a_group_for_each_entry(tmp_path):
+  here, there = tmp_path / "here", tmp_path / "there"
+  picture(here / "x.png")
+  picture(there / "y.png")
+  jsonl(here / "a.jsonl", [turns("x.png", "red")])
+  absolute = str(there / "y.png")
+  items = [
+    {"path": "y.png", "prompt": ["red", "crimson"]},
+    {"image_url": absolute, "prompt": "red"},
+    turns("none.png", "red"),
+    {"image": "y.png", "conversations": [{"value": "red"}]},
+    {"image": "y.png", "conversations": [{"value": "red"}, {}]},
+  ]
+  (here / "b.json").write_text(json.dumps(items))
+  source = here / "data.yaml"
+  source.write_text(
+    "META:\n  - path: a.jsonl\n  - path: b.json\n    root: ../there\n"
+    "    ratio: 0.25\n    type: photos\n"
+  )
+  first, second = scan(str(source))
+  assert first.name == str(here / "a.jsonl")
+  assert (first.weight, second.weight) == (1.0, 0.25)
+  assert first.records == (Record(f"{here}/x.png", ("red",), HEIGHT, WIDTH),)
+  assert [r.captions for r in second.records] == [("red", "crimson"), ("red",)]
+  assert second.records[1].path == absolute
+  listed = f"{here}/b.json"
+  assert len(second.faults) == 3
+  assert second.faults[0].startswith(f"{listed}[3]: y.png: conversations")
+  assert second.faults[1].startswith(f"{listed}[4]: y.png: the second turn")
+  assert re.search(r"there/none\.png: No such file", second.faults[2])
+
+
+@pytest.mark.parametrize(
+  "text, said",
+  [
+    ("META: [", "is no YAML"),
+    ("- path: x.jsonl", "expected META"),
+    ("META: []", "expected META"),
+    ("META: [x.jsonl]", r"META\[0\]: expected {path: x.jsonl}"),
+    ("META: [{path: x.jsonl, ration: 1}]", "'ration' is none of path, root"),
+    ("META: [{path: x.jsonl, ratio: 0}]", "ratio 0: above 0"),
+    ("META: [{path: x.jsonl, ratio: 2}]", "ratio 2: above 0 and at most 1"),
+    ("META: [{path: x.jsonl, ratio: all}]", "ratio 'all' is no number"),
+    ("META: [{path: x.jsonl, root: 3}]", "root 3 is no folder"),
+    (
+      "META: [{path: x.jsonl}, {path: ./x.jsonl}]",
+      r"META\[1\]: .* is there tw",
+    ),
+    ("META: [{path: x.csv}]", r"x\.csv: expected a \.json or \.jsonl file"),
+    ("META: [{path: broken.json}]", r"broken\.json: no JSON"),
+    ("META: [{path: object.json}]", "expected a list of objects"),
+    (
+      "META: [{path: 's3://b/x.jsonl'}]",
+      "s3://b/x.jsonl cannot .*; copy it, or",
+    ),
+    ("META: [{path: x.jsonl, root: 'http://h'}]", "http://h cannot be read"),
+  ],
+)
+def test_yaml_files_that_are_malformed(tmp_path, text, said):
+  jsonl(tmp_path / "x.jsonl", [{"path": "x.png", "prompt": "red"}])
+  (tmp_path / "broken.json").write_text("[")
+  (tmp_path / "object.json").write_text("{}")
+  (tmp_path / "data.yaml").write_text(text)
+  with pytest.raises(ValueError, match=said) as caught:
+    scan(str(tmp_path / "data.yaml"))
+  assert str(caught.value).startswith(str(tmp_path / "data.yaml"))
+
+
+def test_a_list_that_is_missing_is_named(tmp_path):
+  (tmp_path / "data.yml").write_text("META: [{path: none.jsonl}]")
+  with pytest.raises(FileNotFoundError, match=r"META\[0\].*none\.jsonl"):
+    scan(str(tmp_path / "data.yml"))
+
+
+def test_sources_that_are_none(tmp_path):
+  with pytest.raises(
+    FileNotFoundError, match=r"no folder or YAML file .*/none"
+  ):
+    scan(str(tmp_path / "none"))
+  (tmp_path / "x.csv").write_text("a,b")
+  with pytest.raises(ValueError, match=r"x\.csv: expected a folder"):
+    scan(str(tmp_path / "x.csv"))
+  for source in ("s3://bucket/data", "https://host/data.yaml"):
+    with pytest.raises(
+      ValueError, match=f"{source} cannot .* copy it, or mount"
+    ):
+      scan(source)
+
+
+def test_sources_without_a_record(tmp_path):
+  with pytest.raises(ValueError, match=r"no pictures .*; expected x\.jpg with"):
+    scan(str(tmp_path))
+  for number in range(5):
+    picture(tmp_path / f"{number}.png")
+  with pytest.raises(ValueError, match="5 cannot be used, such as") as caught:
+    scan(str(tmp_path))
+  assert str(caught.value).count("no caption") == scanning.SHOWN
+
+
+def test_folders_in_a_store(tmp_path, monkeypatch):
+  with mounted(monkeypatch) as store:
+    captioned(tmp_path / "x.png")
+    for name in ("data/a/x.png", "data/y.png", "list/x.png"):
+      store.objects[f"bucket/{name}"] = (tmp_path / "x.png").read_bytes()
+    for name in ("data/a/x.txt", "data/y.txt"):
+      store.objects[f"bucket/{name}"] = b"red"
+    lines = b'{"file_name": "x.png", "text": "red"}\n'
+    store.objects["bucket/list/metadata.jsonl"] = lines
+    folders = only(f"{BUCKET}/data"), only(f"{BUCKET}/list")
+    names = ["data/a/x.png", "data/y.png"], ["list/x.png"]
+    for group, wanted in zip(folders, names, strict=True):
+      paths = [f"{BUCKET}/{name}" for name in wanted]
+      assert group.records == tuple(
+        Record(path, ("red",), HEIGHT, WIDTH) for path in paths
+      )
+    store.revive(fails=0, way="refusal")
+    with pytest.raises(BadRecord, match=r"x\.png: StoreError: 503, come again"):
+      picture_file.size(f"{BUCKET}/list/x.png")
+
+
+def test_many_pictures_keep_their_order_and_are_counted(tmp_path, monkeypatch):
+  monkeypatch.setattr(scanning, "CHUNK", 4)
+  for number in range(50):
+    captioned(tmp_path / f"{number:02}.bmp", str(number), width=number + 1)
+  (tmp_path / "17.bmp").write_bytes(b"")
+  told = []
+  (group,) = scan(str(tmp_path), lambda *counts: told.append(counts), threads=3)
+  numbers = [n for n in range(50) if n != 17]
+  assert [r.captions[0] for r in group.records] == [str(n) for n in numbers]
+  assert [r.width for r in group.records] == [n + 1 for n in numbers]
+  assert len(group.faults) == 1
+  assert told == [(min(4 * n, 50), 50) for n in range(1, 14)]
