@@ -19,8 +19,8 @@ from lumina_jax import config as run_config
 from lumina_jax import entry_point
 from lumina_jax.parallel.mesh import make_mesh
 from lumina_jax.pipeline import LuminaPipeline
-from lumina_jax.training.data import make_batches
 from lumina_jax.training import step as steps
+from lumina_jax.training.data import make_batches
 from lumina_jax.training.optimizer import make_optimizer
 from lumina_jax.training.state import create_state
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import signal
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
@@ -38,6 +39,16 @@ class Reading:
         f"threads = {self.threads}, workers = {self.workers}: at least one "
         "thread, and workers from 0"
       )
+
+
+def _outlive(*_) -> None:
+  """Lets a worker work on while this process saves.
+
+  Schedulers send SIGTERM and terminals SIGINT to all processes at once; workers
+  end with the one that started them.
+  """
+  for number in (signal.SIGTERM, signal.SIGINT):
+    signal.signal(number, signal.SIG_IGN)
 
 
 class Loaded(NamedTuple):
@@ -141,7 +152,8 @@ class Batches:
       if not flags.FLAGS.is_parsed():
         flags.FLAGS.mark_as_parsed()  # Grain's own, which workers inherit.
       batches = batches.mp_prefetch(
-        grain.MultiprocessingOptions(num_workers=how.workers)
+        grain.MultiprocessingOptions(num_workers=how.workers),
+        worker_init_fn=_outlive,
       )
     return iter(batches)
 

@@ -6,7 +6,8 @@
 writes latents and text features; without --vae pixels, without --text_encoder
 captions as text. Interrupted, the same command goes on where it was. Several
 processes share the work if each is told its number, on one machine or many
-that see the same folders; each takes a device of its own:
+that see the same folders. They need not run at the same time, and each uses the
+first device that it sees:
 
   CUDA_VISIBLE_DEVICES=3 python -m data_pipelines.encode ... \\
     --process_id=3 --num_processes=8
@@ -18,12 +19,14 @@ checksum.
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import pathlib
+import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from absl import flags
+from absl import app, flags
 
 from data_pipelines import encode_flags, shards
 from data_pipelines.encode_flags import PATCH, PIXELS
@@ -33,6 +36,7 @@ from data_pipelines.shard_job import BadLimit, Job
 from data_pipelines.shard_settings import Crops, make_job
 from data_pipelines.shard_writer import ShardWriter
 from data_pipelines.shards import Bad
+from lumina_jax import entry_point
 from lumina_jax.reporting.progress import Progress
 
 if TYPE_CHECKING:
@@ -232,7 +236,7 @@ def _report(folder: pathlib.Path, missing: list[str]) -> None:
   manifest = shards.read_manifest(folder)
   bad = [f"{bad['name']}: {bad['reason']}" for bad in manifest["bad"]]
   bad += manifest["faults"]
-  for text in bad[:SHOWN]:
+  for text in list(dict.fromkeys(bad))[:SHOWN]:
     print(f"left out: {text}")
   if bad:
     print(f"{len(bad)} in all were left out; {shards.MANIFEST} lists them")
@@ -245,11 +249,30 @@ def _report(folder: pathlib.Path, missing: list[str]) -> None:
 
 
 def run() -> None:
-  """Defines the flags and runs the command."""
-  from lumina_jax import entry_point
+  """Defines the flags and runs the command.
 
+  Not as the other commands start: its processes are strangers to each other,
+  so that one that fails or comes late costs only its own shards.
+  """
   encode_flags.define()
-  entry_point.run(main)
+  app.run(_guarded, flags_parser=entry_point.parse)
+
+
+def _guarded(argv: list[str]) -> None:
+  logging.basicConfig(
+    format="%(levelname)s: %(message)s", level=logging.WARNING, force=True
+  )
+  entry_point.keep_interrupts()
+  entry_point.start_jax()
+  try:
+    main(argv)
+  except entry_point.EXPECTED as error:
+    entry_point.fail(error)
+  except KeyboardInterrupt:
+    print(
+      "\ninterrupted; the same command goes on", file=sys.stderr, flush=True
+    )
+    os._exit(130)  # As the other commands do: XLA may be compiling.
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ from etils import epath
 from data_pipelines.digits import DigitsConfig
 from data_pipelines.media import MediaConfig
 from data_pipelines.synthetic import SyntheticConfig
+from lumina_jax import whole_file
 from lumina_jax.backbone import ModelConfig
 from lumina_jax.encoders.frozen import FrozenTextConfig
 from lumina_jax.encoders.utf8 import Utf8Config
@@ -230,10 +231,8 @@ def to_dict(config: Any) -> Any:
 
 def save(config: RunConfig, workdir: epath.PathLike) -> None:
   """Writes `config.json`, whole or not at all."""
-  path = epath.Path(workdir) / FILE
-  new = path.with_name(f"{FILE}.tmp")
-  new.write_text(json.dumps(to_dict(config), indent=2) + "\n")
-  new.replace(path)
+  text = json.dumps(to_dict(config), indent=2) + "\n"
+  whole_file.write_text(epath.Path(workdir) / FILE, text)
 
 
 def load(workdir: epath.PathLike) -> RunConfig:
@@ -243,14 +242,15 @@ def load(workdir: epath.PathLike) -> RunConfig:
     FileNotFoundError: if the folder is no workdir.
   """
   path = epath.Path(workdir) / FILE
-  if not path.exists():
+  text = whole_file.read_text(path)
+  if text is None:
     raise FileNotFoundError(
       f"{workdir} has no {FILE}, so no run was started there; train first "
       "(python -m lumina_jax.train --config=configs/digits.py "
       f"--workdir={workdir}) or name another folder"
     )
   try:
-    values = json.loads(path.read_text())
+    values = json.loads(text)
   except json.JSONDecodeError as error:
     raise ValueError(f"{path} cannot be read: {error}") from error
   return parse(values, at=str(path))

@@ -202,6 +202,7 @@ def write(result: dict[str, Any], folder: epath.Path) -> None:
 
 @processes.one_voice()
 def main(_) -> None:
+  processes.end_on_sigterm()  # Files are whole or not there.
   args = flags.FLAGS
   config = configs.load(args.workdir)
   if not isinstance(config.data, DigitsConfig):

@@ -206,6 +206,7 @@ def _tolerances(
 
 @processes.one_voice()
 def main(argv: list[str]) -> None:
+  processes.end_on_sigterm()  # Files are whole or not there.
   args = flags.FLAGS
   prompts, output = wishes.positional(argv[1:], args.prompt_file)
   chosen = choose(args)

@@ -190,6 +190,7 @@ def _call(pipe, group, each, watch) -> list[Image.Image]:
 
 @processes.one_voice()
 def main(argv: list[str]) -> None:
+  processes.end_on_sigterm()  # Files are whole or not there.
   args = flags.FLAGS
   if len(argv) > 1:
     raise ValueError(f'unexpected {argv[1:]}; write --prompt="..."')

@@ -11,6 +11,7 @@ from flax import linen as nn
 from jax.sharding import Mesh, SingleDeviceSharding
 
 from lumina_jax import config as configs
+from lumina_jax import whole_file
 from lumina_jax.config import RunConfig
 from lumina_jax.network import Network, Params
 from lumina_jax.parallel import processes
@@ -62,14 +63,14 @@ def make_folder(folder: epath.Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     trial.write_text("")
     trial.unlink()
-  except OSError as error:
-    raise OSError(
-      f"cannot write to {folder}: {error.strerror or error}. Name another "
-      "folder, or make this one writable"
-    ) from error
   except ImportError as error:
     raise OSError(
       f'{folder} lies in a bucket; for that, pip install -e ".[gcs]" ({error})'
+    ) from error
+  except Exception as error:  # Clients of stores raise many kinds.
+    raise OSError(
+      f"cannot write to {folder}: {whole_file.reason(error)}. Name another "
+      "folder, or make this one writable"
     ) from error
 
 

@@ -15,16 +15,16 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
   cache = tempfile.TemporaryDirectory(prefix="jax_cache_")  # Ends with us.
   os.environ["JAX_COMPILATION_CACHE_DIR"] = cache.name
 
-# Most programs here run for milliseconds and compile for seconds: LLVM need not
-# optimise what it emits. JAX_DISABLE_MOST_OPTIMIZATIONS=0 compiles as users do.
+# Most programs here run for milliseconds and take seconds to compile: LLVM need
+# not optimise them, and the older emitters of XLA write less for it to read.
+# JAX_DISABLE_MOST_OPTIMIZATIONS=0 compiles as users do.
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
-# A flag that another XLA does not know would end the process.
-if importlib.metadata.version("jaxlib").startswith("0.10."):
-  if os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] != "0":
-    flags = os.environ.get("XLA_FLAGS", "")
-    if "fusion_emitters" not in flags:
-      flags += " --xla_cpu_use_fusion_emitters=false"
-    os.environ["XLA_FLAGS"] = flags.strip()
+if os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] == "1":
+  flags = os.environ.get("XLA_FLAGS", "").split()
+  # One that another XLA does not know would end the process.
+  if importlib.metadata.version("jaxlib").startswith("0.10."):
+    flags.append("--xla_cpu_use_fusion_emitters=false")
+  os.environ["XLA_FLAGS"] = " ".join(dict.fromkeys(flags))
 
 import pytest
 
@@ -120,6 +120,13 @@ def randomised(config):
     config.network.shapes(),
   )
   return LuminaPipeline(config.network, params, config.sampling)
+
+
+def fake_devices(count: int) -> dict[str, str]:
+  """The environment of a process that shall see so many CPU devices."""
+  flags = os.environ.get("XLA_FLAGS", "")
+  flags += f" --xla_force_host_platform_device_count={count}"
+  return os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags.strip()}
 
 
 @pytest.fixture(scope="session")

@@ -10,8 +10,8 @@ from conftest import ROOT, small_config
 from benchmarks import one_chip
 from lumina_jax.attention import kernels
 from lumina_jax.parallel.mesh import make_mesh
-from lumina_jax.training.data import make_batches
 from lumina_jax.training import step as steps
+from lumina_jax.training.data import make_batches
 from lumina_jax.training.optimizer import make_optimizer
 from lumina_jax.training.state import abstract_state
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -190,6 +191,15 @@ def one_voice() -> Iterator[None]:
     return
   with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
     yield
+
+
+def end_on_sigterm() -> None:
+  """Has SIGTERM end this process at once, as it does where there is but one.
+
+  Among several, JAX keeps it as a notice for programs that save and stop.
+  """
+  if count() > 1:
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def _same(x: jax.Array) -> jax.Array:

@@ -2,11 +2,13 @@
 
 `<workdir>/checkpoints/<step>/` holds two items: `ema`, all that sampling needs,
 and `train`, the rest of the state. Orbax writes to a temporary name and then
-renames, so that a process killed at any moment leaves complete ones only.
+renames, so that a process killed at any moment leaves complete ones only. In a
+store it writes `commit_success.txt` last, and takes what has none for rubbish.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import logging
 from typing import Any
@@ -16,10 +18,12 @@ import orbax.checkpoint as ocp
 from etils import epath
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
+from lumina_jax import whole_file
 from lumina_jax.training.state import TrainState
 
 FOLDER = "checkpoints"
 ITEMS = ("ema", "train")
+MARK = ".corrupt"
 
 
 class Checkpoints:
@@ -32,8 +36,9 @@ class Checkpoints:
       workdir: of the run, on a disk or in a bucket.
       keep: how many of the newest to keep.
     """
-    self._folder = epath.Path(workdir).absolute() / FOLDER
+    self._folder = _folder(workdir)
     self._keep = keep
+    self._bad = _marked(self._folder)
     self._manager = self._open()
     self._last: int | None = None  # Step of the save that may be under way.
 
@@ -57,6 +62,7 @@ class Checkpoints:
     step = int(state.step)
     if step == self.latest_step():
       return
+    self._make_room(step)
     rest = state._asdict()
     ema = rest.pop("ema")
     self._last = step
@@ -113,14 +119,15 @@ class Checkpoints:
     )
 
   def latest_step(self) -> int | None:
-    """Step of the newest complete checkpoint."""
-    return self._manager.latest_step()
+    """Step of the newest complete checkpoint, broken ones left out."""
+    return max(set(self._manager.all_steps()) - self._bad, default=None)
 
   def restore(self, abstract: TrainState) -> TrainState | None:
     """Reads the newest checkpoint that can be read whole; None = there is none.
 
-    One that cannot is moved aside as `<step>.corrupt`, never deleted, so that
-    the next save finds its place free.
+    One that cannot is moved aside as `<step>.corrupt`, so that the next save
+    finds its place free. In a store, where to move is to copy, it stays and an
+    object of that name marks it, until the run comes to that step again.
 
     Args:
       abstract: shapes and shardings to restore to.
@@ -132,12 +139,14 @@ class Checkpoints:
     wanted = abstract._asdict()
     wanted = {"ema": wanted.pop("ema"), "train": wanted}
     moved = []
-    while (step := self._manager.latest_step()) is not None:
+    while (step := self.latest_step()) is not None:
       try:
         items = _read(self._manager, step, wanted)
         return TrainState(ema=items["ema"], **items["train"])
       except Unreadable as error:
-        moved.append(self._move_aside(step, error))
+        in_store = whole_file.in_store(self._folder)
+        set_aside = self._mark if in_store else self._move_aside
+        moved.append(set_aside(step, error))
     if moved:
       raise OSError(
         f"no checkpoint in {self._folder} can be read; the bad ones are kept "
@@ -160,7 +169,7 @@ class Checkpoints:
     return ocp.CheckpointManager(
       self._folder,
       options=ocp.CheckpointManagerOptions(
-        preservation_policy=preservation_policy.LatestN(self._keep),
+        preservation_policy=_Latest(self._keep, self._bad),
         cleanup_tmp_directories=True,
       ),
       item_names=ITEMS,
@@ -184,6 +193,56 @@ class Checkpoints:
     self._manager = self._open()
     return aside.name
 
+  def _mark(self, step: int, error: Exception) -> str:
+    mark = self._folder / f"{step}{MARK}"
+    whole_file.write_text(mark, f"{error}\n")
+    self._bad.add(step)
+    logging.warning(
+      "checkpoint %d cannot be read (%s); marked by %s, falling back to the "
+      "one before",
+      step,
+      error,
+      mark,
+    )
+    return mark.name
+
+  def _make_room(self, step: int) -> None:
+    """Deletes a broken checkpoint where a whole one is about to be saved."""
+    if step not in self._bad:
+      return
+    if step in self._manager.all_steps():
+      self._manager.delete(step)
+    (self._folder / f"{step}{MARK}").unlink(missing_ok=True)
+    self._bad.remove(step)
+
+
+@dataclasses.dataclass
+class _Latest(preservation_policy.PreservationPolicy):
+  """Keeps the newest ones, and beside them those known to be broken."""
+
+  number: int
+  bad: set[int]
+
+  def should_preserve(self, checkpoints, *, context):
+    sound = [c.step for c in checkpoints if c.step not in self.bad]
+    kept = self.bad.union(sound[-self.number :])
+    return [c.step in kept for c in checkpoints]
+
+
+def _folder(workdir: epath.PathLike) -> epath.Path:
+  """Of all checkpoints, by its absolute path, which orbax asks for."""
+  folder = epath.Path(workdir)
+  if not whole_file.in_store(folder):  # There epath would make it a local one.
+    folder = folder.absolute()
+  return folder / FOLDER
+
+
+def _marked(folder: epath.Path) -> set[int]:
+  """Steps that were found broken in a store; on a disk they were moved."""
+  if not whole_file.in_store(folder):
+    return set()
+  return {int(p.name.removesuffix(MARK)) for p in folder.glob(f"*{MARK}")}
+
 
 def read_ema(workdir: epath.PathLike, abstract: Any) -> tuple[int, Any] | None:
   """Reads the averaged parameters of the newest readable checkpoint.
@@ -201,8 +260,8 @@ def read_ema(workdir: epath.PathLike, abstract: Any) -> tuple[int, Any] | None:
     ValueError: if the checkpoint is of another network.
     OSError: if there are checkpoints, but none that can be read.
   """
-  folder = epath.Path(workdir).absolute() / FOLDER
-  tried: set[int] = set()
+  folder = _folder(workdir)
+  tried = _marked(folder)
   while True:
     # Opened anew each time: a run that goes on adds steps and drops old ones.
     with _reader(folder) as manager:

@@ -102,11 +102,12 @@ class Loop:
 
   def _save(self, state: TrainState) -> None:
     self.window.finish()
+    self.window.flush()  # No checkpoint without the lines before it.
     with self._spend("saving"):
       self._saved.save(state)
-    self.window.flush()
 
   def _show(self, state: TrainState) -> None:
+    self.window.flush()  # The report reads what is written.
     with self._progress.paused(), self._spend("sampling"):
       self._draw(state)
 

@@ -96,7 +96,7 @@ def read(workdir: epath.PathLike) -> list[dict[str, Any]]:
   """All rows of a run; a last line that a crash cut short is left out."""
   path = epath.Path(workdir) / FILE
   rows = []
-  for line in path.read_text().splitlines() if path.exists() else []:
+  for line in (whole_file.read_text(path) or "").splitlines():
     try:
       rows.append(json.loads(line))
     except json.JSONDecodeError:

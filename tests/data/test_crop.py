@@ -116,6 +116,16 @@ def test_a_crop_lies_inside_and_shows_its_place(tmp_path):
     assert share == pytest.approx(23 / (20 * 301 / 60), abs=0.02)
 
 
+@pytest.mark.parametrize("side", [33, 39, 77, 129])
+def test_what_halving_leaves_over_moves_nothing(tmp_path, side):
+  """The last pixel of a halved picture may stand for a part of one."""
+  path = saved(ramps(side, side), tmp_path / "x.png")
+  places = ((np.arange(16) + 0.5) * side / 16 - 0.5) / (side - 1) * 2 - 1
+  found = load(path, (16, 16))[2:-2, 2:-2]
+  np.testing.assert_allclose(found[0, :, 0], places[2:-2], atol=0.015)
+  np.testing.assert_allclose(found[:, 0, 1], places[2:-2], atol=0.015)
+
+
 def test_the_same_numbers_give_the_same_crop(tmp_path):
   path = saved(noise(40, 90), tmp_path / "x.jpg")
   first = load(path, (16, 16), 5, flip=True)

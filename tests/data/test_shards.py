@@ -1,13 +1,16 @@
 """Folders of shards: the same bytes however they come about, or none."""
 
+import itertools
 import json
 import multiprocessing
+import os
 import pickle
 import resource
 import signal
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import ml_dtypes
 import numpy as np
@@ -25,7 +28,7 @@ from data.fake_pictures import (
   write,
 )
 
-from data_pipelines import encode, shard_record, shards
+from data_pipelines import encode, shard_record, shard_writer, shards
 from data_pipelines.shard_job import ahead
 from data_pipelines.shard_record import Record, pack, unpack
 from data_pipelines.shard_source import SAMPLE, ShardSource
@@ -181,6 +184,40 @@ def test_what_is_missing_or_broken_is_made_again(plain, copy):
   (copy / f".{names[0]}.array_record.of_process_0").write_bytes(b"left over")
   assert write(copy, job(bad=(8,))) == []
   assert contents(copy) == contents(plain)
+
+
+def _dies(folder, step):
+  """Writes, and ends without a word before a step towards the disk."""
+  steps, sync, replace = iter(range(step)), shard_writer._sync, Path.replace
+
+  def stepping(act):
+    return lambda *args: (
+      os._exit(9) if next(steps, None) is None else act(*args)
+    )
+
+  shard_writer._sync, Path.replace = stepping(sync), stepping(replace)
+  write(folder, job(bad=(8,)))
+  os._exit(0)
+
+
+def test_it_may_die_at_any_step(plain, tmp_path):
+  expected, fork = contents(plain), multiprocessing.get_context("fork")
+  for step in itertools.count():
+    folder = tmp_path / f"{step}"
+    child = fork.Process(target=_dies, args=(folder, step))
+    child.start()
+    child.join()
+    left = contents(folder)
+    for name in left.keys() & expected.keys():
+      assert left[name] == expected[name]  # Under its own name it is whole.
+      if name.startswith("shard_") and name.endswith(".json"):
+        assert Path(name).with_suffix(".array_record").name in left
+    assert (shards.MANIFEST in left) <= (expected.keys() <= left.keys())
+    write(folder, job(bad=(8,)))
+    assert contents(folder) == expected
+    if child.exitcode == 0:
+      break
+  assert step == 3 + 3 * 6 + 3  # Settings, shards with sidecars, the manifest.
 
 
 def test_what_is_complete_is_not_made_again(plain, copy):

@@ -15,9 +15,9 @@ from flax import linen as nn
 from jax.experimental import multihost_utils
 
 from lumina_jax.parallel.mesh import RULES, make_mesh, replicated
-from lumina_jax.training.data import make_batches
 from lumina_jax.training import gradient
 from lumina_jax.training import step as steps
+from lumina_jax.training.data import make_batches
 from lumina_jax.training.optimizer import make_optimizer
 from lumina_jax.training.state import create_state, state_shardings
 

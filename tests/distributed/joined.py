@@ -7,7 +7,7 @@ import importlib
 import os
 import sys
 
-from lumina_jax.parallel import cluster, processes
+from lumina_jax.parallel import cluster
 
 
 def main(module: str, *words: str) -> None:
@@ -18,7 +18,6 @@ def main(module: str, *words: str) -> None:
     cluster.NUMBER: said["process"],
   }
   sys.argv = [module, *words[:-3]]
-  processes.start()
   importlib.import_module(module).run()
 
 

@@ -9,8 +9,8 @@ import sys
 from conftest import small_config
 
 from lumina_jax.parallel.mesh import make_mesh
-from lumina_jax.training.data import make_batches
 from lumina_jax.training import step as steps
+from lumina_jax.training.data import make_batches
 from lumina_jax.training.optimizer import make_optimizer
 from lumina_jax.training.state import create_state
 

@@ -3,7 +3,6 @@
 import dataclasses
 import json
 import logging
-import os
 import pathlib
 import re
 import subprocess
@@ -13,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from conftest import fake_devices
 from flax import linen as nn
 
 from lumina_jax.encoders import autoencoder, vae
@@ -208,12 +208,7 @@ def test_frames_divide_over_devices():
   done = subprocess.run(
     [sys.executable, "-c", CODE],
     cwd=ROOT,
-    env=os.environ
-    | {
-      "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
-      "JAX_PLATFORMS": "cpu",
-      "XLA_FLAGS": "--xla_force_host_platform_device_count=4",
-    },
+    env=fake_devices(4),
     capture_output=True,
     text=True,
     check=False,

@@ -15,6 +15,7 @@ import pytest
 from absl import flags
 from absl.testing import flagsaver
 from conftest import ROOT, small_config, small_flags
+from entry_points.forks import fork
 from flax import traverse_util
 from interop.families import (
   FAMILIES,
@@ -107,7 +108,7 @@ def test_from_pytorch_to_ours_as_a_process(lumina, tmp_path):
 @pytest.mark.slow
 def test_bad_input_ends_a_process_with_one_message(lumina, tmp_path):
   (tmp_path / "mine").write_text("")
-  done = process(lumina, tmp_path / "mine")
+  done = fork("convert", lumina, tmp_path / "mine")
   assert done.returncode == 1
   assert done.stderr.strip() == (
     f"error: {tmp_path / 'mine'} exists; name another place, or overwrite it "
@@ -131,7 +132,7 @@ def test_bad_input_ends_a_process_with_one_message(lumina, tmp_path):
   ],
 )
 def test_every_mistake_on_the_command_line(tmp_path, words, message):
-  done = process(*words)
+  done = fork("convert", *words)
   assert done.returncode == 1, done.stderr
   assert message in done.stderr
   assert "Traceback" not in done.stderr
@@ -378,7 +379,7 @@ def test_what_training_left_is_what_is_converted(tmp_path):
   found = {}
   for flag in ("--ema", "--noema"):
     out = tmp_path / flag
-    done = process(workdir, out, "--layout=lumina", flag)
+    done = fork("convert", workdir, out, "--layout=lumina", flag)
     assert done.returncode == 0, done.stderr
     found[flag] = load_pytorch(out)[1]
   step = (workdir / "checkpoints" / "4").absolute()

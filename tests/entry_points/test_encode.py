@@ -1,6 +1,7 @@
 """The encode command: real pictures, real processes, and kill -9."""
 
 import json
+import pathlib
 import signal
 import subprocess
 import sys
@@ -15,10 +16,9 @@ from encoders.small_tokenizer import write_tokenizer
 from PIL import Image
 from pretrained.tiny import VOCAB, WIDTH, write_language, write_vae
 
-from data_pipelines import encode, encode_flags, shards
+from data_pipelines import encode, shards
 from data_pipelines.shard_source import ShardSource
 from data_pipelines.source import Draw
-from lumina_jax import entry_point
 from lumina_jax.encoders.frozen import FrozenTextConfig
 from lumina_jax.tokens import Grid
 
@@ -65,7 +65,7 @@ def command():
   """The command without a process of its own: words in, errors out."""
   before = set(flags.FLAGS)
   with pytest.MonkeyPatch.context() as patch:
-    patch.setattr(entry_point, "run", lambda main: None)
+    patch.setattr(encode.app, "run", lambda main, flags_parser: None)
     encode.run()  # Defines the flags.
 
   def run(*words):
@@ -116,7 +116,7 @@ def killed_and_shared(tmp_path, command, words, complete):
   assert shards.MANIFEST not in left
   for name, data in contents(whole).items():
     # What has a sidecar is as it will be.
-    if name in left and (name + "x").replace(".array_recordx", ".json") in left:
+    if pathlib.Path(name).with_suffix(".json").name in left:
       assert left[name] == data
   said = [finish(p) for p in (start(*both), start(*both, "--process_id=1"))]
   assert "are there already" in said[0]
@@ -126,19 +126,20 @@ def killed_and_shared(tmp_path, command, words, complete):
 
 
 def test_a_killed_run_goes_on_and_shares_its_work(tmp_path, command, photos):
-  words = (f"--source={photos}", "--epochs=25", *SMALL)
+  words = (f"--source={photos}", "--epochs=15", "--max_bad=0.2", *SMALL)
   whole = killed_and_shared(tmp_path, command, words, 3)
   manifest = shards.read_manifest(whole)
-  assert manifest["records"] == 25 * (PICTURES - 2)
+  assert manifest["records"] == 15 * (PICTURES - 2)
   assert {bad["name"] for bad in manifest["bad"]} == {"05.png"}
-  assert len(manifest["bad"]) == 25
+  assert len(manifest["bad"]) == 15
   (fault,) = manifest["faults"]
   assert "09.png: no caption" in fault
 
 
 @pytest.mark.slow
 def test_latents_too(tmp_path, command, photos, models):
-  words = (f"--source={photos}", "--epochs=4", *SMALL, *models)
+  few = ("--epochs=4", "--longest=1.6", "--choices=2", "--max_bad=0.2")
+  words = (f"--source={photos}", *few, *SMALL, *models)
   whole = killed_and_shared(tmp_path, command, words, 1)
   source = ShardSource(whole, grid, dropout=0.1)
   source.check(4, WIDTH, FrozenTextConfig(WIDTH))
@@ -150,7 +151,7 @@ def test_latents_too(tmp_path, command, photos, models):
     shapes.add(sample.grid.shape)
     texts.add(sample.caption)
   # Sides of 16 pixels are 8 latents; crops have all shapes of that area.
-  assert len(shapes) > 3
+  assert len(shapes) > 1
   assert all(h * w <= 64 and not h % 2 and not w % 2 for h, w in shapes)
   assert {"", "picture 3 of many", "3"} <= texts
 
@@ -162,7 +163,7 @@ def test_what_it_says_at_the_end(tmp_path, command, photos, capsys):
   assert "encoding: 23/23 pictures  1 bad" in said
   assert "left out: 05.png: " in said
   assert "2 in all were left out; manifest.json lists them" in said
-  assert f"22 records, 0.1 MB, in 2 shards in {tmp_path / 'out'}" in said
+  assert f"22 records, 0.3 MB, in 2 shards in {tmp_path / 'out'}" in said
   command("--verify", f"--output={tmp_path / 'out'}")
   assert "as they were written" in capsys.readouterr().out
   source = ShardSource(tmp_path / "out", grid, tokenize)
@@ -234,10 +235,3 @@ def test_entries_of_different_ratios_are_refused(tmp_path, command, photos):
   (tmp_path / "all.yaml").write_text(meta.replace("RATIO", "1.0"))
   command(*words, f"--output={tmp_path / 'out'}")
   assert shards.read_manifest(tmp_path / "out")["records"] == 2
-
-
-def test_help_names_every_flag(command):
-  text = flags.FLAGS.get_help()
-  for name in ("--source", "--[no]verify", "--vae", "--max_bad", "--hidden"):
-    assert name in text
-  assert encode_flags.PIXELS == 16

@@ -11,6 +11,7 @@ import pytest
 from absl import flags
 from absl.testing import flagsaver
 from conftest import ROOT
+from entry_points.forks import fork
 from etils import epath
 from interop.families import FAMILIES, random_like
 from PIL import Image
@@ -232,7 +233,7 @@ def test_a_prompt_alone_as_a_process(tmp_path):
 
 @pytest.mark.slow
 def test_a_mistake_as_a_process(tmp_path):
-  done = process("infer", "7", tmp_path, "--ckpt", tmp_path / "nowhere")
+  done = fork("cli", "infer", "7", tmp_path, "--ckpt", tmp_path / "nowhere")
   assert done.returncode == 1
   assert done.stderr.strip().startswith(f"error: {tmp_path / 'nowhere'} does")
   assert "Traceback" not in done.stderr

@@ -1,7 +1,6 @@
 """Folders of language models: found, read a tensor at a time, refused."""
 
 import json
-import os
 import pathlib
 import subprocess
 import sys
@@ -10,7 +9,7 @@ import jax
 import ml_dtypes
 import numpy as np
 import pytest
-from conftest import ROOT
+from conftest import ROOT, fake_devices
 from safetensors.numpy import save_file
 
 from lumina_jax.encoders.language import LanguageConfig, encode_tokens
@@ -454,12 +453,11 @@ def test_eight_devices_give_the_same_features(tmp_path, kv_heads):
     np.int32,
   )
   np.save(tmp_path / "rows.npy", rows)
-  flags = "--xla_force_host_platform_device_count=8"
   args = [folder, tmp_path / "rows.npy", tmp_path / "out.npz"]
   done = subprocess.run(
     [sys.executable, "-c", CODE, *map(str, args)],
     cwd=ROOT,
-    env=os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags},
+    env=fake_devices(8),
     capture_output=True,
     text=True,
     check=False,

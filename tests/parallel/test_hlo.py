@@ -1,12 +1,11 @@
 """Collectives and kernels, read off the text of compiled programs."""
 
 import json
-import os
 import subprocess
 import sys
 
 import pytest
-from conftest import ROOT
+from conftest import ROOT, fake_devices
 
 from lumina_jax.parallel.hlo import Hlo, Traffic
 
@@ -118,11 +117,7 @@ def test_each_collective_counts_as_often_as_its_loops_run():
   done = subprocess.run(
     [sys.executable, "-c", CODE],
     cwd=ROOT,
-    env=os.environ
-    | {
-      "JAX_PLATFORMS": "cpu",
-      "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
-    },
+    env=fake_devices(8),
     capture_output=True,
     text=True,
     check=True,

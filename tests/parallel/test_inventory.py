@@ -8,7 +8,7 @@ import sys
 import jax
 import jax.numpy as jnp
 import pytest
-from conftest import ROOT, small_config
+from conftest import ROOT, fake_devices, small_config
 from jax.sharding import AbstractMesh, AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -45,11 +45,10 @@ print(json.dumps(dict(
 @pytest.fixture(scope="module")
 def on_eight_devices():
   path = os.pathsep.join([str(ROOT / "tests"), str(ROOT)])
-  flags = "--xla_force_host_platform_device_count=8"
   done = subprocess.run(
     [sys.executable, "-c", CODE],
     cwd=ROOT,
-    env=os.environ | {"XLA_FLAGS": flags, "PYTHONPATH": path},
+    env=fake_devices(8) | {"PYTHONPATH": path},
     capture_output=True,
     text=True,
     check=False,

@@ -3,7 +3,6 @@
 import itertools
 import json
 import math
-import os
 import subprocess
 import sys
 import types
@@ -13,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from conftest import fake_devices
 from flax import linen as nn
 from jax.experimental import mesh_utils
 from jax.sharding import AbstractMesh, AxisType
@@ -65,11 +65,10 @@ print(json.dumps(found))
 @pytest.fixture(scope="module")
 def on_eight_devices():
   """What `make_mesh` gives or raises for each of DEGREES on 8 devices."""
-  flags = "--xla_force_host_platform_device_count=8"
   done = subprocess.run(
     [sys.executable, "-c", CODE, json.dumps(DEGREES)],
     cwd=ROOT,
-    env=os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags},
+    env=fake_devices(8),
     capture_output=True,
     text=True,
     check=True,

@@ -1,7 +1,6 @@
 """LuminaPipeline.from_pretrained and save_pretrained: every kind of folder."""
 
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -11,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny
-from conftest import ROOT
+from conftest import ROOT, fake_devices
 from encoders.small_tokenizer import write_tokenizer
 from interop.families import FAMILIES, random_params
 
@@ -342,7 +341,7 @@ def test_sharded_over_devices_it_draws_the_same(folder, picture, tmp_path):
   done = subprocess.run(
     [sys.executable, "-c", CODE, str(folder), str(found)],
     cwd=ROOT,
-    env=os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=8"},
+    env=fake_devices(8),
     capture_output=True,
     text=True,
     check=False,

@@ -229,6 +229,12 @@ class InMemory:
   def __init__(self, *_, **__):
     """Takes what checkpoints take."""
 
+  def __enter__(self):
+    return self
+
+  def __exit__(self, *_):
+    """Has nothing to close."""
+
   def restore(self, _):
     return None
 
@@ -255,9 +261,10 @@ def test_a_run_writes_all_else_into_the_store(store, monkeypatch):
     record.FILE,
     metrics.FILE,
     report.FILE,
-    f"{train.SAMPLES}/step_000002.png",
+    "samples/data.png",
+    "samples/step_000002.png",
   }
   assert configs.load(RUN) == config
   assert InMemory.rows == (1, 2)
   assert [row["step"] for row in metrics.read(RUN)] == [1, 2]
-  assert png(RUN / train.SAMPLES / "step_000002.png").width > 1
+  assert png(RUN / "samples" / "step_000002.png").width > 1

@@ -52,8 +52,17 @@ def test_a_fault_of_the_moment_moves_nothing_aside(tmp_path, monkeypatch):
   assert (tmp_path / checkpoint.FOLDER / "1").exists()
 
 
-def test_a_save_that_is_declined_is_an_error(tmp_path):
+def test_a_save_that_is_declined_is_an_error(tmp_path, monkeypatch):
   saved = Checkpoints(tmp_path, keep=2)
-  saved.save(state(2))
-  with pytest.raises((RuntimeError, ValueError)):
+  monkeypatch.setattr(saved._manager, "save", lambda *_, **__: False)
+  with pytest.raises(RuntimeError, match="checkpoint 2 was not written"):
     saved.save(state(2))
+
+
+def test_a_step_is_saved_once(tmp_path):
+  saved = Checkpoints(tmp_path, keep=2)
+  for _ in range(2):  # As when SIGTERM comes right after a checkpoint.
+    saved.save(state(2))
+    saved.finish()
+  assert saved.latest_step() == 2
+  saved.close()

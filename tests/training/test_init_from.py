@@ -3,6 +3,7 @@
 import dataclasses
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from conftest import randomised, tiny_config
@@ -17,7 +18,7 @@ from lumina_jax.parallel.mesh import make_mesh
 from lumina_jax.training.checkpoint import Checkpoints
 from lumina_jax.training.init_from import begin_with, open_start
 from lumina_jax.training.optimizer import make_optimizer
-from lumina_jax.training.state import TrainState, create_state
+from lumina_jax.training.state import TrainState, abstract_state
 
 
 @pytest.fixture(scope="module")
@@ -106,10 +107,21 @@ def test_a_backbone_alone_leaves_the_text_encoder_to_start_anew(
   assert "text_encoder/bytes: (257, 32)" in said
 
 
-def test_parameters_and_average_begin_with_the_average(config, pipe, workdir):
-  mesh = make_mesh(config.mesh)
+def fresh_state(config, network, seed):
+  """A state as `create_state` places it, with nothing to compile."""
   tx = make_optimizer(config.optimizer, 1000)
-  fresh = create_state(config.network, tx, mesh, 0)
+  rng = np.random.default_rng(seed)
+  abstract = abstract_state(network, tx, make_mesh(config.mesh))
+
+  def place(x):
+    return jax.device_put(rng.uniform(size=x.shape).astype(x.dtype), x.sharding)
+
+  state = jax.tree.map(place, abstract)
+  return state._replace(ema=jax.tree.map(jnp.copy, state.params))
+
+
+def test_parameters_and_average_begin_with_the_average(config, pipe, workdir):
+  fresh = fresh_state(config, config.network, 1)
   placed = jax.tree.map(lambda x: x.sharding, fresh)
   state = begin_with(fresh, open_start(config.network, workdir))
   for tree in (state.params, state.ema):
@@ -126,15 +138,13 @@ def test_parameters_and_average_begin_with_the_average(config, pipe, workdir):
 
 def test_what_does_not_fit_keeps_what_it_was_born_with(config, pipe, workdir):
   network = model(config.network, depth=3)
-  mesh = make_mesh(config.mesh)
-  tx = make_optimizer(config.optimizer, 1000)
-  born = jax.device_get(create_state(network, tx, mesh, 0).params)
-  start = open_start(network, workdir, strict=False)
-  state = begin_with(create_state(network, tx, mesh, 0), start)
+  fresh = fresh_state(config, network, 2)
+  born = flatten(jax.tree.map(np.array, fresh.params))
   there = flatten(jax.device_get(pipe.params))
+  state = begin_with(fresh, open_start(network, workdir, strict=False))
   for tree in (state.params, state.ema):
     for path, array in flatten(tree).items():
-      expected = flatten(born) if path[1] == "blocks" else there
+      expected = born if path[1] == "blocks" else there
       np.testing.assert_array_equal(array, expected[path])
 
 

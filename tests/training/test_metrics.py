@@ -1,10 +1,18 @@
 """Metrics survive crashes and go on where the checkpoint stands."""
 
 import json
+import time
 
+import numpy as np
 import pytest
 
-from lumina_jax.training.metrics import FILE, Metrics, Window, read
+from data_pipelines.batches import Loaded
+from data_pipelines.faults import Faults
+from lumina_jax.training.gradient import TIME_BINS
+from lumina_jax.training.guards import Skips
+from lumina_jax.training.ledger import Ledger
+from lumina_jax.training.metrics import FILE, Metrics, read
+from lumina_jax.training.window import Window, Work
 
 
 def write(workdir, start, steps):
@@ -73,24 +81,98 @@ def test_nothing_but_metrics_is_left_behind(tmp_path):
   assert found == {FILE, "tensorboard"}
 
 
-def test_a_bucket_that_cannot_append_keeps_all_rows(tmp_path, monkeypatch):
-  plain = Metrics(tmp_path, 0)
-  plain.write(1, {"loss": 2.0})
-  plain.close()
-  bucket = Metrics(tmp_path, 1)
-  monkeypatch.setattr(bucket, "_local", False)
-  bucket.write(2, {"loss": 1.0})
-  bucket.close()
-  assert [row["step"] for row in read(tmp_path)] == [1, 2]
+def loaded(faults=()):
+  return Loaded((), tuple(faults), 10)
+
+
+def values(loss, **changes):
+  """Metrics of a step with two samples, at times 0.05 and 0.95."""
+  by_time, samples = np.zeros((2, TIME_BINS))
+  by_time[[0, 9]], samples[[0, 9]] = loss, 1
+  return {
+    "loss": np.float32(loss),
+    "grad_norm": np.float32(1),
+    "finite": np.True_,
+    "samples": np.int32(2),
+    "tokens": np.int32(30),
+    "loss_by_time": by_time,
+    "samples_by_time": samples,
+  } | changes
+
+
+def window(folder, size, limit=3):
+  return Window(
+    Metrics(folder, 0),
+    size,
+    Ledger(),
+    Skips(limit, lambda _: ["x.jpg"], lambda: None),
+    Faults(0.5),
+    Work(100.0, 1000.0),
+  )
 
 
 def test_a_window_writes_means_and_its_rest(tmp_path):
-  out = Metrics(tmp_path, 0)
-  window = Window(out, 2)
+  found = window(tmp_path, 2)
   for step, loss in enumerate((4.0, 2.0, 5.0), start=1):
-    window.add(step, {"loss": loss, "grad_norm": 1.0})
-  window.finish()
-  window.write()
-  out.close()
+    found.add(step, values(loss), loaded())
+  found.finish()
+  found.write()
   rows = read(tmp_path)
   assert [(row["step"], row["loss"]) for row in rows] == [(2, 3.0), (3, 5.0)]
+  assert rows[0]["loss_by_time"] == [3.0, *[None] * 8, 3.0]
+
+
+def test_a_skipped_step_is_counted_and_in_no_mean(tmp_path):
+  found = window(tmp_path, 3)
+  nan = values(np.nan, finite=np.False_, grad_norm=np.float32(np.inf))
+  for step, one in enumerate((values(4.0), nan, values(2.0)), start=1):
+    found.add(step, one, loaded(["y.jpg: cut short"] if step == 2 else ()))
+  found.finish()
+  (row,) = read(tmp_path)
+  assert (row["loss"], row["grad_norm"]) == (3.0, 1.0)
+  assert (row["skipped"], row["bad_records"]) == (1, 1)
+  assert row["loss_by_time"][0] == 3.0
+  assert found.goodput <= 2 / 3
+
+
+def test_a_window_of_skipped_steps_has_no_loss(tmp_path):
+  found = window(tmp_path, 1)
+  nan = values(np.nan, finite=np.False_)
+  found.add(1, nan, loaded())
+  found.finish()
+  (row,) = read(tmp_path)
+  assert row["loss"] is None and row["loss_by_time"] == [None] * TIME_BINS
+
+
+def test_rates_are_of_steps_without_the_first_and_without_pictures(tmp_path):
+  found = window(tmp_path, 5)
+  for step in range(1, 6):
+    found.add(step, values(1.0), loaded())
+    # Compiling, pictures, then steps of 20 ms.
+    with found.ledger.spend("sampling"):
+      time.sleep(0.2 if step == 2 else 0)
+    time.sleep(0.3 if step == 1 else 0.02)
+  found.finish()
+  (row,) = read(tmp_path)
+  speed = row["steps_per_second"]
+  assert 15 < speed < 60  # 4 steps, 80 ms.
+  assert row["examples_per_second"] == pytest.approx(2 * speed)
+  assert row["tokens_per_second"] == pytest.approx(30 * speed)
+  assert row["mfu"] == pytest.approx(speed * 100 / 1000)
+  assert 0 < row["goodput"] < 0.5
+
+
+def test_a_disk_that_is_full_for_a_while_loses_no_line(tmp_path, monkeypatch):
+  metrics = Metrics(tmp_path, 0)
+
+  def full(line):
+    raise OSError("no space left on device")
+
+  with monkeypatch.context() as patch:
+    patch.setattr(metrics._lines, "append", full)
+    metrics.write(1, {"loss": 2.0})
+    metrics.flush()
+  assert written(tmp_path) == []
+  metrics.write(2, {"loss": 1.0})
+  metrics.close()
+  assert written(tmp_path) == [1, 2]
