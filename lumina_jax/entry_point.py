@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import glob
 import logging
 import os
@@ -73,6 +74,10 @@ def join() -> None:
   args = flags.FLAGS
   try:
     processes.start(args.coordinator, args.num_processes, args.process_id)
+    if jax.distributed.is_initialized():
+      # Where one dies the runtime aborts the others and says which it was; the
+      # stacks of all threads would bury that.
+      faulthandler.disable()
   except (ValueError, OSError, RuntimeError) as error:
     say_error(error)
     sys.exit(1)  # There is nobody to leave with.

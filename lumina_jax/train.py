@@ -75,15 +75,13 @@ def train(
     messages.announce(config, state, mesh, folder, batches)
     previews.draw_data(batches, encoders, folder)
     metrics = stack.enter_context(Metrics(folder, start))
+    example = batches.batch(start)
+    step = steps.compile_step(
+      steps.configured(config, optimizer), network, optimizer, mesh, example
+    )
     loop = Loop(
       config,
-      steps.compile_step(
-        steps.configured(config, optimizer),
-        network,
-        optimizer,
-        mesh,
-        batches.batch(0),
-      ),
+      steps.ahead(step, state, example, mesh, plan.batch_rows),
       batches,
       saved,
       Window(

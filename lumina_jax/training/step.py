@@ -16,6 +16,7 @@ from jax.sharding import Mesh, NamedSharding
 from lumina_jax.flow.loss import TimeDistribution
 from lumina_jax.network import Network
 from lumina_jax.parallel import mesh as meshes
+from lumina_jax.parallel import processes
 from lumina_jax.training.gradient import Batch, flow_gradient
 from lumina_jax.training.optimizer import average, schedule, trainable
 from lumina_jax.training.state import TrainState, state_shardings
@@ -142,6 +143,30 @@ def compile_step(
     out_shardings=(placed, meshes.replicated(mesh)),
     donate_argnums=0,
   )
+
+
+def ahead(
+  step: Any, state: TrainState, batch: Batch, mesh: Mesh, rows: int
+) -> Step:
+  """Compiles a step before it runs, and waits for all processes to have it.
+
+  Compiling may take one of them a minute longer than another, and a collective
+  that is waited for so long is taken for dead.
+
+  Args:
+    step: of `compile_step`.
+    state: that it will be given; nothing happens to it.
+    batch: an example of this process's rows.
+    mesh: of devices.
+    rows: of the global batch.
+
+  Returns:
+    The step, which takes arrays of these shapes only.
+  """
+  placed = place_batch(batch, mesh, rows)
+  compiled = step.lower(state, placed).compile()
+  processes.barrier("compiled")
+  return compiled
 
 
 def batch_shardings(batch: Batch, mesh: Mesh) -> Batch:

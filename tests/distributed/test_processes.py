@@ -1,6 +1,7 @@
 """Several processes as one program."""
 
 import json
+import signal
 import time
 
 import jax
@@ -122,10 +123,7 @@ def test_a_run_is_loaded_onto_the_mesh_given(run):
     assert leaf.sharding.mesh == mesh
   alone = LuminaPipeline.from_workdir(run)
   assert alone.mesh is None
-  for a, b in zip(
-    *map(jax.tree.leaves, (alone.params, pipe.params)), strict=True
-  ):
-    np.testing.assert_array_equal(a, b)
+  jax.tree.map(np.testing.assert_array_equal, alone.params, pipe.params)
 
 
 @pytest.mark.slow
@@ -149,6 +147,32 @@ def picture(path):
   from PIL import Image
 
   return Image.open(path)
+
+
+@pytest.mark.slow
+def test_sigterm_ends_sampling_at_once(run, tmp_path):
+  """In the middle of it, as its many steps keep it busy."""
+  running = begin_two(
+    1, HERE / "joined.py", "lumina_jax.sample", f"--workdir={run}",
+    "--prompt=7", f"--output={tmp_path}", "--num_inference_steps=1000000",
+  )  # fmt: skip
+  try:
+    for process in running:
+      while "Gloo" not in process.stdout.readline():  # They have met.
+        assert process.poll() is None
+    time.sleep(5)
+    for process in running:
+      process.send_signal(signal.SIGTERM)
+    for process in running:
+      process.communicate(timeout=60)
+  finally:
+    for process in running:
+      process.kill()
+  # One that has not been told yet may see the other die.
+  codes = {process.returncode for process in running}
+  assert -signal.SIGTERM in codes
+  assert codes <= {-signal.SIGTERM, -signal.SIGABRT, 1}
+  assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.slow
