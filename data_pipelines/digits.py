@@ -13,7 +13,6 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
-from sklearn import datasets
 
 from data_pipelines import captions
 from data_pipelines.captions import SIDE
@@ -80,6 +79,8 @@ class Split(NamedTuple):
 @functools.cache
 def split(held_out: float) -> tuple[Split, Split]:
   """The digits (to train on, held out), always cut in the same way."""
+  from sklearn import datasets  # Takes a second to import.
+
   digits = datasets.load_digits()
   images = (digits.images / (SHADES / 2) - 1).astype(np.float32)
   labels = digits.target.astype(np.int32)

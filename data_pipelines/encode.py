@@ -255,6 +255,7 @@ def run() -> None:
   so that one that fails or comes late costs only its own shards.
   """
   encode_flags.define()
+  flags.adopt_module_key_flags(encode_flags)  # --help lists them.
   app.run(_guarded, flags_parser=entry_point.parse)
 
 

@@ -53,18 +53,26 @@ def _define_encoders() -> None:
   flags.DEFINE_string(
     "vae", None, "Folder or hub name of an autoencoder; without it, pixels."
   )
-  flags.DEFINE_enum("vae_dtype", "float32", kinds, "What it computes in.")
+  flags.DEFINE_enum(
+    "vae_dtype", "float32", kinds, "What the autoencoder computes in."
+  )
   flags.DEFINE_string(
     "text_encoder",
     None,
     "Folder or hub name of a language model; without it, captions stay text.",
   )
   flags.DEFINE_string(
-    "tokenizer", None, "Folder of its tokenizer, if it lies elsewhere."
+    "tokenizer", None, "Folder of the language model's tokenizer, if elsewhere."
   )
-  flags.DEFINE_enum("dtype", "bfloat16", kinds, "What it computes in.")
-  flags.DEFINE_enum("hidden", text.hidden, HIDDEN, "Its state that is taken.")
-  flags.DEFINE_integer("max_tokens", text.max_tokens, "Of a caption.")
+  flags.DEFINE_enum(
+    "dtype", "bfloat16", kinds, "What the language model computes in."
+  )
+  flags.DEFINE_enum(
+    "hidden", text.hidden, HIDDEN, "State of the language model to take."
+  )
+  flags.DEFINE_integer(
+    "max_tokens", text.max_tokens, "Of a caption, at the most."
+  )
   flags.DEFINE_bool("add_eos", text.add_eos, "End captions with a token.")
   flags.DEFINE_enum(
     "cleaning", text.cleaning, CLEANING, "What is done to captions first."
@@ -78,8 +86,8 @@ def _define_work() -> None:
   flags.DEFINE_string("output", None, "Folder of the shards.")
   flags.DEFINE_integer("records_per_shard", 1000, "Pictures of a file.")
   flags.DEFINE_integer("batch_size", 8, "Pictures that are encoded at once.")
-  flags.DEFINE_integer("threads", 4, "That load pictures.")
+  flags.DEFINE_integer("threads", 4, "Threads that load pictures.")
   flags.DEFINE_integer("process_id", 0, "Number of this process, from 0.")
-  flags.DEFINE_integer("num_processes", 1, "That share the work.")
+  flags.DEFINE_integer("num_processes", 1, "Processes that share the work.")
   flags.DEFINE_float("max_bad", 0.05, "Share of pictures that may be left out.")
   flags.DEFINE_bool("verify", False, "Compare the checksums of --output.")

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import json
 import os
-import uuid
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 from etils import epath
 
 from data_pipelines.records import Group, Record
+from lumina_jax import whole_file
 
 KIND, VERSION = "lumina_jax pictures", 1
 
@@ -29,17 +29,9 @@ def write_manifest(path: str | os.PathLike[str], groups: Sequence[Group]):
   Raises:
     OSError: if it cannot be written.
   """
-  path = epath.Path(path).expanduser()
-  if "://" in str(path):  # A store keeps even what a fault cut off.
-    path.write_bytes(b"".join(_lines(groups)))
-    return
-  unfinished = path.parent / f"{path.name}.{uuid.uuid4().hex}.tmp"
-  try:
-    with unfinished.open("wb") as file:
-      file.writelines(_lines(groups))
-    unfinished.replace(path)
-  finally:
-    unfinished.unlink(missing_ok=True)
+  whole_file.write_bytes(
+    epath.Path(path).expanduser(), b"".join(_lines(groups))
+  )
 
 
 def read_manifest(path: str | os.PathLike[str]) -> list[Group]:

@@ -79,7 +79,7 @@ class ShardSource:
         f"{folder} holds captions as text: name what tokenizes them, or encode "
         "it with --text_encoder"
       )
-    extents, words = self._read_sidecars()
+    extents, words = self._read_sidecars(manifest["shards"])
     tokens = {pair: self._tokens(*pair) for pair in set(extents)}
     words = _round_up(words)
     self.sizes: Sequence[tuple[int, int, int]] = _shared(
@@ -173,7 +173,7 @@ class ShardSource:
       if record.extents != self.kinds[number][:2]:
         raise ValueError(f"{record.extents}, its sidecar says another size")
     # The reader raises RuntimeErrors, also for a file that is gone.
-    except (RuntimeError, ValueError, OSError) as error:
+    except (RuntimeError, ValueError, OSError, IndexError) as error:
       raise BadRecord(f"{self.name(number)}: {error}") from error
     return record
 
@@ -186,14 +186,19 @@ class ShardSource:
     data = (self._folder / shards.EMPTY).read_bytes()
     return shard_record.unpack_arrays(data)[0]["features"]
 
-  def _read_sidecars(self) -> tuple[list[tuple[int, int]], np.ndarray]:
+  def _read_sidecars(
+    self, listed: list[dict[str, Any]]
+  ) -> tuple[list[tuple[int, int]], np.ndarray]:
     """Of each record the extents, and the words of its longest caption."""
     extents, words = [], []
     empty = self._empty if self._empty is not None else self._tokenize("")
     counts = {"": len(empty)}
     least = counts[""] if self._dropout else 1
-    for file in self._files:
-      shard = shards.read_sidecar(shards.sidecar_path(self._folder / file))
+    for facts in listed:
+      path = shards.sidecar_path(self._folder / facts["file"])
+      shard = shards.read_sidecar(path)
+      if shard.listed() != facts:
+        raise ValueError(f"{path} says otherwise than {shards.MANIFEST}")
       extents += shard.extents
       words += shard.words
       for captions in shard.captions:

@@ -11,7 +11,7 @@ from flax import linen as nn
 from jax.sharding import Mesh, SingleDeviceSharding
 
 from lumina_jax import config as configs
-from lumina_jax import whole_file
+from lumina_jax import run_encoders, whole_file
 from lumina_jax.config import RunConfig
 from lumina_jax.network import Network, Params
 from lumina_jax.parallel import processes
@@ -112,7 +112,15 @@ def load_step(
       "the first one is written"
     )
   step, ema = found
-  return step, LuminaPipeline(network, ema, config.sampling, mesh=mesh)
+  vae, text_encoder = run_encoders.load(config)
+  return step, LuminaPipeline(
+    network,
+    ema,
+    config.sampling,
+    text_encoder=text_encoder,
+    vae=vae,
+    mesh=mesh,
+  )
 
 
 def _abstract(network: Network, mesh: Mesh | None) -> Params:

@@ -28,6 +28,8 @@ if os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] == "1":
 
 import pytest
 
+QUICKLY = "JAX_DISABLE_MOST_OPTIMIZATIONS"
+CHOSEN = os.environ[QUICKLY]
 ROOT = pathlib.Path(__file__).parent.parent
 
 # A run of the digits that takes seconds.
@@ -127,6 +129,17 @@ def fake_devices(count: int) -> dict[str, str]:
   flags = os.environ.get("XLA_FLAGS", "")
   flags += f" --xla_force_host_platform_device_count={count}"
   return os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags.strip()}
+
+
+@pytest.hookimpl(tryfirst=True)  # Before the fixtures.
+def pytest_runtest_setup(item):
+  """What TPUs would run is compiled with care: its memory is looked at."""
+  wanted = "0" if item.get_closest_marker("compiler") else CHOSEN
+  if os.environ[QUICKLY] != wanted:
+    import jax
+
+    jax.config.update(QUICKLY.lower(), wanted == "1")
+    os.environ[QUICKLY] = wanted  # For processes.
 
 
 @pytest.fixture(scope="session")

@@ -9,7 +9,6 @@ B rows, S tokens, E width.
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import hashlib
 import math
@@ -20,13 +19,12 @@ from typing import Any, Protocol
 
 import jax
 import numpy as np
-from jax.sharding import Mesh, NamedSharding
 
 from lumina_jax.encoders import utf8
 from lumina_jax.encoders.cleaning import clean_caption, normalize
 from lumina_jax.encoders.feature_cache import FeatureCache
 from lumina_jax.encoders.language import LanguageConfig, encode_tokens
-from lumina_jax.parallel.mesh import replicated
+from lumina_jax.parallel import processes
 
 CLEANING = {
   None: lambda caption: caption,
@@ -217,16 +215,13 @@ class CaptionEncoder:
     """Features of one batch, a program for each of few shapes."""
     if self._params is None:
       self._params = self._load()
-    mesh = _mesh(self._params)
     count, length = ladder(rows, self._batch_size, self._pad_multiple)
     tokens = np.zeros((2, count, length), np.int32)
     for i, row in enumerate(rows):
       tokens[:, i, : len(row)] = row, np.ones_like(row)
-    with jax.set_mesh(mesh) if mesh else contextlib.nullcontext():
+    with processes.devices_of(self._params):
       features = encode_tokens(self._cfg, self._params, *tokens)
-    if mesh:  # Whole in every process, or it could not be read.
-      features = jax.device_put(features, replicated(mesh))
-    features = np.asarray(features)
+    features = processes.gather(features)
     return [features[i, : len(row)].copy() for i, row in enumerate(rows)]
 
 
@@ -297,11 +292,6 @@ def _list(captions: Sequence[str]) -> list[str]:
   if isinstance(captions, str):
     raise TypeError(f"one caption, not a list of captions: [{captions!r}]?")
   return list(captions)
-
-
-def _mesh(params: Any) -> Mesh | None:
-  sharding = getattr(jax.tree.leaves(params)[0], "sharding", None)
-  return sharding.mesh if isinstance(sharding, NamedSharding) else None
 
 
 @functools.partial(jax.jit, static_argnums=0)

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 from flax import linen as nn
 from flax import traverse_util
-from jax.sharding import Mesh
+from jax.sharding import Mesh, SingleDeviceSharding
 
 from lumina_jax.parallel.mesh import shardings
 
@@ -39,13 +39,18 @@ def place(
   """
   shapes = traverse_util.flatten_dict(nn.unbox(boxed))
   if mesh is None:
-    device = jax.local_devices()[0]
+    device = SingleDeviceSharding(jax.local_devices()[0])
     where = dict.fromkeys(shapes, device)
   else:
     where = traverse_util.flatten_dict(shardings(boxed, mesh))
   placed = {}
   for path in sorted(shapes, key=lambda p: -math.prod(shapes[p].shape)):
-    array = jax.device_put(read(path, dtype), where[path])
+    host = read(path, dtype)
+    # Each process gives its own devices their parts; `device_put` would compare
+    # all of it among all processes first.
+    array = jax.make_array_from_callback(
+      host.shape, where[path], lambda index, host=host: host[index]
+    )
     placed[path] = array.block_until_ready()  # Or several would be under way.
-    del array
+    del array, host
   return traverse_util.unflatten_dict({path: placed[path] for path in shapes})

@@ -39,9 +39,10 @@ svg text { font: 12px system-ui, sans-serif; fill: #555 }
 def write(folder: epath.Path) -> None:
   """Writes the report of a workdir from the files that lie there."""
   folder = epath.Path(folder)
-  config = _json(folder / "config.json")
+  config, rows = _json(folder / "config.json"), metrics.read(folder)
   parts = [
-    _curve(metrics.read(folder)),
+    _curve(rows),
+    _health(rows),
     _evaluation(_json(folder / "evaluation.json")),
     _samples(folder),
     _record(record.read(folder), config),
@@ -63,6 +64,7 @@ def _json(path: epath.Path) -> Any:
 
 
 def _curve(rows: Sequence[dict[str, float]]) -> str:
+  rows = [row for row in rows if row["loss"] is not None]  # Skipped all.
   if not rows:
     return "<h2>Loss</h2><p>No metrics yet.</p>"
   steps = [row["step"] for row in rows]
@@ -90,6 +92,43 @@ def _curve(rows: Sequence[dict[str, float]]) -> str:
     f"</text></svg><p>Last: {losses[-1]:.4f} at step {steps[-1]}, "
     f"{speed:.2f} steps/s.</p>"
   )
+
+
+# Of a line of metrics, by what people call it.
+HEALTH = (
+  ("examples_per_second", "examples/s", "{:.1f}"),
+  ("tokens_per_second", "tokens/s", "{:.0f}"),
+  ("mfu", "MFU", "{:.1%}"),
+  ("useful_tokens", "useful tokens", "{:.1%}"),
+  ("data_wait", "waiting for data", "{:.1%}"),
+  ("goodput", "goodput", "{:.1%}"),
+  ("learning_rate", "learning rate", "{:.2e}"),
+  ("grad_norm", "gradient norm", "{:.3g}"),
+  ("skipped", "skipped updates", "{:.0f}"),
+  ("bad_records", "broken records", "{:.0f}"),
+  ("host_memory", "host memory, GiB", "{:.2f}"),
+  ("device_memory", "device memory, GiB", "{:.2f}"),
+)
+
+
+def _health(rows: Sequence[dict[str, Any]]) -> str:
+  """The last line of metrics, and its loss by time."""
+  last = rows[-1] if rows else {}
+  shown = [
+    [name, form.format(last[key])]
+    for key, name, form in HEALTH
+    if last.get(key) is not None
+  ]
+  if not shown:
+    return ""
+  page = f"<h2>At step {last['step']}</h2>{_table(['', ''], shown)}"
+  losses = last.get("loss_by_time") or []
+  if any(loss is not None for loss in losses):
+    times = [f"{i / len(losses):.1f}" for i in range(len(losses))]
+    cells = ["-" if loss is None else f"{loss:.3f}" for loss in losses]
+    page += "<h2>Training loss by time</h2>"
+    page += _table(["from t", *times], [["loss", *cells]])
+  return page
 
 
 def _evaluation(result: dict[str, Any] | None) -> str:
@@ -150,13 +189,19 @@ def _samples(folder: epath.Path) -> str:
   pictures = sorted((folder / "samples").glob("step_*.png"), reverse=True)
   shown = []
   for path in pictures:
-    data = base64.b64encode(path.read_bytes()).decode()
     step = int(path.stem.removeprefix("step_"))
-    shown.append(
-      f'<h3>Step {step}</h3><img alt="samples at step {step}" '
-      f'src="data:image/png;base64,{data}">'
-    )
-  return f"<h2>Samples</h2>{''.join(shown)}" if shown else ""
+    image = _image(path, f"samples at step {step}")
+    shown.append(f"<h3>Step {step}</h3>{image}")
+  page = f"<h2>Samples</h2>{''.join(shown)}" if shown else ""
+  learnt = folder / "samples" / "data.png"
+  if learnt.exists():
+    page += f"<h2>What it learns from</h2>{_image(learnt, 'training data')}"
+  return page
+
+
+def _image(path: epath.Path, what: str) -> str:
+  data = base64.b64encode(path.read_bytes()).decode()
+  return f'<img alt="{what}" src="data:image/png;base64,{data}">'
 
 
 def _record(starts: Sequence[dict[str, Any]], config: Any) -> str:

@@ -179,6 +179,7 @@ def _groups(
 
   def look():
     if not path.exists():
+      path.parent.mkdir(parents=True, exist_ok=True)
       manifest.write_manifest(path, _scan(source, limit))
 
   processes.on_first(look)

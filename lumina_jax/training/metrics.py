@@ -7,7 +7,6 @@ import logging
 from typing import Any
 
 from etils import epath
-from tensorboardX import SummaryWriter
 
 from lumina_jax import whole_file
 from lumina_jax.lines import Lines
@@ -33,6 +32,9 @@ class Metrics:
     if whole_file.in_store(workdir):
       logging.warning("TensorBoard files are written to local workdirs only")
     else:
+      # It imports PyTorch where that is installed, which takes seconds.
+      from tensorboardX import SummaryWriter
+
       self._board = SummaryWriter(
         str(epath.Path(workdir) / "tensorboard"), purge_step=step + 1
       )

@@ -67,7 +67,7 @@ def samples(command, ckpt):
     words = [*(f"--prompt={p}" for p in prompts), *SAME, *words]
     with flagsaver.flagsaver(), pytest.MonkeyPatch.context() as patch:
       patch.setattr(
-        sample.LuminaPipeline, "from_pretrained", lambda: load(ckpt)
+        sample.LuminaPipeline, "from_pretrained", lambda **kw: load(ckpt, **kw)
       )
       sample.main(flags.FLAGS(["sample", f"--output={folder}", *words]))
 

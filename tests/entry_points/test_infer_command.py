@@ -352,6 +352,7 @@ def test_every_argument_of_the_loader_is_passed_on(command, monkeypatch):
         vae="stabilityai/sdxl-vae",
         token="secret",
         one_at_a_time=True,
+        mesh=None,  # The tests have one device.
       ),
     )
   ]

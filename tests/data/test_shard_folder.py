@@ -1,9 +1,8 @@
 """Folders of shards: the same bytes however they come about, or none."""
 
-import itertools
+import contextlib
 import json
 import multiprocessing
-import os
 import pickle
 import resource
 import signal
@@ -29,6 +28,7 @@ from data.fake_pictures import (
 )
 
 from data_pipelines import encode, shard_record, shard_writer, shards
+from data_pipelines.batches import Batches, Reading
 from data_pipelines.shard_job import ahead
 from data_pipelines.shard_record import Record, pack, unpack
 from data_pipelines.shard_source import SAMPLE, ShardSource
@@ -186,28 +186,41 @@ def test_what_is_missing_or_broken_is_made_again(plain, copy):
   assert contents(copy) == contents(plain)
 
 
-def _dies(folder, step):
-  """Writes, and ends without a word before a step towards the disk."""
-  steps, sync, replace = iter(range(step)), shard_writer._sync, Path.replace
+class Died(BaseException):
+  """What nothing expects."""
+
+
+def dies(patch, folder, step):
+  """Writes until a step towards the disk; whether it came to an end.
+
+  From then on nothing is put away, as if the process had been killed.
+  """
+  steps, dead = iter(range(step)), []
 
   def stepping(act):
-    return lambda *args: (
-      os._exit(9) if next(steps, None) is None else act(*args)
-    )
+    def step_or_die(*args, **options):
+      if next(steps, None) is None:
+        dead.append(True)
+        raise Died
+      return act(*args, **options)
 
-  shard_writer._sync, Path.replace = stepping(sync), stepping(replace)
-  write(folder, job(bad=(8,)))
-  os._exit(0)
+    return step_or_die
+
+  unlink = Path.unlink
+  with patch.context() as within:
+    within.setattr(shard_writer, "_sync", stepping(shard_writer._sync))
+    within.setattr(Path, "replace", stepping(Path.replace))
+    within.setattr(Path, "unlink", lambda *a, **o: dead or unlink(*a, **o))
+    with contextlib.suppress(Died):
+      write(folder, job(bad=(8,)))
+  return not dead
 
 
-def test_it_may_die_at_any_step(plain, tmp_path):
-  expected, fork = contents(plain), multiprocessing.get_context("fork")
-  for step in itertools.count():
+def test_it_may_die_at_any_step(plain, tmp_path, monkeypatch):
+  expected = contents(plain)
+  for step in range(100):
     folder = tmp_path / f"{step}"
-    child = fork.Process(target=_dies, args=(folder, step))
-    child.start()
-    child.join()
-    left = contents(folder)
+    ended, left = dies(monkeypatch, folder, step), contents(folder)
     for name in left.keys() & expected.keys():
       assert left[name] == expected[name]  # Under its own name it is whole.
       if name.startswith("shard_") and name.endswith(".json"):
@@ -215,7 +228,7 @@ def test_it_may_die_at_any_step(plain, tmp_path):
     assert (shards.MANIFEST in left) <= (expected.keys() <= left.keys())
     write(folder, job(bad=(8,)))
     assert contents(folder) == expected
-    if child.exitcode == 0:
+    if ended:
       break
   assert step == 3 + 3 * 6 + 3  # Settings, shards with sidecars, the manifest.
 
@@ -281,6 +294,7 @@ def test_a_folder_that_is_not_complete_is_not_opened(tmp_path):
     ("json", None, "the sidecar of shard_00001"),
     ("json", lambda d: d[:-9], "cannot be read"),
     ("json", lambda d: b'{"file": 1}', "is no sidecar"),
+    ("json", lambda d: d.replace(b"[[8", b"[[4, 4], [8"), "otherwise than"),
   ],
 )
 def test_what_is_broken_is_found_when_it_is_opened(
@@ -342,6 +356,38 @@ def assert_same(found, expected):
 
 def _samples(source, draws):
   return [source.sample(draw) for draw in draws]
+
+
+def test_a_shard_may_hold_nothing(tmp_path):
+  write(tmp_path, job(bad=range(7, 14)), max_bad=0.5)
+  source, kept = opened(tmp_path), [*range(7), *range(14, 20)]
+  shown = [
+    shards.read_manifest(tmp_path)["shards"][i]["records"] for i in (0, 1)
+  ]
+  assert shown == [7, 0]
+  for number, r in enumerate(kept):
+    assert source.pixels(Draw(0, number, number))[1] == captions(20)[r][0]
+
+
+def test_batches_are_made_of_them(copy):
+  healthy = opened(copy)
+  path = copy / "shard_00002-of-00003.array_record"
+  flip(path, healthy._readers.read(path.name, 0))  # The 13th of all.
+  source, budget = opened(copy, dropout=0.2), (32, 16, 4)
+  threads = Batches(source, budget, 2, 0, reading=Reading(threads=4))
+  count = 3 * round(threads.per_epoch)
+  plain_ = Batches(source, budget, 2, 0)
+  loaded = list(threads.read(0, count))
+  for i, one in enumerate(loaded):
+    expected = plain_.load(i)
+    assert one.faults == expected.faults
+    for a, b in zip(one.batch[0], expected.batch[0], strict=True):
+      np.testing.assert_array_equal(a, b)
+  faults = [fault for one in loaded for fault in one.faults]
+  assert 2 <= len(faults) <= 4
+  assert {"00002-of-00003.array_record, record 0" in f for f in faults} == {
+    True
+  }
 
 
 def test_threads_and_processes_read_the_same(tmp_path):

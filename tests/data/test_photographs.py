@@ -1,0 +1,270 @@
+"""Real photographs: cut, captioned and credited; and the config that learns
+them, also from a folder with broken files."""
+
+import io
+import json
+import types
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from configs import photographs as config_file
+from data_pipelines import photographs
+from data_pipelines.photographs import README, SHIPPED, caption, parts
+from data_pipelines.scan import scan
+from lumina_jax import config as configs
+from lumina_jax import train as training
+from lumina_jax.training import data
+
+WHOLE = (0.0, 0.0, 1.0, 1.0)
+
+
+@pytest.fixture(scope="module")
+def found():
+  """What is always there: of scikit-learn."""
+  few = {
+    photograph: path
+    for photograph, path in photographs.installed().items()
+    if photograph.package == "sklearn"
+  }
+  assert len(few) == 2
+  return few
+
+
+@pytest.fixture(scope="module")
+def written(found, tmp_path_factory):
+  folder = tmp_path_factory.mktemp("data") / "photographs"
+  assert photographs.write(folder, found) == 38
+  return folder
+
+
+def named(name):
+  (one,) = (p for p in SHIPPED if p.file.endswith(f"/{name}"))
+  return one
+
+
+def contents(folder):
+  return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+
+
+def run_config(folder, **changes):
+  config = config_file.get_config()
+  config.data.sources = (str(folder),)
+  config.update_from_flattened_dict(changes)
+  return configs.parse(config)
+
+
+@pytest.mark.parametrize("size", [(640, 427), (384, 303), (512, 512)])
+def test_parts_lie_within_and_are_of_all_shapes(size):
+  width, height = size
+  found = parts(width, height)
+  assert 15 <= len(found) == len(set(found)) <= 20
+  shapes = {round((r - l) / (b - t), 1) for l, t, r, b in found}
+  assert shapes == {0.5, 0.7, 1.0, 1.5, 2.0}
+  for left, top, right, bottom in found:
+    assert 0 <= left < right <= width
+    assert 0 <= top < bottom <= height
+    assert min(right - left, bottom - top) >= 100
+  covered = np.zeros((height, width), int)
+  for left, top, right, bottom in found:
+    covered[top:bottom, left:right] += 1
+  assert (covered > 0).all() and covered.max() > 5
+
+
+def test_a_caption_names_what_lies_in_the_part():
+  rocket, coffee = named("rocket.jpg"), named("coffee.png")
+  assert caption(rocket, WHOLE) == "a rocket, towers under a dark blue sky"
+  assert caption(rocket, (0.0, 0.0, 0.4, 1.0)) == (
+    "towers under a dark blue sky, left part"
+  )
+  assert caption(rocket, (0.2, 0.0, 0.8, 0.6)) == (
+    "part of a rocket, towers under a dark blue sky, upper part"
+  )
+  assert caption(coffee, (0.2, 0.0, 0.7, 0.62)) == (
+    "a cup of coffee, part of a red saucer, a wooden table, upper part"
+  )
+  assert caption(coffee, (0.82, 0.5, 1.0, 1.0)) == (
+    "a wooden table, lower right part"
+  )
+
+
+def test_a_small_corner_of_something_is_named_if_it_fills_the_part():
+  saucer = (0.7, 0.4, 0.8, 0.6)
+  assert caption(named("coffee.png"), saucer).startswith("part of a red saucer")
+
+
+def test_every_caption_fits_the_config():
+  tokenize = run_config("x").network.tokenize
+  texts = {
+    caption(p, tuple(value / 1000 for value in part))
+    for p in SHIPPED
+    for part in parts(1000, 1000)
+  }
+  assert len(texts) > 100
+  assert max(len(tokenize(text)) for text in texts) < config_file.WORDS
+  assert all(text.isascii() and text == text.strip() for text in texts)
+
+
+def test_the_folder_is_a_source_of_pictures(written):
+  (group,) = scan(str(written))
+  assert (len(group.records), group.faults) == (38, ())
+  for record in group.records:
+    assert min(record.height, record.width) >= 100
+    assert max(record.height, record.width) <= photographs.LONGEST
+  assert {r.width > r.height for r in group.records} == {True, False}
+
+
+def test_parts_are_upright_and_not_stretched(written, found):
+  for path in found.values():
+    with Image.open(path) as image:
+      image.load()
+    for number, part in enumerate(parts(*image.size)):
+      expected = np.asarray(image.crop(part), np.float32)
+      with Image.open(written / f"{path.stem}_{number:02d}.jpg") as cut:
+        pixels = np.asarray(cut, np.float32)
+      off = np.abs(pixels - expected).mean()
+      for turned in (pixels[::-1], pixels[:, ::-1]):
+        assert 4 * off < np.abs(turned - expected).mean()
+
+
+def test_long_photographs_are_shrunk_and_grey_ones_stay_grey():
+  suffix, encoded = photographs._encoded(Image.new("L", (1400, 700), 77))
+  with Image.open(io.BytesIO(encoded)) as image:
+    assert (suffix, image.mode, image.size) == (".png", "L", (640, 320))
+
+
+def test_every_photograph_is_credited(written, found):
+  text = (written / README).read_text()
+  assert text.startswith(photographs.TITLE)
+  for photograph, path in found.items():
+    assert f"{path.name}: {photograph.credit}" in text
+  licences = ("Creative Commons", "public domain", "copyright restrictions")
+  assert all(any(x in p.credit for x in licences) for p in SHIPPED)
+
+
+def test_the_same_again_replaces_the_folder(written, found):
+  before = contents(written)
+  (written / "china_00.jpg").write_bytes(b"broken")
+  (written / "flower_03.txt").unlink()
+  photographs.write(written, found)
+  assert contents(written) == before
+  assert [path.name for path in written.parent.iterdir()] == [written.name]
+
+
+def test_an_empty_folder_is_filled(found, tmp_path):
+  photographs.write(tmp_path, dict(list(found.items())[:1]))
+  assert len(contents(tmp_path)) == 2 * 19 + 1
+
+
+def test_what_is_not_ours_stays(written, found, tmp_path):
+  (tmp_path / "holiday.jpg").write_bytes(b"mine")
+  with pytest.raises(FileExistsError, match=r"holds holiday\.jpg and is no"):
+    photographs.write(tmp_path, found)
+  assert contents(tmp_path) == {"holiday.jpg": b"mine"}
+  with pytest.raises(FileExistsError, match="is a file; name a folder"):
+    photographs.write(tmp_path / "holiday.jpg", found)
+  before = contents(written)
+  (written / "zoo.jpg").write_bytes(b"mine")
+  try:
+    with pytest.raises(FileExistsError, match=r"zoo\.jpg, which this command"):
+      photographs.write(written, found)
+  finally:
+    (written / "zoo.jpg").unlink()
+  assert contents(written) == before
+
+
+def test_a_full_disk_leaves_nothing(found, tmp_path, monkeypatch):
+  write, left = photographs.pathlib.Path.write_bytes, iter(range(5))
+
+  def until_full(path, content):
+    if next(left, None) is None:
+      raise OSError(28, "No space left on device")
+    return write(path, content)
+
+  monkeypatch.setattr(photographs.pathlib.Path, "write_bytes", until_full)
+  with pytest.raises(OSError, match="No space"):
+    photographs.write(tmp_path / "photographs", found)
+  assert list(tmp_path.iterdir()) == []
+
+
+def test_the_command_says_what_it_wrote(found, tmp_path, monkeypatch, capsys):
+  flags = types.SimpleNamespace(output=str(tmp_path / "here"))
+  monkeypatch.setattr(photographs.flags, "FLAGS", flags)
+  monkeypatch.setattr(photographs, "installed", lambda: found)
+  photographs.main([""])
+  assert (tmp_path / "here" / README).exists()
+  printed = capsys.readouterr().out
+  assert printed.startswith(f"38 pictures of 2 photographs in {tmp_path}/here")
+  assert "11 more photographs with: pip install scikit-image" in printed
+  with pytest.raises(ValueError, match="--output=here"):
+    photographs.main(["", "here"])
+  flags.output = None
+  with pytest.raises(ValueError, match="name the folder"):
+    photographs.main([""])
+
+
+def test_rows_are_well_filled(tmp_path):
+  found = photographs.installed()
+  if len(found) < len(SHIPPED):
+    pytest.skip("needs scikit-image: pip install -r requirements-test.txt")
+  lines = []
+  for photograph, path in found.items():
+    with Image.open(path) as image:
+      width, height = image.size
+    for left, top, right, bottom in parts(width, height):
+      share = left / width, top / height, right / width, bottom / height
+      item = {"file_name": "x.jpg", "text": caption(photograph, share)}
+      item |= {"width": right - left, "height": bottom - top}
+      lines.append(json.dumps(item))
+  (tmp_path / "metadata.jsonl").write_text("\n".join(lines))
+  assert 150 <= len(lines) <= 300
+  config = run_config(tmp_path)
+  tokens = sum(size[0] for size in data.make_source(config).sizes)
+  rows = data.make_batches(config).per_epoch * config.training.batch_rows
+  assert tokens / (rows * config.data.row_tokens) >= 0.95
+
+
+def test_broken_files_are_named_and_survived(written, tmp_path):
+  for name, content in contents(written).items():
+    (tmp_path / name).write_bytes(content)
+  cut_off = tmp_path / "flower_04.jpg"
+  cut_off.write_bytes(cut_off.read_bytes()[:3000])
+  (tmp_path / "china_05.txt").unlink()
+  batches = data.make_batches(run_config(tmp_path))
+  (group,) = scan(str(tmp_path))
+  assert len(group.faults) == 1 and "china_05.jpg: no cap" in group.faults[0]
+  loaded = [batches.load(number) for number in range(2)]
+  faults = [fault for one in loaded for fault in one.faults]
+  assert faults and all(str(cut_off) in fault for fault in faults)
+  assert all(np.isfinite(one.batch[0].patches).all() for one in loaded)
+
+
+@pytest.mark.slow
+def test_a_run_learns_and_shows_what_it_sees(written, tmp_path):
+  changes = {
+    "model.width": 32,
+    "model.depth": 1,
+    "model.heads": 2,
+    "model.kv_heads": 2,
+    "model.cond_width": 32,
+    "model.text_width": 32,
+    "text_encoder.width": 32,
+    "optimizer.warmup_steps": 2,
+    "training.steps": 20,
+    "training.batch_rows": 2,
+    "training.log_every": 5,
+    "training.checkpoint_every": 20,
+    "training.sample_every": 20,
+    "training.samples_per_prompt": 1,
+    "sampling.num_inference_steps": 2,
+  }
+  run = run_config(written, **changes)
+  state = training.train(run, training.epath.Path(tmp_path))
+  assert int(state.step) == 20
+  rows = training.report.metrics.read(tmp_path)
+  losses = [row["loss"] for row in rows]
+  assert losses[-1] < losses[0]
+  for name in (training.previews.DATA, "step_000020.png"):
+    with Image.open(tmp_path / "samples" / name) as sheet:
+      assert np.ptp(np.asarray(sheet)) > 200
