@@ -1,0 +1,117 @@
+"""What the loop of training costs beyond the step itself.
+
+  python -m benchmarks.loop --milliseconds=50
+
+Runs the compiled step on one batch again and again, and the whole loop of
+`lumina_jax.train` with its data, metrics, watchdog and poll, in turns; the
+network is as large as makes a step take about so long here. Prints the ratio.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import pathlib
+import statistics
+import tempfile
+import time
+
+import jax
+from absl import app, flags
+from etils import epath
+
+from benchmarks.table import print_head, print_row
+from configs import digits
+from lumina_jax import config as configs
+from lumina_jax import train as training
+from lumina_jax.config import RunConfig
+from lumina_jax.parallel.mesh import make_mesh
+from lumina_jax.training import data, metrics
+from lumina_jax.training import step as steps
+from lumina_jax.training.optimizer import make_optimizer
+from lumina_jax.training.state import create_state
+
+NEVER = 10**9
+
+
+def make_config(rows: int, count: int) -> RunConfig:
+  """The digits, for so many steps of so many rows, without pictures."""
+  config = configs.parse(digits.get_config())
+  plan = dataclasses.replace(
+    config.training,
+    steps=count,
+    batch_rows=rows,
+    log_every=10,
+    checkpoint_every=NEVER // 10 * 10,
+    sample_every=NEVER,
+    sample_prompts=("7",),
+    samples_per_prompt=1,
+  )
+  return dataclasses.replace(config, training=plan)
+
+
+class Bare:
+  """The step alone, its batch on the device."""
+
+  def __init__(self, config: RunConfig):
+    self._mesh = make_mesh(config.mesh)
+    network, rows = config.network, config.training.batch_rows
+    tx = make_optimizer(config.optimizer, config.training.steps)
+    batch = data.make_batches(config, self._mesh).batch(0)
+    with jax.set_mesh(self._mesh):
+      self._state = create_state(network, tx, self._mesh, config.seed)
+      step = steps.compile_step(
+        steps.configured(config, tx), network, tx, self._mesh, batch
+      )
+      self._step = steps.ahead(step, self._state, batch, self._mesh, rows)
+      self._batch = steps.place_batch(batch, self._mesh, rows)
+
+  def seconds(self, count: int) -> float:
+    """Of a step, over so many that follow each other without a pause."""
+    with jax.set_mesh(self._mesh):
+      began = time.monotonic()
+      for _ in range(count):
+        self._state, values = self._step(self._state, self._batch)
+      jax.block_until_ready(values)
+    return (time.monotonic() - began) / count
+
+
+def loop_seconds(config: RunConfig) -> float:
+  """Of a step within the whole loop, as its metrics have it."""
+  with tempfile.TemporaryDirectory() as folder:
+    training.train(config, epath.Path(folder))
+    rows = metrics.read(pathlib.Path(folder))
+  # The first line holds what comes with the first steps.
+  return 1 / statistics.median(row["steps_per_second"] for row in rows[1:])
+
+
+def main(_) -> None:
+  logging.getLogger("absl").setLevel(logging.ERROR)
+  args, rows = flags.FLAGS, 1
+  wanted = args.milliseconds / 1000
+  while True:
+    bare = Bare(make_config(rows, args.steps))
+    bare.seconds(3)
+    if bare.seconds(10) >= wanted or rows >= 512:
+      break
+    rows *= 2
+  config = make_config(rows, args.steps)
+  bare, ratios = Bare(config), []
+  bare.seconds(5)
+  print(f"{rows} rows of 40 tokens, {args.steps} steps a round")
+  print_head(["round", "step, ms", "in the loop, ms", "ratio"])
+  for number in range(args.rounds):
+    before = bare.seconds(args.steps // 2)
+    within = loop_seconds(config)
+    alone = statistics.mean([before, bare.seconds(args.steps // 2)])
+    ratios.append(within / alone)
+    times = [f"{1e3 * seconds:.1f}" for seconds in (alone, within)]
+    print_row([f"{number + 1}", *times, f"{ratios[-1]:.3f}"])
+  print(f"median ratio {statistics.median(ratios):.3f}")
+
+
+if __name__ == "__main__":
+  flags.DEFINE_float("milliseconds", 50.0, "That a step shall take at least.")
+  flags.DEFINE_integer("steps", 200, "Of a round.", lower_bound=30)
+  flags.DEFINE_integer("rounds", 3, "How often.", lower_bound=1)
+  app.run(main)
