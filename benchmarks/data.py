@@ -15,6 +15,7 @@ without their start; ratios are medians of those of each round. Needs Linux.
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import pathlib
 import tempfile
@@ -56,8 +57,11 @@ def in_turn(
   for number in range(rounds + 1):
     for name, one in contestants.items():
       count = batches if number else 1
-      with contextlib.closing(one.open(number, count + one.makers)) as stream:
+      # As a DataLoader: two batches on their way for every worker.
+      whole = one.makers + count + 2 * one.makers
+      with contextlib.closing(one.open(number, whole)) as stream:
         rate = cpu_time.rate(stream, count, one.makers)
+      gc.collect()  # Shared memory of workers' batches.
       if number:
         taken[name].append(rate)
   return taken

@@ -17,7 +17,9 @@ import os
 import pathlib
 import tempfile
 import time
+from typing import Any
 
+import jax
 import numpy as np
 from absl import flags
 from etils import epath
@@ -28,6 +30,7 @@ from configs import text_to_image
 from data_pipelines.batches import AHEAD, Batches, Reading
 from data_pipelines.buckets import Buckets
 from data_pipelines.media import MediaConfig
+from data_pipelines.records import Record
 from data_pipelines.scan import scan
 from lumina_jax import config as configs
 from lumina_jax import entry_point
@@ -43,11 +46,11 @@ READINGS = (
   Reading(workers=2),
 )
 FILE = "metrics.jsonl"
+Wait = tuple[float, float]  # Share of the time, and seconds a step.
+Found = dict[tuple[str, Reading], list[Wait]]  # By step, of each round.
 
 
-def asleep(
-  batches: Batches, seconds: float, steps: int, first: int
-) -> tuple[float, float]:
+def asleep(batches: Batches, seconds: float, steps: int, first: int) -> Wait:
   """Share of waiting, and seconds a step, where a step is a sleep.
 
   Args:
@@ -70,7 +73,9 @@ def asleep(
   return (ledger.spent["data"] - waited) / taken, taken / steps
 
 
-def trained(folder: str, side: int, width: int, steps: int, reading: Reading):
+def trained(
+  folder: str, side: int, width: int, steps: int, reading: Reading
+) -> Wait:
   """Share of waiting, and seconds a step, of a run of `lumina_jax.train`."""
   config = run_config(folder, side, width, steps, reading)
   with tempfile.TemporaryDirectory() as name:
@@ -139,44 +144,51 @@ def main(_) -> None:
   print(
     f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}; photographs of "
     f"{args.longer} pixels to {args.side}, batches of {readers.BATCH}; medians "
-    f"of {args.rounds} rounds of {args.steps} steps",
+    f"of {args.rounds} rounds of {args.steps} steps, of training "
+    f"{args.trainings}",
     flush=True,
   )
-  with tempfile.TemporaryDirectory() as name:
+  with (
+    tempfile.TemporaryDirectory() as name,
+    tempfile.TemporaryDirectory() as cache,
+  ):
+    jax.config.update("jax_compilation_cache_dir", cache)  # All train one.
     photographs.write_folder(pathlib.Path(name), args.pictures, args.longer)
     (group,) = scan(name)
     found = asleep_in_turn(group.records, args)
-    for _ in range(args.trainings):
-      for reading in READINGS[: args.readings]:
-        how = trained(name, args.side, args.width, args.steps, reading)
-        found.setdefault((reading, 0.0), []).append(how)
+    found |= trained_in_turn(name, args)
   print()
   print_head(["step", "read by", "waits", "range", "ms a step"])
-  for (reading, seconds), values in found.items():
+  for (step, reading), values in found.items():
     shares, taken = np.asarray(values).T
     print_row(
       [
-        f"sleeps {1e3 * seconds:.0f} ms" if seconds else "train",
-        named(reading),
-        f"{np.median(shares):.1%}",
+        *(step, named(reading), f"{np.median(shares):.1%}"),
         f"{shares.min():.1%} to {shares.max():.1%}",
         f"{1e3 * np.median(taken):.0f}",
       ]
     )
 
 
-def asleep_in_turn(records, args) -> dict[tuple[Reading, float], list]:
-  """(share, seconds) of each round, by who reads and how long a step takes."""
-  buckets = Buckets([args.side], readers.PATCH)
-  images = readers.source(records, buckets)
-  found: dict[tuple[Reading, float], list] = {}
+def asleep_in_turn(records: tuple[Record, ...], args: Any) -> Found:
+  images = readers.source(records, Buckets([args.side], readers.PATCH))
+  found: Found = {}
   for number in range(args.rounds):
     for ms in map(int, args.milliseconds):
       for reading in READINGS[: args.readings]:
         batches = readers.batches_of(images, args.side, reading)
         first = number * (args.steps + 2 * AHEAD)
         how = asleep(batches, ms / 1e3, args.steps, first)
-        found.setdefault((reading, ms / 1e3), []).append(how)
+        found.setdefault((f"sleeps {ms} ms", reading), []).append(how)
+  return found
+
+
+def trained_in_turn(folder: str, args: Any) -> Found:
+  found: Found = {}
+  for _ in range(args.trainings):
+    for reading in READINGS[: args.readings]:
+      how = trained(folder, args.side, args.width, args.steps, reading)
+      found.setdefault(("lumina_jax.train", reading), []).append(how)
   return found
 
 
@@ -194,12 +206,8 @@ if __name__ == "__main__":
   flags.DEFINE_integer("width", 256, "Of the network that trains.")
   flags.DEFINE_integer("steps", 20, "Of a round.", lower_bound=1)
   flags.DEFINE_integer("rounds", 5, "Of sleeping steps.", lower_bound=1)
-  flags.DEFINE_integer("trainings", 3, "Rounds of training.", lower_bound=0)
+  flags.DEFINE_integer("trainings", 2, "Rounds of training.", lower_bound=0)
   flags.DEFINE_integer(
-    "readings",
-    2,
-    "How many ways to read: 2 threads, then 2 workers.",
-    lower_bound=1,
-    upper_bound=4,
+    "readings", 2, "1 and 2 threads, then workers.", lower_bound=1
   )
   entry_point.run(main)

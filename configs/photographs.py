@@ -7,9 +7,14 @@ in a folder, as pixels: crops of about 32 x 32 in aspect ratios from 1:2 to 2:1.
   python -m lumina_jax.train --config=configs/photographs.py \\
     --workdir=runs/photographs
 
-The first writes 250 parts of 13 photographs; a folder of your own does as well:
---config.data.sources="('my_pictures',)". See samples/data.png of the workdir
-for what the network is shown. RUN
+The first writes 250 parts of 13 photographs, or 38 of 2 without scikit-image. A
+folder of your own does as well: --config.data.sources="('my_pictures',)".
+samples/data.png in the workdir shows what the network is shown.
+
+On 2 CPU cores that others used too (AMD EPYC, JAX 0.10.2) 600 steps took 826 s.
+The loss fell from 1.27, where 1.29 is to predict nothing, to 0.14; 97 % of the
+tokens were pictures. Samples have the colours and the rough layout that their
+prompts ask for, and no details: see docs/photographs.md.
 """
 
 from ml_collections import ConfigDict

@@ -65,7 +65,7 @@ class Photograph:
 
 
 DISTRIBUTIONS = {"sklearn": "scikit-learn", "skimage": "scikit-image"}
-BY = "Creative Commons Attribution 2.0"
+BY = "Creative Commons BY 2.0 (creativecommons.org/licenses/by/2.0)"
 ZERO = "Creative Commons CC0"
 
 SHIPPED = (
@@ -376,7 +376,11 @@ def _replace(trial: pathlib.Path, folder: pathlib.Path) -> None:
     return
   old = trial.with_suffix(".old")
   folder.rename(old)
-  trial.rename(folder)
+  try:
+    trial.rename(folder)
+  except OSError:
+    old.rename(folder)
+    raise
   shutil.rmtree(old)
 
 
