@@ -80,17 +80,19 @@ def report(side: int, taken: dict[str, list[Rate]]) -> None:
         f"{1e3 * np.median(cpu):.1f}",
       ]
     )
+  pairs = [(a, b) for a, b in PAIRS if a in taken and b in taken]
+  if not pairs:
+    return
   print()
   print_head(["side", "ours", "theirs", "of a core", "range", "of the clock"])
-  for mine, other in PAIRS:
-    if mine in taken and other in taken:
-      cpu, wall = (ratios(taken, mine, other, of) for of in ("cpu", "wall"))
-      print_row(
-        [
-          *(str(side), mine, other, f"{np.median(cpu):.2f}"),
-          *(span(cpu, ".2f"), f"{np.median(wall):.2f}"),
-        ]
-      )
+  for mine, other in pairs:
+    cpu, wall = (ratios(taken, mine, other, of) for of in ("cpu", "wall"))
+    print_row(
+      [
+        *(str(side), mine, other, f"{np.median(cpu):.2f}"),
+        *(span(cpu, ".2f"), f"{np.median(wall):.2f}"),
+      ]
+    )
 
 
 def ratios(taken: dict[str, list[Rate]], mine: str, other: str, of: str) -> Any:

@@ -1,14 +1,14 @@
 """Text to small photographs of many shapes, on a CPU in minutes.
 
 Next-DiT (Lumina-Next, arXiv 2406.18583, section 2) at toy size on real pictures
-in a folder, as pixels: crops of about 32 x 32 in aspect ratios from 1:2 to 2:1.
+in a folder, as pixels: crops of about 32 x 32 of 1:2 to 2:1 or so.
 
   python -m data_pipelines.photographs --output=photographs
   python -m lumina_jax.train --config=configs/photographs.py \\
     --workdir=runs/photographs
 
 The first writes 250 parts of 13 photographs, or 38 of 2 without scikit-image. A
-folder of your own does as well: --config.data.sources="('my_pictures',)".
+folder of your own does as well: --config.data.sources=my_pictures.
 samples/data.png in the workdir shows what the network is shown.
 
 On 2 CPU cores that others used too (AMD EPYC, JAX 0.10.2) 600 steps took 826 s.

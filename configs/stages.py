@@ -55,7 +55,8 @@ def published(name: str, side: int) -> ConfigDict:
   seed, microbatches, checkpoints, lines = STAGES[side]
   flag = name == "flag_5b"
   width = config.text_encoder.width
-  tokens = 4608 if flag else 4096  # Flag-DiT ends lines by a token.
+  # The longest picture of 1024 pixels; Flag-DiT ends lines by a token.
+  tokens = 4224 if flag else 4096
   each = 17 * 256**2 // side**2 or 1
   config.seed = seed
   config.init_strict = True
@@ -83,7 +84,10 @@ def published(name: str, side: int) -> ConfigDict:
   config.sampling.update(
     height=side // 8,
     width=side // 8,
-    ladder=tuple((tokens * s**2 // 1024**2, 256, 1) for s in (side, 2 * side)),
+    ladder=tuple(
+      ((288 if flag else 256) * s**2 // 256**2, 256, 1)
+      for s in (side, 2 * side)
+    ),
   )
   return config
 

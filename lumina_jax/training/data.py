@@ -99,6 +99,12 @@ def media_source(
       sources.append(_shards(config, named))
       each.append(weight)
       continue
+    if data.workers and (encoders.vae or encoders.text):
+      raise ValueError(
+        f"data.workers = {data.workers}: other processes have no devices to "
+        f"encode the pictures of {named} on; set it to 0 and data.threads "
+        "higher, or encode them before by data_pipelines.encode"
+      )
     for group in _groups(named, folder, data.bad_limit):
       sources.append(_images(config, group, encoders))
       each.append(weight * group.weight)

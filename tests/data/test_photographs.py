@@ -7,6 +7,7 @@ import types
 
 import numpy as np
 import pytest
+from etils import epath
 from PIL import Image
 
 from configs import photographs as config_file
@@ -15,7 +16,8 @@ from data_pipelines.photographs import README, SHIPPED, caption, parts
 from data_pipelines.scan import scan
 from lumina_jax import config as configs
 from lumina_jax import train as training
-from lumina_jax.training import data
+from lumina_jax.reporting import previews
+from lumina_jax.training import data, metrics
 
 WHOLE = (0.0, 0.0, 1.0, 1.0)
 
@@ -188,6 +190,16 @@ def test_a_full_disk_leaves_nothing(found, tmp_path, monkeypatch):
   assert list(tmp_path.iterdir()) == []
 
 
+def test_packages_that_are_not_there_are_passed_over(found, monkeypatch):
+  find = photographs.importlib.util.find_spec
+  monkeypatch.setattr(
+    photographs.importlib.util,
+    "find_spec",
+    lambda name: None if name == "skimage" else find(name),
+  )
+  assert photographs.installed() == found
+
+
 def test_the_command_says_what_it_wrote(found, tmp_path, monkeypatch, capsys):
   flags = types.SimpleNamespace(output=str(tmp_path / "here"))
   monkeypatch.setattr(photographs.flags, "FLAGS", flags)
@@ -260,11 +272,11 @@ def test_a_run_learns_and_shows_what_it_sees(written, tmp_path):
     "sampling.num_inference_steps": 2,
   }
   run = run_config(written, **changes)
-  state = training.train(run, training.epath.Path(tmp_path))
+  state = training.train(run, epath.Path(tmp_path))
   assert int(state.step) == 20
-  rows = training.report.metrics.read(tmp_path)
+  rows = metrics.read(tmp_path)
   losses = [row["loss"] for row in rows]
   assert losses[-1] < losses[0]
-  for name in (training.previews.DATA, "step_000020.png"):
+  for name in (previews.DATA, "step_000020.png"):
     with Image.open(tmp_path / "samples" / name) as sheet:
       assert np.ptp(np.asarray(sheet)) > 200

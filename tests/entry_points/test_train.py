@@ -115,25 +115,37 @@ def test_same_command_again_finds_nothing_to_do(finished):
   assert len(metrics.read(workdir)) == 6
 
 
+def signalled(workdir, step, number):
+  """Exit code of a run that is sent a signal at a checkpoint, and its words."""
+  process = subprocess.Popen(
+    train_command(workdir, **LONG),
+    cwd=ROOT,
+    stdout=subprocess.PIPE,
+    stderr=subprocess.DEVNULL,
+    text=True,
+  )
+  there = workdir / "checkpoints" / str(step)
+  deadline = time.monotonic() + 120
+  while not there.exists() and time.monotonic() < deadline:
+    time.sleep(0.01)
+  process.send_signal(number)
+  printed, _ = process.communicate()
+  assert not (workdir / "checkpoints" / "60").exists()
+  return process.returncode, printed
+
+
 def test_killed_and_resumed_equals_uninterrupted_bit_for_bit(tmp_path):
+  """And told to stop in between, which loses no step."""
   whole, broken = tmp_path / "whole", tmp_path / "broken"
   assert run(train_command(whole, **LONG)).returncode == 0
-  process = subprocess.Popen(
-    train_command(broken, **LONG),
-    cwd=ROOT,
-    stdout=subprocess.DEVNULL,
-    stderr=subprocess.DEVNULL,
-  )
-  first = broken / "checkpoints" / "20"
-  deadline = time.monotonic() + 120
-  while not first.exists() and time.monotonic() < deadline:
-    time.sleep(0.01)
-  os.kill(process.pid, signal.SIGKILL)
-  process.wait()
-  assert not (broken / "checkpoints" / "60").exists()
+  assert signalled(broken, 20, signal.SIGKILL)[0] == -signal.SIGKILL
+  code, printed = signalled(broken, 40, signal.SIGTERM)
+  assert code == 0 and "stopped and saved" in printed
+  stood = metrics.read(broken)[-1]["step"]
+  assert (broken / "checkpoints" / str(stood)).exists()
   done = run(train_command(broken, **LONG))
   assert done.returncode == 0, done.stderr
-  assert "resumed at step" in done.stdout
+  assert f"resumed at step {stood}" in done.stdout
   np.testing.assert_equal(weights(broken), weights(whole))
   theirs, ours = metrics.read(whole), metrics.read(broken)
   assert [row["step"] for row in ours] == list(range(1, 61))

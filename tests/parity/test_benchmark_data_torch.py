@@ -84,8 +84,7 @@ def test_the_loader_gives_crops_and_codes(records, workers):
 def test_data_beside_torch():
   """Both tables, of rates and of ratios."""
   rows, text = table(*DATA)
-  pairs = [row for row in rows if "theirs" in row]
   assert "differ by" in text
-  assert {row["theirs"].partition(",")[0] for row in pairs} == {
-    *("torch crop", "torch")
-  }
+  ratios = [row for row in rows if row["examples/s"].startswith("torch")]
+  assert len(ratios) == 7  # Of the second table, by names of the first.
+  assert all(float(row["of a core"]) > 0 for row in ratios)
