@@ -112,6 +112,11 @@ class Batches:
     """Batches of an epoch."""
     return self._plan.rows_per_epoch / self._rows
 
+  @property
+  def usage(self) -> float:
+    """Share of the tokens of all rows that samples fill."""
+    return self._plan.usage
+
   def batch(self, i: int) -> tuple[Tokens, Condition]:
     """This process's rows of batch i."""
     return self.load(i).batch

@@ -9,11 +9,11 @@ NAMED = 20  # Faults that the log names one by one, then one in so many.
 
 
 class Faults:
-  """Counts broken records of a run.
+  """Counts what was asked for of a run's records, and what was broken of it.
 
   Attributes:
-    count: of broken records.
-    records: of all that were asked for.
+    count: how often a broken record was drawn.
+    records: of all draws.
   """
 
   def __init__(self, limit: float):
@@ -23,6 +23,7 @@ class Faults:
       limit: largest share of broken records that a run goes on with.
     """
     self.count, self.records, self._limit = 0, 0, limit
+    self._known: set[str] = set()
 
   def add(self, faults: tuple[str, ...], records: int) -> None:
     """Takes what was read of a batch.
@@ -31,10 +32,11 @@ class Faults:
       OSError: if the share of broken records passes the limit.
     """
     self.records += records
-    for fault in faults:
-      self.count += 1
-      if self.count <= NAMED or self.count % NAMED == 0:
-        logging.warning("left out, fault %d: %s", self.count, fault)
+    self.count += len(faults)
+    for fault in set(faults) - self._known:  # Not anew in every epoch.
+      self._known.add(fault)
+      if len(self._known) <= NAMED or len(self._known) % NAMED == 0:
+        logging.warning("left out, fault %d: %s", len(self._known), fault)
     if self.count > self._limit * max(self.records, FEWEST):
       raise OSError(
         f"{self.count} of {self.records} records could not be used, more than "

@@ -48,7 +48,10 @@ class MediaConfig:
     for name in ("sources", "sides", "weights"):
       object.__setattr__(self, name, tuple(getattr(self, name)))
     if not self.sources or not all(isinstance(s, str) for s in self.sources):
-      raise ValueError(f"sources {self.sources}: name at least one folder")
+      raise ValueError(
+        f"sources {self.sources}: name at least one folder, in quotes if its "
+        "name is a number"
+      )
     if self.weights and len(self.weights) != len(self.sources):
       raise ValueError(
         f"weights {self.weights} of {len(self.sources)} sources: one for each"

@@ -81,7 +81,13 @@ class RowPlan:
       self._rows += [[int(window[i]) for i in row] for row in packed]
     self._decks = _decks(sizes if kinds is None else kinds, self._of)
     self.rows_per_epoch = len(self._rows)
+    self._tokens, self._used = budget[0], sum(sizes[i][0] for i in self._of)
     self._epochs: dict[int, tuple[np.ndarray, ...]] = {}
+
+  @property
+  def usage(self) -> float:
+    """Share of the tokens of all rows that records fill."""
+    return self._used / (len(self._rows) * self._tokens)
 
   def row(self, k: int) -> list[Draw]:
     """Draws that make up row k, counted over all epochs."""

@@ -40,6 +40,10 @@ def run(main: Callable[[list[str]], None]) -> None:
       format="%(levelname)s: %(message)s", level=logging.WARNING, force=True
     )
     logging.getLogger("absl").setLevel(logging.ERROR)
+    # Its threads print all of what they raise as well.
+    logging.getLogger("absl").addFilter(
+      lambda entry: "_SignalingThread" not in entry.getMessage()
+    )
     keep_interrupts()
     join()
     start_jax()

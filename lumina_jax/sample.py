@@ -53,7 +53,7 @@ def write_overview(
   """
   each = len(images) // len(prompts)
   captions = [prompt for prompt in prompts for _ in range(each)]
-  sheet = picture.contact_sheet(images, captions)
+  sheet = picture.contact_sheet(images, captions, each=each)
   processes.on_first(lambda: picture.save(sheet, folder / OVERVIEW))
   return folder / OVERVIEW
 

@@ -40,7 +40,7 @@ def announce(
   print(describe_attention(config, mesh))
   print(
     f"batches of {plan.batch_rows} rows of {config.data.row_tokens} tokens, "
-    f"{batches.per_epoch:.1f} in an epoch"
+    f"{batches.usage:.0%} of them used, {batches.per_epoch:.1f} in an epoch"
   )
   where = f"resumed at step {start}" if start else "from scratch"
   if config.init_from and not start:

@@ -18,6 +18,8 @@ from lumina_jax import whole_file
 ENLARGE = 16
 MARGIN = 12
 FONT_SIZE = 15
+LEADING = 17  # From one line of text to the next.
+CAPTION_LINES = 3
 LINE_WIDTH = 1000
 LARGE = 64  # Pixels; a picture with both sides above them is seen as it is.
 THUMBNAIL = 320  # Pixels of a large picture's longer side on a sheet.
@@ -35,14 +37,18 @@ def is_large(image: Image.Image) -> bool:
 
 
 def contact_sheet(
-  images: Sequence[Image.Image], captions: Sequence[str], enlargement: int = 8
+  images: Sequence[Image.Image],
+  captions: Sequence[str],
+  enlargement: int = 8,
+  each: int = 1,
 ) -> Image.Image:
   """Lays pictures of any sizes in lines, like words, each above its caption.
 
   Args:
     images: small ones are enlarged, large ones become thumbnails.
-    captions: of each; cut short where they are much wider than the picture.
+    captions: of each, in a few lines; cut short where that is not enough.
     enlargement: of small ones.
+    each: so many that follow each other stay in a line, if it holds them.
   """
   font = ImageFont.load_default(FONT_SIZE)
   cells = []
@@ -52,28 +58,48 @@ def contact_sheet(
       shown.thumbnail((THUMBNAIL, THUMBNAIL))
     else:
       shown = enlarge(shown, enlargement)
-    text = _cut(text or "(no prompt)", font, max(shown.width, THUMBNAIL))
-    width = max(shown.width, math.ceil(font.getlength(text)))
+    text = _fold(text or "(no prompt)", font, max(shown.width, THUMBNAIL))
+    width = max(shown.width, *(math.ceil(font.getlength(t)) for t in text))
     cells.append((shown, text, width))
-  lines = _wrap(cells, [width for *_, width in cells])
+  lines = _wrap(cells, each)
   heights = [max(image.height for image, *_ in line) for line in lines]
-  below = FONT_SIZE + 2 * MARGIN
+  below = [
+    max(len(text) for _, text, _ in line) * LEADING + 2 * MARGIN
+    for line in lines
+  ]
   widest = max(sum(w + MARGIN for *_, w in line) for line in lines)
-  size = widest + MARGIN, sum(h + below for h in heights) + MARGIN
+  size = widest + MARGIN, sum(heights) + sum(below) + MARGIN
   sheet = Image.new("RGB", size, "white")
   draw = ImageDraw.Draw(sheet)
   top = MARGIN
-  for line, height in zip(lines, heights, strict=True):
+  for line, height, under in zip(lines, heights, below, strict=True):
     left = MARGIN
     for image, text, width in line:
       at = left + (width - image.width) // 2, top + height - image.height
       sheet.paste(image, at)
-      indent = (width - math.ceil(font.getlength(text))) // 2
-      place = left + indent, top + height + 4
-      draw.text(place, text, fill="black", font=font)
+      for number, words in enumerate(text):
+        indent = (width - math.ceil(font.getlength(words))) // 2
+        place = left + indent, top + height + 4 + number * LEADING
+        draw.text(place, words, fill="black", font=font)
       left += width + MARGIN
-    top += height + below
+    top += height + under
   return sheet
+
+
+def _fold(text: str, font: Any, width: int) -> list[str]:
+  """A caption in a few lines of at most so many pixels."""
+  lines, words = [], text.split()
+  while words:
+    if len(lines) == CAPTION_LINES - 1:
+      return [*lines, _cut(" ".join(words), font, width)]
+    count = 1
+    while count < len(words) and (
+      font.getlength(" ".join(words[: count + 1])) <= width
+    ):
+      count += 1
+    lines.append(_cut(" ".join(words[:count]), font, width))
+    words = words[count:]
+  return lines or [""]
 
 
 def _cut(text: str, font: Any, width: int) -> str:
@@ -87,15 +113,25 @@ def _cut(text: str, font: Any, width: int) -> str:
   return f"{text[: max(fits - 1, 0)].rstrip()}…"
 
 
-def _wrap(cells: Sequence[Any], widths: Sequence[int]) -> list[list[Any]]:
-  """Breaks cells into lines of at most `LINE_WIDTH` pixels."""
+def _wrap(cells: Sequence[Any], each: int) -> list[list[Any]]:
+  """Breaks cells, which end with their widths, into lines of `LINE_WIDTH`.
+
+  So many that follow each other stay together, unless they are far too wide.
+  """
+
+  def width(unit):
+    return sum(cell[-1] + MARGIN for cell in unit)
+
+  units = [cells[start : start + each] for start in range(0, len(cells), each)]
+  if max(map(width, units)) > 1.5 * LINE_WIDTH:
+    units = [[cell] for cell in cells]
   lines, used = [[]], 0
-  for cell, width in zip(cells, widths, strict=True):
-    if lines[-1] and used + width > LINE_WIDTH:
+  for unit in units:
+    if lines[-1] and used + width(unit) > LINE_WIDTH + MARGIN:
       lines.append([])
       used = 0
-    lines[-1].append(cell)
-    used += width + MARGIN
+    lines[-1] += unit
+    used += width(unit)
   return lines
 
 

@@ -89,11 +89,14 @@ def draw_samples(
     p for p in plan.sample_prompts for _ in range(plan.samples_per_prompt)
   ]
   if processes.is_first():
-    _write(images, captions, folder / SAMPLES / f"step_{step:06d}.png")
+    path = folder / SAMPLES / f"step_{step:06d}.png"
+    _write(images, captions, path, plan.samples_per_prompt)
 
 
-def _write(images: list, captions: list[str], path: epath.Path) -> None:
-  sheet = picture.contact_sheet(images, captions)
+def _write(
+  images: list, captions: list[str], path: epath.Path, each: int = 1
+) -> None:
+  sheet = picture.contact_sheet(images, captions, each=each)
   try:
     path.parent.mkdir(exist_ok=True)
     picture.save(sheet, path)

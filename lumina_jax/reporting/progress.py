@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from rich import progress as rich_progress
 
 LINE_EVERY = 10.0  # seconds between plain lines
+SOON = 0.1  # seconds within which a speed says nothing
 
 
 class Progress:
@@ -81,7 +82,7 @@ class Progress:
 
   def _speed(self, done: int, now: float) -> str:
     through, seconds = done - self._first, now - self._since
-    if through <= 0 or seconds <= 0:
+    if through <= 0 or seconds < SOON:
       return ""
     speed = through / seconds
     left = round((self._total - done) / speed)

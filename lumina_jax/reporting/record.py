@@ -25,6 +25,8 @@ PACKAGES = (
   "orbax-checkpoint",
   "grain",
   "numpy",
+  "pillow",
+  "array_record",
   "scikit-learn",
 )
 

@@ -19,6 +19,7 @@ from etils import epath
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
 from lumina_jax import whole_file
+from lumina_jax.parallel import processes
 from lumina_jax.training.state import TrainState
 
 FOLDER = "checkpoints"
@@ -56,6 +57,7 @@ class Checkpoints:
     the last one came through is for `finish` to say.
 
     Raises:
+      OSError: if it fails in one of several processes.
       RuntimeError: if orbax declined to save.
     """
     self._settle()
@@ -105,7 +107,18 @@ class Checkpoints:
       self._report(error)
 
   def _report(self, error: Exception) -> None:
-    """Tells of a save that failed, and clears up behind it."""
+    """Tells of a save that failed, and clears up behind it.
+
+    Raises:
+      OSError: in several processes, where the others may be waiting for this
+        one within the save, each at another point.
+    """
+    if processes.count() > 1:
+      raise OSError(
+        f"checkpoint {self._last} was not written ({_first_line(error)}); the "
+        f"newest is {self.latest_step()}. Look whether the disk of "
+        f"{self._folder} is full, then start all processes again"
+      ) from error
     self._close()
     # Anew, it lists what is there, and removes what the failed save has left.
     self._manager = self._open()
@@ -155,7 +168,11 @@ class Checkpoints:
     return None
 
   def close(self) -> None:
-    """Waits for what is still being written."""
+    """Waits for what is still being written.
+
+    Raises:
+      OSError: as `save`.
+    """
     self._settle()
     self._manager.close()
 

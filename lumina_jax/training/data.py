@@ -184,7 +184,9 @@ def _groups(
   path = epath.Path(folder) / f"pictures_{digest}.jsonl"
 
   def look():
-    if not path.exists():
+    if path.exists():
+      print(f"pictures of {source} as this run found them: {path}", flush=True)
+    else:
       path.parent.mkdir(parents=True, exist_ok=True)
       manifest.write_manifest(path, _scan(source, limit))
 

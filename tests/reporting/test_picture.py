@@ -26,6 +26,23 @@ def test_a_sheet_shows_every_picture_whole():
   assert shown >= 16 * sum(i.width * i.height for i in images)
 
 
+def test_pictures_of_a_prompt_stay_in_a_line():
+  images = [grey(32, 32)] * 12  # 268 pixels each, so three to a line.
+  alone = picture.contact_sheet(images, ["a"] * 12)
+  together = picture.contact_sheet(images, ["a"] * 12, each=4)
+  assert alone.width < together.width <= 4 * (256 + picture.MARGIN) + 12
+  assert alone.height * 3 == pytest.approx(together.height * 4, abs=60)
+
+
+def test_a_long_caption_stands_in_lines_and_is_whole():
+  words = "a cup of coffee, part of a red saucer, a wooden table, lower left"
+  font = picture.ImageFont.load_default(picture.FONT_SIZE)
+  lines = picture._fold(words, font, 200)
+  assert 1 < len(lines) <= 3 and " ".join(lines) == words
+  assert all(font.getlength(line) <= 200 for line in lines)
+  assert picture._fold(words * 9, font, 200)[-1].endswith("…")
+
+
 def test_a_sheet_may_be_wider_than_a_line_for_one_picture():
   sheet = picture.contact_sheet([grey(8, 300)], [""])
   assert sheet.width >= 300 * 8
