@@ -22,6 +22,7 @@ from lumina_jax.parallel import processes
 # where it came from, should it be a fault of ours after all.
 EXPECTED = (ValueError, OSError, FloatingPointError)
 TRACEBACK = "LUMINA_TRACEBACK"
+ORBAX_THREAD = "_SignalingThread"
 
 
 def run(main: Callable[[list[str]], None]) -> None:
@@ -40,10 +41,7 @@ def run(main: Callable[[list[str]], None]) -> None:
       format="%(levelname)s: %(message)s", level=logging.WARNING, force=True
     )
     logging.getLogger("absl").setLevel(logging.ERROR)
-    # Its threads print all of what they raise as well.
-    logging.getLogger("absl").addFilter(
-      lambda entry: "_SignalingThread" not in entry.getMessage()
-    )
+    hush_threads_of_orbax()
     keep_interrupts()
     join()
     start_jax()
@@ -103,6 +101,20 @@ def fail_among_others(error: Exception) -> NoReturn:
   )
   processes.finish(1)
   os._exit(1)
+
+
+def hush_threads_of_orbax() -> None:
+  """Leaves out what they print when a save fails: `Checkpoints` says it all."""
+  logging.getLogger("absl").addFilter(
+    lambda entry: ORBAX_THREAD not in entry.getMessage()
+  )
+  usual = threading.excepthook
+
+  def hook(raised):
+    if type(raised.thread).__name__ != ORBAX_THREAD:
+      usual(raised)
+
+  threading.excepthook = hook
 
 
 def keep_interrupts() -> None:

@@ -9,17 +9,17 @@ store it writes `commit_success.txt` last, and takes what has none for rubbish.
 from __future__ import annotations
 
 import dataclasses
-import errno
 import logging
 from typing import Any
 
-import jax
 import orbax.checkpoint as ocp
 from etils import epath
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
 from lumina_jax import whole_file
 from lumina_jax.parallel import processes
+from lumina_jax.training import restoring
+from lumina_jax.training.restoring import Unreadable, first_line
 from lumina_jax.training.state import TrainState
 
 FOLDER = "checkpoints"
@@ -115,7 +115,7 @@ class Checkpoints:
     """
     if processes.count() > 1:
       raise OSError(
-        f"checkpoint {self._last} was not written ({_first_line(error)}); the "
+        f"checkpoint {self._last} was not written ({first_line(error)}); the "
         f"newest is {self.latest_step()}. Look whether the disk of "
         f"{self._folder} is full, then start all processes again"
       ) from error
@@ -126,7 +126,7 @@ class Checkpoints:
       "CHECKPOINT %s WAS NOT WRITTEN (%s). Training goes on; the newest "
       "checkpoint is %s. Look whether the disk of %s is full",
       self._last,
-      _first_line(error),
+      first_line(error),
       self.latest_step(),
       self._folder,
     )
@@ -153,13 +153,18 @@ class Checkpoints:
     wanted = {"ema": wanted.pop("ema"), "train": wanted}
     moved = []
     while (step := self.latest_step()) is not None:
+      items, fault = None, ""
       try:
-        items = _read(self._manager, step, wanted)
-        return TrainState(ema=items["ema"], **items["train"])
+        items = restoring.read(self._manager, step, wanted)
       except Unreadable as error:
-        in_store = whole_file.in_store(self._folder)
-        set_aside = self._mark if in_store else self._move_aside
-        moved.append(set_aside(step, error))
+        fault = str(error)
+      # One of several processes may be the only one to read what is broken.
+      faults = [said for said in processes.exchange(fault) if said]
+      if not faults:
+        return TrainState(ema=items["ema"], **items["train"])
+      in_store = whole_file.in_store(self._folder)
+      set_aside = self._mark if in_store else self._move_aside
+      moved.append(set_aside(step, faults[0]))
     if moved:
       raise OSError(
         f"no checkpoint in {self._folder} can be read; the bad ones are kept "
@@ -192,35 +197,24 @@ class Checkpoints:
       item_names=ITEMS,
     )
 
-  def _move_aside(self, step: int, error: Exception) -> str:
+  def _move_aside(self, step: int, fault: str) -> str:
     self._close()
     bad = self._folder / str(step)
-    aside, number = bad.with_name(f"{step}.corrupt"), 1
+    aside, number = bad.with_name(f"{step}{MARK}"), 1
     while aside.exists():
       number += 1
-      aside = bad.with_name(f"{step}.corrupt{number}")
-    bad.rename(aside)
-    logging.warning(
-      "checkpoint %d cannot be read (%s); moved to %s, falling back to the one "
-      "before",
-      step,
-      error,
-      aside,
-    )
+      aside = bad.with_name(f"{step}{MARK}{number}")
+    processes.barrier("named")  # All have looked before it is there.
+    processes.on_first(lambda: bad.rename(aside))
+    _warn(step, fault, f"moved to {aside}")
     self._manager = self._open()
     return aside.name
 
-  def _mark(self, step: int, error: Exception) -> str:
+  def _mark(self, step: int, fault: str) -> str:
     mark = self._folder / f"{step}{MARK}"
-    whole_file.write_text(mark, f"{error}\n")
+    processes.on_first(lambda: whole_file.write_text(mark, f"{fault}\n"))
     self._bad.add(step)
-    logging.warning(
-      "checkpoint %d cannot be read (%s); marked by %s, falling back to the "
-      "one before",
-      step,
-      error,
-      mark,
-    )
+    _warn(step, fault, f"marked by {mark}")
     return mark.name
 
   def _make_room(self, step: int) -> None:
@@ -229,8 +223,18 @@ class Checkpoints:
       return
     if step in self._manager.all_steps():
       self._manager.delete(step)
-    (self._folder / f"{step}{MARK}").unlink(missing_ok=True)
+    mark = self._folder / f"{step}{MARK}"
+    processes.on_first(lambda: mark.unlink(missing_ok=True))
     self._bad.remove(step)
+
+
+def _warn(step: int, fault: str, done: str) -> None:
+  logging.warning(
+    "checkpoint %d cannot be read (%s); %s, falling back to the one before",
+    step,
+    fault,
+    done,
+  )
 
 
 @dataclasses.dataclass
@@ -287,7 +291,7 @@ def read_ema(workdir: epath.PathLike, abstract: Any) -> tuple[int, Any] | None:
         break
       step = max(steps)
       try:
-        return step, _read(manager, step, {"ema": abstract})["ema"]
+        return step, restoring.read(manager, step, {"ema": abstract})["ema"]
       except Unreadable as error:
         logging.warning("checkpoint %d cannot be read (%s)", step, error)
         tried.add(step)
@@ -309,81 +313,3 @@ def _reader(folder: epath.Path) -> ocp.CheckpointManager:
     )
   finally:
     logger.setLevel(level)
-
-
-class Unreadable(Exception):
-  """A checkpoint whose files are broken."""
-
-
-def _read(
-  manager: ocp.CheckpointManager, step: int, wanted: dict[str, Any]
-) -> dict[str, Any]:
-  args = {k: ocp.args.StandardRestore(v) for k, v in wanted.items()}
-  try:
-    restored = manager.restore(step, args=ocp.args.Composite(**args))
-  except Exception as error:  # Orbax and tensorstore raise many kinds.
-    if _passing(error):
-      raise
-    _refuse_other_network(manager, step, wanted, error)
-    raise Unreadable(_first_line(error)) from error
-  return {name: restored[name] for name in wanted}
-
-
-def _first_line(error: Exception) -> str:
-  return str(error).strip().split("\n")[0][:200]
-
-
-def _passing(error: Exception) -> bool:
-  """Whether the fault is of the moment (memory, rights, net)."""
-  kinds = (
-    MemoryError,
-    PermissionError,
-    ConnectionError,
-    TimeoutError,
-    jax.errors.JaxRuntimeError,
-  )
-  codes = errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EACCES
-  states = "RESOURCE_EXHAUSTED UNAVAILABLE PERMISSION_DENIED DEADLINE_EXCEEDED"
-  return (
-    isinstance(error, kinds)
-    or getattr(error, "errno", None) in codes
-    or any(state in str(error) for state in states.split())
-  )
-
-
-def _refuse_other_network(manager, step, wanted, error) -> None:
-  """Raises if the files are sound and merely hold other shapes."""
-  try:
-    # The manager's own item_metadata is empty before a first restore.
-    handler, saved = ocp.StandardCheckpointHandler(), manager.directory
-    found = {
-      name: _shapes(handler.metadata(saved / str(step) / name).tree)
-      for name in wanted
-    }
-  except Exception:
-    return  # Metadata that cannot be read: corrupt, not different.
-  expected = {name: _shapes(tree) for name, tree in wanted.items()}
-  if found != expected:
-    names = {
-      f"{item}{path}"
-      for item, shapes in expected.items()
-      for path in shapes.keys() | found[item].keys()
-      if shapes.get(path) != found[item].get(path)
-    }
-    raise ValueError(
-      f"checkpoint {step} in {manager.directory} is of another network; these "
-      f"differ: {', '.join(sorted(names)[:8])}"
-    ) from error
-
-
-def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
-  leaves = jax.tree_util.tree_leaves_with_path(tree)
-  return {_path(path): tuple(leaf.shape) for path, leaf in leaves}
-
-
-def _path(path: tuple[Any, ...]) -> str:
-  """Keys of a path alike for lists, dicts and named tuples."""
-  keys = (
-    getattr(k, "name", getattr(k, "key", getattr(k, "idx", None))) for k in path
-  )
-  return "".join(f"/{key}" for key in keys)

@@ -72,7 +72,10 @@ class Metrics:
   def close(self) -> None:
     self.flush()
     if self._board:
-      self._board.close()
+      try:
+        self._board.close()
+      except OSError as error:
+        logging.warning("TensorBoard: %s", error)
 
   def _pass_on(self) -> None:
     try:
