@@ -23,6 +23,7 @@ from lumina_jax.parallel import processes
 EXPECTED = (ValueError, OSError, FloatingPointError)
 TRACEBACK = "LUMINA_TRACEBACK"
 ORBAX_THREAD = "_SignalingThread"
+ORBAX_SAVE = "in background save thread"
 
 
 def run(main: Callable[[list[str]], None]) -> None:
@@ -106,7 +107,11 @@ def fail_among_others(error: Exception) -> NoReturn:
 def hush_threads_of_orbax() -> None:
   """Leaves out what they print when a save fails: `Checkpoints` says it all."""
   logging.getLogger("absl").addFilter(
-    lambda entry: ORBAX_THREAD not in entry.getMessage()
+    lambda entry: (
+      not any(
+        words in entry.getMessage() for words in (ORBAX_THREAD, ORBAX_SAVE)
+      )
+    )
   )
   usual = threading.excepthook
 

@@ -28,7 +28,8 @@ class Profile:
     Raises:
       ValueError: if that is no range of steps.
     """
-    self._folder, self._on = epath.Path(workdir) / FOLDER, False
+    self._folder = epath.Path(workdir) / FOLDER
+    self._on = self._begun = False
     self._first = self._last = 0
     if not steps:
       return
@@ -43,7 +44,7 @@ class Profile:
     """Begins the trace, if it begins with this step."""
     if step == self._first:
       jax.profiler.start_trace(str(self._folder))
-      self._on = True
+      self._on = self._begun = True
 
   def after(self, step: int, values: Any) -> None:
     """Ends the trace, if it ends with this step, once `values` are there."""
@@ -53,6 +54,8 @@ class Profile:
 
   def close(self) -> None:
     """Ends a trace that the run has not come to the end of."""
+    if self._first and not self._begun:
+      print(f"no trace: step {self._first} did not run this time")
     if self._on:
       jax.profiler.stop_trace()
       self._on = False
