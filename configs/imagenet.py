@@ -10,10 +10,12 @@ warm-up that ours has.
     --workdir=runs/imagenet
   python -m lumina_jax.sample --workdir=runs/imagenet --prompt=207
 
-Data are synthetic for now, a pattern for each class under noise: there is an
-autoencoder, but no source of images yet, so nothing here has seen ImageNet, and
-pictures show three channels of the latents. Only `tiny` was run, on a CPU, with
-these data. Published sizes are checked for their parameters and not run here.
+Data are synthetic, a pattern for each class under noise, so nothing here has
+seen ImageNet, and pictures show three channels of the latents. Only `tiny` was
+run, on a CPU, with these data. Published sizes are checked for their parameters
+and not run here. For ImageNet itself, encode a folder whose captions are the
+numbers of the classes (`python -m data_pipelines.encode --vae=...`), and put
+`configs.stages.pictures` of its shards in the place of `data`.
 """
 
 import dataclasses

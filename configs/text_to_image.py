@@ -14,13 +14,12 @@ classes. It has 8.4 billion parameters and reads captions of up to 256 words.
     --workdir=runs/t2i
   python -m lumina_jax.sample --workdir=runs/t2i --prompt="pattern 7"
 
-There is no source of images and captions yet, though there are an autoencoder
-and language models to encode them. So data are synthetic, a pattern under noise
-with a caption that says which; text features come from the
-embedded encoder, as wide as those of LLaMA-2-7B and Gemma-2B that the published
-networks take, trained along; and pictures show three channels of the latents.
-Only `tiny` was run, on a CPU. Published sizes are checked for their parameters
-and not run here.
+Data are synthetic, a pattern under noise with a caption that says which; text
+features come from the embedded encoder, as wide as those of LLaMA-2-7B and
+Gemma-2B that the published networks take, trained along; and pictures show
+three channels of the latents. `configs/stages.py` has the same networks on real
+pictures. Only `tiny` was run, on a CPU. Published sizes are checked for their
+parameters and not run here.
 """
 
 import dataclasses
