@@ -157,6 +157,11 @@ class CaptionEncoder:
     """Whether `encode` would need no parameters."""
     return all(self._recall(text) is not None for text in self._texts(captions))
 
+  @property
+  def loaded(self) -> bool:
+    """Whether its parameters are in memory."""
+    return self._params is not None
+
   def free(self) -> None:
     """Gives the parameters up; the next unknown caption loads them again."""
     self._params = None

@@ -75,6 +75,8 @@ def draw_samples(
     vae=encoders.vae,
     text_encoder=encoders.text,
   )
+  text = encoders.text
+  needed = text is not None and text.loaded  # By data encoded on the way.
   try:
     images = pipe(
       plan.sample_prompts,
@@ -85,6 +87,9 @@ def draw_samples(
     # Whether to go on is for the loss to say.
     print(f"no picture at step {step}: {error}", flush=True)
     return
+  finally:
+    if text is not None and not needed:
+      text.free()  # It remembers the prompts; the step wants the memory.
   captions = [
     p for p in plan.sample_prompts for _ in range(plan.samples_per_prompt)
   ]
