@@ -18,7 +18,8 @@ A source is a folder or a YAML file:
                           {"path": ..., "prompt": CAPTION or CAPTIONS}
 
 Listed pictures may have "height" and "width" too, which spare reading their
-headers. Names that begin with a dot are passed over.
+headers. Names that begin with a dot are passed over. Links to folders are not
+followed, since they may lead in circles, and named among the faults.
 """
 
 from __future__ import annotations
@@ -76,10 +77,7 @@ def listings(source: str) -> list[Listing]:
     FileNotFoundError: if there is no such source.
     ValueError: if it is neither, is malformed, or lies on the network.
   """
-  _refuse_remote(source)
-  path = epath.Path(source)
-  if "://" not in source:
-    path = path.expanduser().resolve()  # Found from elsewhere too.
+  path = located(source)
   if path.is_dir():
     return [_folder(path)]
   if not path.exists():
@@ -90,6 +88,17 @@ def listings(source: str) -> list[Listing]:
       "META: [{path: x.jsonl}]"
     )
   return _yaml(path)
+
+
+def located(source: str) -> epath.Path:
+  """Where a source lies, whatever folder a command is started in.
+
+  Raises:
+    ValueError: if it lies on the network.
+  """
+  _refuse_remote(source)
+  path = epath.Path(source)
+  return path if "://" in source else path.expanduser().resolve()
 
 
 def beside(path: str) -> tuple[str, ...]:
@@ -113,17 +122,16 @@ def _folder(path: epath.Path) -> Listing:
     entries, faults = _listed(path / METADATA, path, ("file_name",))
     return Listing(str(path), entries, faults)
   found = list(_pictures(path))
-  entries = [entry for entry in found if entry.beside]
-  faults = [
-    f"{entry.path}: no caption; expected one .txt or .json beside it"
-    for entry in found
-    if not entry.beside
-  ]
+  entries = [one for one in found if isinstance(one, Entry)]
+  faults = [one for one in found if isinstance(one, str)]
   return Listing(str(path), entries, faults)
 
 
-def _pictures(folder: epath.Path) -> Iterator[Entry]:
-  """Pictures in a folder and in those inside, always in the same order."""
+def _pictures(folder: epath.Path) -> Iterator[Entry | str]:
+  """Pictures in a folder and in those inside, always in the same order.
+
+  Faults stand where the pictures would.
+  """
   here = {path.name for path in folder.iterdir()}
   for name in sorted(here):
     stem, _, suffix = name.rpartition(".")
@@ -131,11 +139,17 @@ def _pictures(folder: epath.Path) -> Iterator[Entry]:
       continue
     if stem and f".{suffix.lower()}" in picture_file.SUFFIXES:
       texts = [t for t in (f"{stem}.txt", f"{stem}.json") if t in here]
-      beside = str(folder / texts[0]) if len(texts) == 1 else ""
-      yield Entry(str(folder / name), beside=beside)
+      if len(texts) == 1:
+        yield Entry(str(folder / name), beside=str(folder / texts[0]))
+      else:
+        fault = "no caption; expected one .txt or .json beside it"
+        yield f"{folder / name}: {fault}"
     # To ask a store takes long, and texts are half of what there is.
     elif suffix not in ("txt", "json") and (folder / name).is_dir():
-      yield from _pictures(folder / name)
+      if os.path.islink(folder / name):  # Stores have none.
+        yield f"{folder / name}: a link to a folder; name that as a source"
+      else:
+        yield from _pictures(folder / name)
 
 
 def _yaml(path: epath.Path) -> list[Listing]:

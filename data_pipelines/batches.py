@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import hashlib
 import signal
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
@@ -105,12 +106,22 @@ class Batches:
     self._source, self._budget, self._rows = source, budget, rows
     self._share = range(rows) if share is None else share
     self._plan = RowPlan(source.sizes, budget, seed, source.kinds, weights)
-    self._reading = reading
+    self._reading, self._weights = reading, weights
 
   @property
   def per_epoch(self) -> float:
     """Batches of an epoch."""
     return self._plan.rows_per_epoch / self._rows
+
+  @functools.cached_property
+  def fingerprint(self) -> str:
+    """Of all that the row plan is a function of: other data have another."""
+    digest = hashlib.sha256(np.asarray(self._source.sizes).tobytes())
+    for kind in self._source.kinds:
+      digest.update(repr(kind).encode())
+    if self._weights is not None:
+      digest.update(np.asarray(self._weights, np.float64).tobytes())
+    return digest.hexdigest()
 
   @property
   def usage(self) -> float:

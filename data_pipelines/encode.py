@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Any
 
 from absl import app, flags
 
-from data_pipelines import encode_flags, shards
+from data_pipelines import annotations, encode_flags, shards
 from data_pipelines.encode_flags import PATCH, PIXELS
 from data_pipelines.records import Group
 from data_pipelines.scan import scan
@@ -71,11 +71,7 @@ def encode(
     ValueError: if there is no such process, or shards of other settings lie
       there.
   """
-  if not 0 <= process < processes:
-    raise ValueError(
-      f"process_id = {process} of num_processes = {processes}: processes count "
-      "from 0"
-    )
+  encode_flags.check_process(process, processes)
   # Of all pictures: they are no shard's, and each process knows all of them.
   none = [Bad("of the source", fault) for fault in faults]
   BadLimit(max_bad).add(job.total + len(none), none)
@@ -135,15 +131,9 @@ def main(argv: list[str]) -> None:
   args = flags.FLAGS
   if len(argv) > 1:
     raise ValueError(f"{argv[1]!r}: name the pictures with --source={argv[1]}")
-  if args.output is None:
-    raise ValueError("name the folder of shards, --output=FOLDER")
+  encode_flags.check(args)
   if args.verify:
     return verify(args.output)
-  if args.source is None or not args.sides:
-    raise ValueError(
-      "name the pictures and the sides of their crops in pixels: "
-      "--source=FOLDER --sides=256"
-    )
   pictures, captions = _encoders(args)
   groups = _scan(args.source)
   job, settings = make_job(
@@ -219,9 +209,9 @@ def _scan(source: str) -> list[Group]:
 
 def _root(source: str) -> str:
   """What the paths of a source's pictures begin with."""
-  path = pathlib.Path(source).expanduser()
   if source.startswith("tfds:"):
     return source.partition("#")[0]
+  path = annotations.located(source)
   return f"{path if path.is_dir() else path.parent}/"
 
 

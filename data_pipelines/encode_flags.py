@@ -1,13 +1,28 @@
-"""Flags of `data_pipelines.encode`."""
+"""Flags of `data_pipelines.encode`, and what is wrong with their values."""
 
 from __future__ import annotations
 
+import pathlib
+from typing import Any
+
 from absl import flags
 
+from data_pipelines import shards
+from data_pipelines.shard_job import BadLimit
 from lumina_jax.encoders.frozen import CLEANING, HIDDEN, FrozenTextConfig
 
 PATCH = 2  # Latents along the side of a token, of nearly every network.
 PIXELS = 16  # of a token where pixels are stored: an autoencoder's 8, twice.
+
+LEAST = {
+  "seed": 0,
+  "unit": 0,
+  "choices": 1,
+  "epochs": 1,
+  "records_per_shard": 1,
+  "batch_size": 1,
+  "threads": 1,
+}
 
 
 def define() -> None:
@@ -15,6 +30,66 @@ def define() -> None:
   _define_pictures()
   _define_encoders()
   _define_work()
+
+
+def check(args: Any) -> None:
+  """Looks at the values before anything is read or made.
+
+  Args:
+    args: all flags.
+
+  Raises:
+    ValueError: if one is missing or cannot be, naming it.
+    OSError: if shards cannot go where they should.
+  """
+  if not args.output:
+    raise ValueError("name the folder of shards, --output=FOLDER")
+  output = shards.local(args.output)
+  if args.verify:
+    return
+  if not args.source or not args.sides:
+    raise ValueError(
+      "name the pictures and the sides of their crops in pixels: "
+      "--source=FOLDER --sides=256"
+    )
+  for side in args.sides:
+    if not side.strip().isdecimal():
+      raise ValueError(f"--sides={','.join(args.sides)}: {side!r} is no number")
+  for name, least in LEAST.items():
+    if getattr(args, name) < least:
+      raise ValueError(f"--{name}={getattr(args, name)}: at least {least}")
+  BadLimit(args.max_bad)
+  check_process(args.process_id, args.num_processes)
+  _check_output(args, output)
+
+
+def check_process(process: int, processes: int) -> None:
+  """Compares the number of a process with how many there are.
+
+  Raises:
+    ValueError: if there is no such process.
+  """
+  if not 0 <= process < processes:
+    raise ValueError(
+      f"--process_id={process} --num_processes={processes}: processes count "
+      "from 0, so that the last one is one less than how many there are"
+    )
+
+
+def _check_output(args: Any, output: pathlib.Path) -> None:
+  if output.exists() and not output.is_dir():
+    raise NotADirectoryError(
+      f"--output={args.output} is a file; name a folder for the shards"
+    )
+  source = pathlib.Path(args.source).expanduser().resolve()
+  if not source.is_dir():
+    return
+  # Shards and their settings make a folder one of shards when training.
+  if output.resolve().is_relative_to(source):
+    raise ValueError(
+      f"--output={args.output} lies in --source={args.source}; keep shards "
+      "apart from the pictures"
+    )
 
 
 def _define_pictures() -> None:

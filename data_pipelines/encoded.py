@@ -29,6 +29,7 @@ from lumina_jax.encoders.captions import CaptionEncoder
 from lumina_jax.encoders.frozen import FrozenTextConfig
 from lumina_jax.interop.language import open_language
 from lumina_jax.interop.vae import load_vae
+from lumina_jax.parallel import processes
 from lumina_jax.parallel.mesh import RULES
 from lumina_jax.pretrained import encoders, hub
 from lumina_jax.pretrained.options import Options
@@ -107,7 +108,9 @@ class PictureEncoder:
       batch = pixels[start : start + most]
       missing = most - len(batch)
       batch = np.pad(batch, [(0, missing), (0, 0), (0, 0), (0, 0)])
-      pair = _moments(self._autoencoder.params, batch, cfg=cfg)
+      params = self._autoencoder.params
+      with processes.devices_of(params):
+        pair = _moments(params, batch, cfg=cfg)
       done.append([np.asarray(x)[: most - missing] for x in pair])
     mean, std = (np.concatenate(x) for x in zip(*done, strict=True))
     return mean, std

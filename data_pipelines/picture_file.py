@@ -6,11 +6,13 @@ A path names a file, or an example of a dataset of TFDS; see `tfds_source`.
 from __future__ import annotations
 
 import contextlib
+import errno
 import io
 import struct
+import time
 import zlib
-from collections.abc import Iterator
-from typing import BinaryIO
+from collections.abc import Callable, Iterator
+from typing import Any, BinaryIO, TypeVar
 
 import numpy as np
 from etils import epath
@@ -45,13 +47,83 @@ _FAULTS = (
 )
 
 
+# What may be over in a moment: a network drive that is gone, too many files.
+_PASSING = frozenset(
+  (
+    *(errno.EIO, errno.ESTALE, errno.EMFILE, errno.ENFILE, errno.EAGAIN),
+    *(errno.ETIMEDOUT, errno.ECONNRESET, errno.ECONNABORTED, errno.ENOTCONN),
+    *(errno.ECONNREFUSED, errno.EHOSTDOWN, errno.EHOSTUNREACH),
+    *(errno.ENETDOWN, errno.ENETUNREACH, errno.ENETRESET, errno.EBUSY),
+  )
+)
+PAUSES = (0.1, 0.5, 2.0)  # Seconds before each further attempt.
+
+Out = TypeVar("Out")
+
+
 def read(path: str) -> bytes:
-  """Bytes of a file.
+  """Bytes of a file; what may pass is tried again.
 
   Raises:
     OSError: if it cannot be read, whatever a store's client raises.
     ImportError: if that client is not installed.
   """
+  return _patiently(lambda: _read(path))
+
+
+def _patiently(function: Callable[[], Out]) -> Out:
+  """Calls a function again after faults of the moment, and no others."""
+  for pause in PAUSES:
+    try:
+      return function()
+    except OSError as error:
+      lost = isinstance(error, (ConnectionError, TimeoutError))
+      if not lost and error.errno not in _PASSING:
+        raise
+    time.sleep(pause)
+  return function()
+
+
+class _Steady(io.RawIOBase):
+  """An open file that is opened anew where reading it meets such a fault."""
+
+  def __init__(self, path: str, file: BinaryIO):
+    self._path, self._file = path, file
+
+  def readinto(self, buffer: Any) -> int:
+    place, broken = self._file.tell(), False
+
+    def attempt():
+      nonlocal broken
+      if broken:  # What a network drive has dropped stays so.
+        fresh = open_bytes(self._path)
+        with contextlib.suppress(OSError):
+          self._file.close()
+        self._file = fresh
+        fresh.seek(place)
+      broken = True
+      return self._file.readinto(buffer)
+
+    return _patiently(attempt)
+
+  def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+    return self._file.seek(offset, whence)
+
+  def tell(self) -> int:
+    return self._file.tell()
+
+  def readable(self) -> bool:
+    return True
+
+  def seekable(self) -> bool:
+    return True
+
+  def close(self) -> None:
+    self._file.close()
+    super().close()
+
+
+def _read(path: str) -> bytes:
   try:
     return epath.Path(path).expanduser().read_bytes()
   except (OSError, ImportError):
@@ -67,7 +139,7 @@ def open_bytes(path: str) -> BinaryIO:
 
     return io.BytesIO(tfds_source.image_bytes(path))
   if "://" in path:  # One request to a store, rather than many.
-    return io.BytesIO(read(path))
+    return io.BytesIO(_read(path))
   try:
     return epath.Path(path).expanduser().open("rb")
   except ValueError as error:  # Zeros in the name, say.
@@ -78,6 +150,9 @@ def open_bytes(path: str) -> BinaryIO:
 def opened(path: str, file: BinaryIO | None = None) -> Iterator[Image.Image]:
   """A picture whose header alone was read, to go on with.
 
+  Faults that may pass, of opening and of reading, are tried again for
+  seconds; a file that is missing or cut short is not.
+
   Args:
     path: of the picture.
     file: its bytes, where they are at hand.
@@ -86,7 +161,8 @@ def opened(path: str, file: BinaryIO | None = None) -> Iterator[Image.Image]:
     BadRecord: if it cannot be read, there or in the body of the with.
   """
   try:
-    file = open_bytes(path) if file is None else file
+    if file is None:
+      file = _Steady(path, _patiently(lambda: open_bytes(path)))
   except OSError as error:
     raise BadRecord(f"{path}: {_reason(error)}") from error
   with file:

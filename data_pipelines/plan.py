@@ -20,6 +20,10 @@ from lumina_jax import packing
 # few hundred records fill rows as well as millions.
 WINDOW = 512
 
+# Places of an epoch, beyond which weights would take a machine's memory; or
+# twice its records, if they are more.
+MOST = 20_000_000
+
 # Streams of random numbers, see digits.py.
 MIX, EPOCH = 1, 2
 EXTRA, DEAL = 30, 31
@@ -65,8 +69,9 @@ class RowPlan:
         equally often. The least frequent ones are drawn once an epoch.
 
     Raises:
-      ValueError: if there are no records, one exceeds the budget, or a weight
-        is not positive.
+      ValueError: if there are no records, one exceeds the budget, or weights
+        are no positive numbers or so far apart that an epoch, which draws the
+        least frequent records once, would take too much memory.
     """
     if not len(sizes):
       raise ValueError("no records to plan")
@@ -150,11 +155,7 @@ def _copies(
   if weights is None:
     return 1
   weights = np.asarray(weights, np.float64)
-  if len(weights) != len(sizes) or not (weights > 0).all():
-    raise ValueError(
-      f"{len(weights)} weights of {len(sizes)} records, the smallest "
-      f"{weights.min(initial=0)}: one for each record, all positive"
-    )
+  _check(weights, len(sizes))
   wanted = weights / weights.min()
   copies = np.floor(wanted).astype(np.int64)
   rng = np.random.default_rng([EXTRA, seed])
@@ -163,6 +164,24 @@ def _copies(
     extra = round((weight - np.floor(weight)) * len(alike))
     copies[rng.permutation(alike)[:extra]] += 1
   return copies
+
+
+def _check(weights: np.ndarray, records: int) -> None:
+  if len(weights) != records:
+    raise ValueError(f"{len(weights)} weights of {records} records: one each")
+  low, high = weights.min(), weights.max()
+  if not 0 < low <= high < np.inf:  # What is no number fails too.
+    raise ValueError(
+      f"weights from {low:g} to {high:g}: all positive, and finite"
+    )
+  with np.errstate(over="ignore"):
+    places = (weights / low).sum()
+  if places > max(MOST, 2 * records):
+    raise ValueError(
+      f"weights from {low:g} to {high:g}: an epoch that draws records of the "
+      f"smallest once takes {places:,.0f} places, more than {MOST:,}. Raise "
+      "the smallest weight, or leave out what has it"
+    )
 
 
 def _decks(kinds: Sequence[Hashable], of: np.ndarray) -> list[Deck]:

@@ -1,9 +1,9 @@
 """What goes into each shard: pictures loaded, encoded and put in order.
 
-A shard depends on its own records alone: its batches begin and end with it and
-always hold as many pictures. So it has the same bytes whoever writes it, and
-whatever was written before; but for last bits where XLA picks kernels by timing
-them, as it does for GPUs.
+A shard depends on its own records alone: its batches begin and end with it, and
+what goes into one depends on their order. So it has the same bytes whoever
+writes it, and whatever was written before; but for last bits where XLA picks
+kernels by timing them, as it does for GPUs.
 """
 
 from __future__ import annotations
@@ -22,6 +22,9 @@ from data_pipelines.shards import Bad
 from data_pipelines.source import BadRecord, Draw
 
 AHEAD = 4  # Pictures of each thread on their way, so that memory stays small.
+# Batches' worth of records that wait for one of a rare size, before its batch
+# is encoded as it is: few enough to be held, so many that few are not full.
+WAITING = 32
 
 In, Out = TypeVar("In"), TypeVar("Out")
 
@@ -97,7 +100,11 @@ class Job:
     return [Draw(epoch, record, record) for epoch, record in pairs]
 
   def records(self, shard: int) -> Iterator[Record | Bad]:
-    """The records of a shard, in order; pictures of equal size in batches."""
+    """The records of a shard, in order; pictures of equal size in batches.
+
+    No more than WAITING * batch_size of them are held at a time, besides those
+    that threads load ahead.
+    """
     waiting: dict[tuple[int, ...], dict[int, Loaded]] = {}
     done: dict[int, Record | Bad] = {}
     following = 0
@@ -110,6 +117,8 @@ class Job:
         batch[place] = one
         if len(batch) == self.batch_size:
           done |= self._encode(waiting.pop(one.pixels.shape))
+      if place - following >= WAITING * self.batch_size - 1:
+        done |= self._encode_of(following, waiting)
       while following in done:
         yield done.pop(following)
         following += 1
@@ -117,6 +126,15 @@ class Job:
       done |= self._encode(batch)
     for place in sorted(done):
       yield done[place]
+
+  def _encode_of(
+    self, place: int, waiting: dict[tuple[int, ...], dict[int, Loaded]]
+  ) -> dict[int, Record | Bad]:
+    """Encodes the batch that a place waits in, if any, however few it has."""
+    for shape, batch in waiting.items():
+      if place in batch:
+        return self._encode(waiting.pop(shape))
+    return {}
 
   def _load(self, draw: Draw) -> Loaded | Bad:
     captions = self.captions[draw.record]

@@ -60,12 +60,13 @@ class ShardSource:
 
     Raises:
       FileNotFoundError: if it is no folder of shards, or not complete.
-      ValueError: if files of it are missing or have changed, its media are no
-        multiples of a patch, or captions are text and nothing tokenizes them.
+      ValueError: if it lies in a store, files of it are missing or have
+        changed, its media are no multiples of a patch, or captions are text
+        and nothing tokenizes them.
     """
     if not 0 <= dropout <= 1:
       raise ValueError(f"dropout {dropout}: a share, from 0 to 1")
-    self._folder = pathlib.Path(folder).expanduser().absolute()
+    self._folder = shards.local(folder).absolute()
     manifest = shards.read_manifest(self._folder)
     _check_files(self._folder, manifest, verify)
     self.made_with: dict[str, Any] = manifest["made_with"]

@@ -68,6 +68,20 @@ class Shard:
     }
 
 
+def local(folder: str | os.PathLike) -> pathlib.Path:
+  """Where a folder of shards lies.
+
+  Raises:
+    ValueError: if that is a store: shards are read record by record.
+  """
+  if "://" in os.fspath(folder):
+    raise ValueError(
+      f"{folder}: shards must lie on a disk, or in a bucket that is mounted as "
+      "a folder; name that folder"
+    )
+  return pathlib.Path(folder).expanduser()
+
+
 def file_name(number: int, count: int) -> str:
   """Name of a shard of so many."""
   return f"shard_{number:05d}-of-{count:05d}.array_record"
@@ -83,9 +97,9 @@ def read_manifest(folder: str | os.PathLike) -> dict[str, Any]:
 
   Raises:
     FileNotFoundError: if it is none, or not complete yet.
-    ValueError: if it cannot be read.
+    ValueError: if it cannot be read, or lies in a store.
   """
-  folder = pathlib.Path(folder).expanduser()
+  folder = local(folder)
   path = folder / MANIFEST
   if not path.exists():
     state = "is no folder of shards"

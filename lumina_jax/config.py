@@ -16,6 +16,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from etils import epath
+from ml_collections import ConfigDict
 
 from data_pipelines.digits import DigitsConfig
 from data_pipelines.media import MediaConfig
@@ -39,7 +40,7 @@ class TrainingConfig:
   """How long, and what is written when.
 
   Attributes:
-    steps: updates of the whole run.
+    steps: batches of the whole run, skipped ones too.
     batch_rows: rows of the global batch.
     log_every: steps between lines of metrics.
     checkpoint_every: steps between checkpoints; the last step has one anyway.
@@ -193,6 +194,37 @@ def parse(values: Mapping[str, Any], cls: Any = RunConfig, at: str = "config"):
     return cls(**arguments)
   except (TypeError, ValueError) as error:
     raise ValueError(f"{at}: {error}") from error
+
+
+def complete(config: ConfigDict, cls: Any = RunConfig) -> ConfigDict:
+  """Adds every default that a config leaves out: flags set what is there only.
+
+  A default of None is not added, since a flag has the type of what it replaces.
+  `parse` builds the same as before.
+
+  Args:
+    config: the keys of a section, changed in place.
+    cls: its dataclass, as for `parse`.
+
+  Returns:
+    The same config.
+  """
+  cls = _best_match(config, _sections(cls))
+  known = dict(config.items())
+  if hasattr(cls, "of_older"):
+    known = cls.of_older(known)
+  hints = typing.get_type_hints(cls)
+  with config.unlocked():
+    for field in dataclasses.fields(cls):
+      name, default = field.name, field.default
+      if name not in known and default not in (dataclasses.MISSING, None):
+        section = dataclasses.is_dataclass(default)
+        config[name] = (
+          ConfigDict(dataclasses.asdict(default)) if section else default
+        )
+      elif isinstance(config.get(name), ConfigDict) and _sections(hints[name]):
+        complete(config[name], hints[name])
+  return config
 
 
 def _sections(kind: Any) -> list[type]:

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import threading
 from typing import NamedTuple
-
-import numpy as np
 
 from lumina_jax.config import RunConfig
 from lumina_jax.encoders.autoencoder import Autoencoder
@@ -45,19 +42,3 @@ def load(config: RunConfig) -> RunEncoders:
     )
     text.remember(REMEMBERED)
   return RunEncoders(vae, text)
-
-
-class Features:
-  """Captions one at a time, asked for by several threads."""
-
-  def __init__(self, encoder: CaptionEncoder):
-    self._encoder, self._lock = encoder, threading.Lock()
-
-  def __call__(self, caption: str) -> np.ndarray:
-    """Features `f32[S, E]`."""
-    with self._lock:
-      return self._encoder.encode([caption])[0]
-
-  def count(self, caption: str) -> int:
-    """S, without encoding it."""
-    return self._encoder.length(caption)

@@ -7,6 +7,8 @@ saves and ends it. Several processes train as one, see launch/.
 from __future__ import annotations
 
 import contextlib
+import json
+import logging
 
 import jax
 import optax
@@ -39,7 +41,10 @@ from lumina_jax.training.window import Window, Work
 
 
 def train(
-  config: RunConfig, folder: epath.Path, profile_steps: str = ""
+  config: RunConfig,
+  folder: epath.Path,
+  profile_steps: str = "",
+  allow_change: bool = False,
 ) -> TrainState:
   """Trains from the newest checkpoint in `folder`, or from scratch.
 
@@ -47,6 +52,7 @@ def train(
     config: of the run.
     folder: its workdir.
     profile_steps: to trace, see `training.profile`.
+    allow_change: whether a run may go on with other data.
 
   Raises:
     Preempted: once it was told to stop and has saved.
@@ -71,6 +77,9 @@ def train(
       raise ValueError(
         f"{folder} stands at step {start}, past training.steps = {plan.steps}"
       )
+    processes.agree(batches.fingerprint, "fingerprint of the data")
+    pinned = start > 0 and not allow_change
+    processes.on_first(lambda: data.pin(folder, batches, pinned))
     processes.on_first(lambda: begin(config, folder, start))
     messages.announce(config, state, mesh, folder, batches)
     previews.draw_data(batches, encoders, folder)
@@ -88,7 +97,9 @@ def train(
         metrics,
         plan.log_every,
         ledger,
-        Skips(plan.max_skipped, batches.names, saved.latest_step),
+        Skips(
+          plan.max_skipped, batches.names, saved.latest_step, int(state.skipped)
+        ),
         Faults(data.bad_limit(config)),
         Work.of(network.model, plan.batch_rows, config.data.budget, mesh),
       ),
@@ -110,7 +121,12 @@ def draw(
 ) -> None:
   """Draws pictures of a state, and the report with them."""
   previews.draw_samples(config, state, encoders, folder, preemption.check)
-  processes.on_first(lambda: report.write(folder))
+  if not processes.is_first():
+    return
+  try:
+    report.write(folder)
+  except OSError as error:  # A full disk ends no run for a page's sake.
+    logging.warning("the report was not written: %s", error)
 
 
 def first_state(
@@ -126,6 +142,24 @@ def first_state(
   return init_from.begin_with(state, start) if start else state
 
 
+def agree(config: RunConfig) -> None:
+  """Checks that all processes train the same.
+
+  Raises:
+    ValueError: in all of them, naming the keys that differ.
+  """
+  said = processes.exchange(json.dumps(configs.to_dict(config)))
+  first = configs.parse(json.loads(said[0]))
+  for number, text in enumerate(said):
+    other = configs.parse(json.loads(text))
+    if differences := configs.differences(first, other):
+      lines = "\n  ".join(differences)
+      raise ValueError(
+        f"process 0 and process {number} differ in their config:\n  {lines}\n"
+        "Start all with the same flags"
+      )
+
+
 def begin(config: RunConfig, folder: epath.Path, step: int) -> None:
   """Writes down what is about to run."""
   configs.save(config, folder)
@@ -136,10 +170,10 @@ def begin(config: RunConfig, folder: epath.Path, step: int) -> None:
 def main(_) -> None:
   args = flags.FLAGS
   config = configs.parse(args.config)
-  processes.agree(repr(config), "config")
+  agree(config)
   folder = workdirs.claim(config, args.workdir, args.allow_config_change)
   try:
-    train(config, folder, args.profile_steps)
+    train(config, folder, args.profile_steps, args.allow_config_change)
   except Preempted:
     print(f"\n{messages.stopped(folder)}", flush=True)
     return

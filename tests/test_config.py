@@ -2,19 +2,39 @@
 
 import dataclasses
 import json
+import sys
 
 import pytest
+from absl import flags
+from ml_collections import ConfigDict
 
 from configs import digits as config_file
-from configs import imagenet, text_to_image
+from configs import imagenet, photographs, stages, text_to_image, text_to_video
 from data_pipelines.digits import DigitsConfig
 from data_pipelines.synthetic import SyntheticConfig
 from lumina_jax import config as configs
+from lumina_jax import config_flag
 from lumina_jax.backbone import ModelConfig
-from lumina_jax.config import differences, load, parse, save, to_dict
+from lumina_jax.config import complete, differences, load, parse, save, to_dict
 from lumina_jax.pretrained import export
 
 every_variant = pytest.mark.parametrize("variant", ["flag", "next"])
+
+
+SHIPPED = [
+  ("digits", "flag"),
+  ("digits", "next"),
+  ("photographs", ""),
+  *(("imagenet", name) for name in imagenet.MODELS),
+  *(("text_to_image", name) for name in text_to_image.MODELS),
+  *(("text_to_video", name) for name in text_to_video.MODELS),
+  *(("stages", name) for name in ("flag_5b_512", "next_2b_256", "tiny_16")),
+]
+every_shipped = pytest.mark.parametrize(("family", "variant"), SHIPPED)
+every_family = pytest.mark.parametrize(
+  "family",
+  [config_file, imagenet, photographs, stages, text_to_image, text_to_video],
+)
 
 
 def digits(variant="next"):
@@ -244,3 +264,138 @@ def test_routing_is_a_tuple_of_words():
   values["model"]["routing"] = "time"
   with pytest.raises(ValueError, match=r"model\.routing = 'time' must be of"):
     parse(values)
+
+
+@pytest.fixture
+def flagged(root, monkeypatch):
+  """The config of a command line."""
+
+  def read(file, *overrides):
+    words = [f"--config.{override}" for override in overrides]
+    monkeypatch.chdir(root)
+    monkeypatch.setattr(sys, "argv", ["train", f"--config={file}", *words])
+    values = flags.FlagValues()
+    config_flag.define("configs/digits.py", values)
+    values(sys.argv)
+    return values.config
+
+  return read
+
+
+def leaves(values, prefix=""):
+  """Names of all that is neither a section nor None, and their values."""
+  found = {}
+  for key, value in values.items():
+    if isinstance(value, dict):
+      found |= leaves(value, f"{prefix}{key}.")
+    elif value is not None:
+      found[prefix + key] = value
+  return found
+
+
+def another(value):
+  """Another value of the same type."""
+  if isinstance(value, bool):
+    return not value
+  return (*value, "x") if isinstance(value, tuple) else value + type(value)(1)
+
+
+@every_shipped
+def test_every_field_can_be_set_on_the_command_line(flagged, family, variant):
+  file = f"configs/{family}.py{variant and ':'}{variant}"
+  run = parse(flagged(file))
+  wanted = {
+    key: another(value)
+    for key, value in leaves(dataclasses.asdict(run)).items()
+  }
+  assert len(wanted) > 80
+  config = flagged(file, *(f"{key}={value}" for key, value in wanted.items()))
+  assert leaves(config.to_dict()) == wanted
+
+
+@pytest.mark.parametrize(
+  ("override", "value"),
+  [
+    ("training.watchdog_seconds=0", 0.0),
+    ("optimizer.clip=3", 3.0),
+    ("optimizer.momentum=0.9", 0.9),
+    ("training.max_skipped=20", 20),
+    ("init_strict=False", False),
+    ("optimizer.decay_vectors=false", False),
+    ("optimizer.frozen=('backbone/patch_embed',)", ("backbone/patch_embed",)),
+    ("optimizer.frozen=backbone/patch_embed", ("backbone/patch_embed",)),
+    ("optimizer.groups=(('text', 0.1, 0),)", (("text", 0.1, 0),)),
+    ("model.routing=('time', 'token')", ("time", "token")),
+    ("sampling.guidance_interval=(0, 0.3)", (0, 0.3)),
+    ("encoders.vae=folder", "folder"),
+  ],
+)
+def test_values_are_read_as_what_they_replace(flagged, override, value):
+  config = flagged("configs/imagenet.py:tiny", override)
+  read = leaves(config.to_dict())[override.partition("=")[0]]
+  assert read == value and type(read) is type(value)
+
+
+def test_help_of_a_command_lists_the_flag_as_its_own():
+  values = flags.FlagValues()
+  config_flag.define("configs/digits.py", values)
+  (flag,) = values.get_key_flags_for_module(__name__)
+  assert flag.name == "config" and "configs/digits.py" in flag.help
+
+
+@pytest.mark.parametrize(
+  ("key", "near"),
+  [
+    ("training.max_skiped", "max_skipped"),
+    ("encoders.va", "vae"),
+    ("init_stric", "init_strict"),
+  ],
+)
+def test_a_mistyped_flag_names_the_nearest_key(flagged, key, near):
+  with pytest.raises(AttributeError, match=f'Did you mean "{near}"'):
+    flagged("configs/digits.py", f"{key}=1")
+
+
+@every_family
+def test_completing_a_config_changes_nothing_of_the_run(family):
+  config = family.get_config()
+  run = parse(config)
+  assert complete(config) is config and parse(config) == run
+  whole = config.to_dict()
+  assert complete(config).to_dict() == whole
+
+
+def test_completing_adds_no_section_that_may_be_none():
+  config = complete(imagenet.get_config("tiny"))
+  assert "text_encoder" not in config and "beyond" not in config.sampling
+  config.text_encoder = None
+  config.sampling.beyond = None
+  assert complete(config).text_encoder is config.sampling.beyond is None
+
+
+def test_a_completed_config_is_locked_as_before():
+  assert not complete(digits()).is_locked
+  config = complete(digits().lock())
+  assert config.is_locked and config.encoders.is_locked
+
+
+def test_completing_leaves_names_of_older_versions():
+  values = digits().to_dict()
+  values["sampling"]["grid"] = "diffusers"
+  values["sampling"]["beyond"] |= dict(rule="ntk", side=8, base_tokens=4)
+  run = parse(values)
+  config = complete(ConfigDict(values))
+  assert config.sampling.grid == "diffusers"
+  assert parse(config) == run and run.sampling.schedule == "diffusers"
+
+
+def test_completing_leaves_mistakes_to_the_parser():
+  values = digits().to_dict()
+  del values["training"]["steps"]
+  config = complete(ConfigDict(values))
+  assert config.training.max_skipped == 10
+  with pytest.raises(ValueError, match=r"missing key config\.training\.steps"):
+    parse(config)
+  config = complete(ConfigDict(digits().to_dict() | {"model": "next"}))
+  with pytest.raises(ValueError, match=r"config\.model must be a section"):
+    parse(config)

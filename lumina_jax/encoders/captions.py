@@ -13,6 +13,7 @@ import functools
 import hashlib
 import math
 import os
+import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol
@@ -115,6 +116,7 @@ class CaptionEncoder:
     self._clean, self._system_prompt = CLEANING[clean], system_prompt
     self._identity = identity
     self._params: Any = None
+    self._lock = threading.RLock()  # Data threads and sampling share it.
     self._remembered = REMEMBERED
     self._memory: OrderedDict[str, np.ndarray] = OrderedDict()
     self._cache = cache and FeatureCache(cache, cfg.dtype)
@@ -129,14 +131,15 @@ class CaptionEncoder:
       ValueError: if a caption has tokens that the model does not know.
     """
     texts = self._texts(captions)
-    found = {text: self._recall(text) for text in dict.fromkeys(texts)}
-    missing = [text for text, features in found.items() if features is None]
-    for text, features in self._compute(missing):
-      if self._cache:
-        self._cache.write(self._key(text), features)
-      found[text] = features
-    for text, features in found.items():
-      self._remember(text, features)
+    with self._lock:
+      found = {text: self._recall(text) for text in dict.fromkeys(texts)}
+      missing = [text for text, features in found.items() if features is None]
+      for text, features in self._compute(missing):
+        if self._cache:
+          self._cache.write(self._key(text), features)
+        found[text] = features
+      for text, features in found.items():
+        self._remember(text, features)
     return [found[text] for text in texts]
 
   def __call__(self, captions: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
@@ -147,6 +150,10 @@ class CaptionEncoder:
       multiple of pad_multiple.
     """
     return pad(self.encode(captions), self._pad_multiple)
+
+  def encode_one(self, caption: str) -> np.ndarray:
+    """Features of a caption, `f32[S, E]`."""
+    return self.encode([caption])[0]
 
   def length(self, caption: str) -> int:
     """S of a caption's features, without encoding it."""
@@ -164,7 +171,8 @@ class CaptionEncoder:
 
   def free(self) -> None:
     """Gives the parameters up; the next unknown caption loads them again."""
-    self._params = None
+    with self._lock:
+      self._params = None
 
   def remember(self, captions: int) -> None:
     """Makes room for so many captions in memory, if there is less."""

@@ -24,7 +24,7 @@ from lumina_jax.parallel.mesh import MeshConfig, make_mesh, replicated
 
 # Seconds: to find each other, until silence counts as death, to wait for one
 # that is alive but slow, and for others that fail at the same time.
-JOIN, SILENCE, WAIT, FAREWELL = 300, 30, 3600, 5
+JOIN, SILENCE, WAIT, FAREWELL = 300, 30, 24 * 3600, 5
 
 NOWHERE = Mesh(np.empty((), object), ())
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import math
 from typing import Any
 
 import orbax.checkpoint as ocp
@@ -131,9 +132,27 @@ class Checkpoints:
       self._folder,
     )
 
-  def latest_step(self) -> int | None:
-    """Step of the newest complete checkpoint, broken ones left out."""
-    return max(set(self._manager.all_steps()) - self._bad, default=None)
+  def latest_step(self, before: float = math.inf) -> int | None:
+    """Step of the newest complete checkpoint, broken ones left out.
+
+    Args:
+      before: a step that it has to be older than.
+    """
+    steps = set(self._manager.all_steps()) - self._bad
+    if self._manager.is_saving_in_progress():
+      steps.discard(self._last)
+    return max((step for step in steps if step < before), default=None)
+
+  def look(self) -> None:
+    """Tells of a save that has failed meanwhile; waits for nothing.
+
+    Raises:
+      OSError: as `save`.
+    """
+    try:
+      self._manager.check_for_errors()
+    except Exception as error:  # Orbax and tensorstore raise many kinds.
+      self._report(error)
 
   def restore(self, abstract: TrainState) -> TrainState | None:
     """Reads the newest checkpoint that can be read whole; None = there is none.
@@ -155,7 +174,7 @@ class Checkpoints:
     while (step := self.latest_step()) is not None:
       items, fault = None, ""
       try:
-        items = restoring.read(self._manager, step, wanted)
+        items = self._read(step, wanted)
       except Unreadable as error:
         fault = str(error)
       # One of several processes may be the only one to read what is broken.
@@ -171,6 +190,17 @@ class Checkpoints:
         f"as {', '.join(moved)}. Start again to train from the beginning."
       )
     return None
+
+  def _read(self, step: int, wanted: dict[str, Any]) -> dict[str, Any]:
+    rest = wanted["train"]
+    if not restoring.holds(self._manager, step, "train", "skipped"):
+      # Runs of before counted no skipped batches, as they skipped none.
+      rest = {name: x for name, x in rest.items() if name != "skipped"}
+    items = restoring.read(self._manager, step, wanted | {"train": rest})
+    items["train"].setdefault(
+      "skipped", restoring.zero(wanted["train"]["skipped"])
+    )
+    return items
 
   def close(self) -> None:
     """Waits for what is still being written.

@@ -22,13 +22,16 @@ from data_pipelines.scan import scan
 from data_pipelines.shard_source import ShardSource
 from data_pipelines.source import Source
 from data_pipelines.synthetic import SyntheticConfig, SyntheticLatents
+from lumina_jax import whole_file
 from lumina_jax.config import RunConfig
 from lumina_jax.encoders.frozen import FrozenTextConfig
 from lumina_jax.parallel import processes
 from lumina_jax.reporting.progress import Progress
-from lumina_jax.run_encoders import Features, RunEncoders
+from lumina_jax.run_encoders import RunEncoders
 from lumina_jax.training import step as steps
+from lumina_jax.workdir import has_checkpoint
 
+PINNED = "data.sha256"
 NO_LIMIT = 1.0  # Made data have no broken records.
 
 
@@ -111,8 +114,30 @@ def media_source(
   return Mixture(sources, each)
 
 
+def pin(folder: epath.Path, batches: Batches, begun: bool) -> None:
+  """Writes down what a run learns from, or compares it with what it had.
+
+  Args:
+    folder: the workdir.
+    batches: of the run.
+    begun: whether it must go on with the very data that it began with.
+
+  Raises:
+    ValueError: if it must, and they are others.
+  """
+  path = folder / PINNED
+  text = whole_file.read_text(path)
+  if begun and text is not None and text.strip() != batches.fingerprint:
+    raise ValueError(
+      f"the data are not those that the run in {folder} began with: other "
+      "records, sizes or weights. Bring the old ones back, name another "
+      "--workdir, or go on with these by --allow_config_change"
+    )
+  whole_file.write_text(path, f"{batches.fingerprint}\n")
+
+
 def _is_shards(source: str) -> bool:
-  folder = epath.Path(source)
+  folder = epath.Path(source).expanduser()
   return any((folder / f).exists() for f in (shards.SETTINGS, shards.MANIFEST))
 
 
@@ -132,17 +157,16 @@ def _images(config: RunConfig, group: Group, encoders: RunEncoders) -> Images:
     flip=data.flip,
     max_words=max_words(config),
   )
-  features = encoders.text and Features(encoders.text)
   frozen = isinstance(text, FrozenTextConfig)
   return Images(
     group.records,
     Buckets(data.sides, patch * factor, data.longest),
     lambda height, width: model.grid(height // factor, width // factor),
-    features if frozen else config.network.tokenize,
+    encoders.text.encode_one if frozen else config.network.tokenize,
     cfg,
     config.seed,
     vae and vae.to_latents,
-    features.count if frozen else None,
+    encoders.text.length if frozen else None,
   )
 
 
@@ -184,7 +208,8 @@ def _groups(
   path = epath.Path(folder) / f"pictures_{digest}.jsonl"
 
   def look():
-    if path.exists():
+    # The list of a run that never began is of no use.
+    if path.exists() and has_checkpoint(folder):
       print(f"pictures of {source} as this run found them: {path}", flush=True)
     else:
       path.parent.mkdir(parents=True, exist_ok=True)

@@ -13,26 +13,28 @@ class Skips:
   """Counts batches that changed nothing, in a row.
 
   Attributes:
-    count: of all since the start.
+    count: of all of the run.
+    before: of those, how many before this start.
   """
 
   def __init__(
     self,
     limit: int,
     names: Callable[[int], Sequence[str]],
-    newest: Callable[[], int | None],
+    newest: Callable[[int], int | None],
+    before: int = 0,
   ):
-    """Starts at nothing.
+    """Begins with an empty row.
 
     Args:
       limit: so many in a row end the run.
       names: number of a batch, from 0 -> its records.
-      newest: step of the newest checkpoint.
+      newest: step -> that of the newest checkpoint before it.
+      before: how many there were before this start.
     """
-    self.count = 0
+    self.count = self.before = before
     self._limit, self._names, self._newest = limit, names, newest
     self._row: list[int] = []
-    self._good: int | None = None  # Checkpoint before the row.
 
   def add(self, step: int, values: dict[str, Any]) -> None:
     """Takes the metrics of a step.
@@ -45,8 +47,6 @@ class Skips:
       self._row = []
       return
     self.count += 1
-    if not self._row:
-      self._good = self._newest()
     self._row.append(step)
     logging.warning(
       "step %d was skipped: loss %s, gradient norm %s",
@@ -64,7 +64,7 @@ class Skips:
       f"from step {first} on; at step {step} the loss is {values['loss']} and "
       f"the gradient norm {values['grad_norm']}. Records of step {first}: "
       f"{', '.join(names[:NAMED])}{more}. Parameters are those of step "
-      f"{first - 1}; the last checkpoint before it is {self._good}. Try a "
-      "lower config.optimizer.learning_rate or clip, look at these records, or "
-      "raise config.training.max_skipped"
+      f"{first - 1}; the last checkpoint before it is {self._newest(first)}. "
+      "Try a lower config.optimizer.learning_rate or clip, look at these "
+      "records, or raise config.training.max_skipped"
     )

@@ -70,6 +70,7 @@ class Loop:
       self._watchdog,
       contextlib.closing(self._profile),
     ):
+      self._watchdog.beat(start)
       try:
         reading = self._batches.read(start, last)
         waited = self.window.ledger.waiting(reading)
@@ -97,6 +98,8 @@ class Loop:
     self._profile.after(number, values)
     self.window.add(number, values, loaded)
     self._watchdog.beat(number)
+    if number % self._plan.log_every == 0:
+      self._saved.look()
     self._progress.show(*self.window.shown)
     return state
 

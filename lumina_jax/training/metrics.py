@@ -51,13 +51,10 @@ class Metrics:
       return
     self._waiting.append(json.dumps({"step": step, **values}))
     self._pass_on()
-    if self._board is None:
-      return
-    try:
-      for name, value in _flat(values).items():
-        self._board.add_scalar(f"train/{name}", value, step)
-    except OSError as error:
-      logging.warning("TensorBoard: %s", error)
+    for name, value in _flat(values).items():
+      if not self._board_writes():
+        break
+      self._board.add_scalar(f"train/{name}", value, step)
 
   def flush(self) -> None:
     """Makes what was written last, as far as there is room for it."""
@@ -71,11 +68,25 @@ class Metrics:
 
   def close(self) -> None:
     self.flush()
-    if self._board:
-      try:
+    try:
+      if self._board_writes():
         self._board.close()
-      except OSError as error:
-        logging.warning("TensorBoard: %s", error)
+    except OSError as error:
+      logging.warning("TensorBoard: %s", error)
+
+  def _board_writes(self) -> bool:
+    """Whether TensorBoard's files are still written.
+
+    Its thread ends at the first fault; from then on a full queue, and so the
+    run, would wait for it for ever.
+    """
+    if self._board is None:
+      return False
+    if self._board.file_writer.event_writer._worker.is_alive():
+      return True
+    logging.warning("TensorBoard's files end here: they could not be written")
+    self._board = None
+    return False
 
   def _pass_on(self) -> None:
     try:

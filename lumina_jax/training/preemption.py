@@ -3,7 +3,8 @@
 In one process a handler of ours takes the signal. In several JAX's service
 does, which makes them agree on the poll at which all of them stop, whichever
 was told. The two exclude each other: Python's handler would keep the signal
-from the service.
+from the service. So there a second SIGTERM leaves at once only after that poll;
+before it, as when another process hangs, SIGKILL does.
 """
 
 from __future__ import annotations

@@ -6,6 +6,7 @@ import errno
 from typing import Any
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 
 
@@ -28,15 +29,40 @@ def read(
     ValueError: if they are sound, but of another network.
     OSError: if the fault is of the moment, as are some other kinds.
   """
-  args = {k: ocp.args.StandardRestore(v) for k, v in wanted.items()}
+  # By the handler: the manager makes processes wait for each other, for those
+  # as well that have failed.
+  handler, restored = ocp.StandardCheckpointHandler(), {}
   try:
-    restored = manager.restore(step, args=ocp.args.Composite(**args))
+    for name, item in wanted.items():
+      at = manager.directory / str(step) / name
+      restored[name] = handler.restore(at, args=ocp.args.StandardRestore(item))
   except Exception as error:  # Orbax and tensorstore raise many kinds.
     if _passing(error):
       raise
     _refuse_other_network(manager, step, wanted, error)
     raise Unreadable(first_line(error)) from error
-  return {name: restored[name] for name in wanted}
+  return restored
+
+
+def holds(
+  manager: ocp.CheckpointManager, step: int, item: str, name: str
+) -> bool:
+  """Whether an item has an entry of a name; True if it cannot be told."""
+  handler, at = ocp.StandardCheckpointHandler(), manager.directory / str(step)
+  try:
+    return name in handler.metadata(at / item).tree
+  except Exception:  # Reading it will say what is wrong.
+    return True
+
+
+def zero(like: Any) -> Any:
+  """A 0 of a shape, where it shall lie."""
+  number = np.zeros(like.shape, like.dtype)
+  if getattr(like, "sharding", None) is None:
+    return number
+  return jax.make_array_from_callback(
+    like.shape, like.sharding, number.__getitem__
+  )
 
 
 def first_line(error: Exception) -> str:

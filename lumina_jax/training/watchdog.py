@@ -38,7 +38,7 @@ class Watchdog:
     self._done.set()
 
   def beat(self, step: int) -> None:
-    """Says that a step has ended; until the first one it may compile."""
+    """Says that a step has ended; before the first call all is quiet."""
     self._step, self._since, self._wait = step, time.monotonic(), self._seconds
 
   @contextlib.contextmanager

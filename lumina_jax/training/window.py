@@ -117,10 +117,14 @@ class Window:
       self._mark()
     else:
       self._timed += 1
-    self._skips.add(step, values)
     self.shown = step, f"loss {values['loss']:.3f}"
     self._values.append(values)
     self._steps += 1
+    try:
+      self._skips.add(step, values)
+    except FloatingPointError:
+      self.write()  # The last lines tell most.
+      raise
     if step % self._size == 0:
       self.write()
 
@@ -143,7 +147,7 @@ class Window:
   @property
   def skipped(self) -> int:
     """Updates since the start that were not finite."""
-    return self._skips.count
+    return self._skips.count - self._skips.before
 
   @property
   def bad_records(self) -> int:
@@ -153,7 +157,7 @@ class Window:
   @property
   def goodput(self) -> float:
     """Share of all time since the start that went into steps that count."""
-    useful = 1 - self._skips.count / max(self._steps, 1)
+    useful = 1 - self.skipped / max(self._steps, 1)
     return useful * self.ledger.training / self.ledger.total
 
   def _mark(self) -> None:

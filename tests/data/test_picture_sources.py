@@ -89,6 +89,23 @@ def test_records_are_found_from_elsewhere(tmp_path, monkeypatch):
     assert only(source).records[0].path == str(tmp_path / "data" / "x.png")
 
 
+def test_links_to_folders_are_named_and_not_followed(tmp_path):
+  folder = tmp_path / "photos"
+  (folder / "a").mkdir(parents=True)
+  captioned(folder / "x.png")
+  captioned(folder / "a/y.png")
+  (folder / "z.png").symlink_to(folder / "x.png")  # A picture all the same.
+  (folder / "z.txt").symlink_to(folder / "x.txt")
+  (folder / "a/loop").symlink_to(folder)
+  (folder / "self").symlink_to(folder / "self")
+  group = only(folder)
+  names = ["a/y.png", "x.png", "z.png"]
+  assert [r.path for r in group.records] == [str(folder / n) for n in names]
+  assert group.faults == (
+    f"{folder}/a/loop: a link to a folder; name that as a source",
+  )
+
+
 def test_hidden_names_are_passed_over(tmp_path):
   captioned(tmp_path / "x.png")
   captioned(tmp_path / ".x.png")

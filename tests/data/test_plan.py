@@ -163,9 +163,30 @@ def test_no_draw_comes_twice():
   assert len(set(drawn)) == len(drawn)
 
 
-def test_a_weight_that_is_not_positive_is_refused():
-  with pytest.raises(ValueError, match="all positive"):
-    RowPlan([(1, 1, 1)] * 2, BUDGET, 0, weights=[1.0, 0.0])
+@pytest.mark.parametrize("weight", [0.0, -1.0, np.inf, np.nan])
+def test_a_weight_that_is_not_positive_and_finite_is_refused(weight):
+  with pytest.raises(ValueError, match="all positive, and finite"):
+    RowPlan([(1, 1, 1)] * 2, BUDGET, 0, weights=[1.0, weight])
+
+
+def test_a_weight_for_each_record():
+  with pytest.raises(ValueError, match="1 weights of 2 records"):
+    RowPlan([(1, 1, 1)] * 2, BUDGET, 0, weights=[1.0])
+
+
+@pytest.mark.parametrize(
+  ("smallest", "places"), [(1e-7, "10,000,001,000"), (1e-320, "inf")]
+)
+def test_weights_too_far_apart_are_refused(smallest, places):
+  weights = [1.0] * 1000 + [smallest] * 1000
+  said = rf"from {smallest:g} to 1: .* takes {places} places, more than 20,000"
+  with pytest.raises(ValueError, match=f"{said},000. Raise the smallest"):
+    RowPlan([(1, 1, 1)] * 2000, BUDGET, 0, weights=weights)
+
+
+def test_many_records_of_equal_weight_are_no_fault(monkeypatch):
+  monkeypatch.setattr(plan, "MOST", 10)
+  assert RowPlan([(1, 1, 1)] * 30, BUDGET, 0, weights=[0.1] * 30).rows_per_epoch
 
 
 def test_a_record_over_budget_is_refused():

@@ -1,6 +1,7 @@
 """Folders of shards: the same bytes however they come about, or none."""
 
 import contextlib
+import dataclasses
 import json
 import multiprocessing
 import pickle
@@ -27,7 +28,13 @@ from data.fake_pictures import (
   write,
 )
 
-from data_pipelines import encode, shard_record, shard_writer, shards
+from data_pipelines import (
+  encode,
+  shard_job,
+  shard_record,
+  shard_writer,
+  shards,
+)
 from data_pipelines.batches import Batches, Reading
 from data_pipelines.shard_job import ahead
 from data_pipelines.shard_record import Record, pack, unpack
@@ -275,6 +282,13 @@ def test_two_of_one_number_do_not_write_at_once(tmp_path):
       pass
   with second.alone():
     pass
+
+
+def test_a_store_is_named(tmp_path, monkeypatch):
+  monkeypatch.chdir(tmp_path)
+  for read in (opened, shards.read_manifest):
+    with pytest.raises(ValueError, match="gs://b/x: .* bucket that is mounted"):
+      read("gs://b/x")
 
 
 def test_a_folder_that_is_not_complete_is_not_opened(tmp_path):
@@ -534,6 +548,45 @@ def test_latents_beyond_float16_are_bad(tmp_path):
     write(tmp_path / "new", what, max_bad=1.0)
   shard = json.loads((tmp_path / "new/shard_00000-of-00001.json").read_text())
   assert shard["bad"][0][1] == "its latents are no finite numbers in float16"
+
+
+class Rare(fake_pictures.Fake):
+  """Every other picture of one size, and a hundredth of a third."""
+
+  def __init__(self):
+    super().__init__()
+    self.loaded = 0
+
+  def pixels(self, draw):
+    self.loaded += 1
+    number = 2 if draw.record % 100 == 30 else draw.record % 2
+    return super().pixels(Draw(0, number, 0))
+
+
+@pytest.mark.parametrize("waiting", [4, 32])
+def test_few_records_wait_for_one_of_a_rare_size(monkeypatch, waiting):
+  monkeypatch.setattr(shard_job, "WAITING", waiting)
+  sizes = []
+  what = job(
+    500,
+    records_per_shard=400,
+    moments=lambda x: sizes.append(len(x)) or moments(x),
+    features=features,
+  )
+  source = Rare()
+  what = dataclasses.replace(what, sources=[source])
+  names, most = [], 0
+  for one in what.records(0):
+    most = max(most, source.loaded - len(names))
+    names.append(one.name)
+  assert names == [f"{number}.png" for number in range(400)]
+  ahead_of_it = (shard_job.AHEAD + 1) * what.threads + 1
+  assert most <= waiting * what.batch_size + ahead_of_it
+  # The rare ones are encoded alone or not; the others nearly always in fours.
+  assert sum(sizes) == 400
+  assert sum(size < 4 for size in sizes) <= 6
+  shard = [pack(one) for one in what.records(0)]
+  assert [pack(one) for one in what.records(0)] == shard
 
 
 def test_work_ahead_keeps_its_order_and_bounds_itself():

@@ -212,3 +212,16 @@ def test_a_folder_that_cannot_be_written_ends_all(run, tmp_path):
       process.kill()
   assert all(process.returncode == 1 for process in running), errors
   assert all("cannot write to" in error for error in errors)
+
+
+@pytest.mark.slow
+def test_latents_are_made_on_one_device_whatever_the_mesh(tmp_path):
+  printed = start(4, HERE / "online_latents.py", tmp_path)
+  assert printed.splitlines()[-1] == "4 devices"
+
+
+@pytest.mark.slow
+def test_all_fall_back_from_what_one_of_them_cannot_read(tmp_path):
+  printed = start_two(2, HERE / "unreadable.py", tmp_path)
+  for text in printed:
+    assert text.splitlines()[-1] == "restored 2 2 4.corrupt"

@@ -201,6 +201,7 @@ def test_loss_that_is_not_finite_stops_before_it_is_saved(tmp_path):
     optimizer__learning_rate=1e30,
     optimizer__clip=1e30,
     training__checkpoint_every=1,
+    training__max_skipped=3,
   )
   with pytest.raises(FloatingPointError, match="learning_rate"):
     training.train(config, epath.Path(tmp_path))

@@ -183,10 +183,6 @@ def test_what_it_says_at_the_end(tmp_path, command, photos, capsys):
     (["--source={}", "--sides=16", "--vae=none"], FileNotFoundError, "none"),
     (["--source={}", *SMALL, "--max_bad=2"], ValueError, "max_bad = 2"),
     (["--source={}", *SMALL, "--max_bad=0"], OSError, "1 of 24 records"),
-    (["--source={}", *SMALL, "--epochs=0"], ValueError, "epochs = 0"),
-    (["--source={}", *SMALL, "--threads=0"], ValueError, "threads = 0"),
-    (["--source={}", *SMALL, "--batch_size=0"], ValueError, "batch_size = 0"),
-    (["--source={}", *SMALL, "--process_id=1"], ValueError, "process_id = 1"),
     (["--verify"], FileNotFoundError, "no folder of shards"),
   ],
   ids=str,
@@ -198,9 +194,64 @@ def test_bad_input(tmp_path, command, photos, words, error, message):
   assert not list(tmp_path.glob("out/*.array_record"))
 
 
+@pytest.mark.parametrize(
+  ("words", "message"),
+  [
+    (["--source="], "name the pictures"),
+    (["--sides=abc"], "--sides=abc: 'abc' is no number"),
+    (["--sides=16,-8"], "--sides=16,-8: '-8' is no number"),
+    (["--seed=-1"], "--seed=-1: at least 0"),
+    (["--epochs=0"], "--epochs=0"),
+    (["--threads=0"], "--threads=0"),
+    (["--batch_size=0"], "--batch_size=0"),
+    (["--records_per_shard=0"], "--records_per_shard=0"),
+    (["--max_bad=nan"], "max_bad = nan"),
+    (["--process_id=1"], "--process_id=1 --num_processes=1: processes count"),
+    (["--process_id=-1"], "--process_id=-1"),
+    (["--num_processes=0"], "--num_processes=0"),
+    (["--output="], "--output=FOLDER"),
+    (["--output={}/00.png"], "00.png is a file; name a folder"),
+    (["--output={}"], "keep shards apart"),
+    (["--output={}/../photos/shards"], "keep shards apart"),
+    (["--output=gs://bucket/shards"], "mounted as a folder"),
+    (["--output=gs://bucket/shards", "--verify"], "mounted as a folder"),
+  ],
+  ids=str,
+)
+def test_flags_are_looked_at_before_anything_else(
+  tmp_path, command, photos, monkeypatch, words, message
+):
+  monkeypatch.chdir(tmp_path)
+  monkeypatch.setattr(encode, "_encoders", lambda args: pytest.fail("begun"))
+  before = sorted(photos.iterdir())
+  words = [word.format(photos) for word in words]
+  with pytest.raises((ValueError, NotADirectoryError), match=message):
+    command(
+      f"--source={photos}", f"--output={tmp_path / 'out'}", *SMALL, *words
+    )
+  assert not list(tmp_path.iterdir())
+  assert sorted(photos.iterdir()) == before
+
+
 def test_nowhere_to_write(command):
   with pytest.raises(ValueError, match="--output=FOLDER"):
     command("--source=x", "--sides=16")
+
+
+def test_a_source_is_the_same_wherever_the_command_starts(
+  tmp_path, command, photos, monkeypatch, capsys
+):
+  monkeypatch.chdir(photos.parent)
+  (tmp_path / "link").symlink_to(photos)
+  words = (f"--output={tmp_path / 'out'}", *SMALL)
+  command("--source=photos", *words)
+  before = contents(tmp_path / "out")
+  assert shards.read_manifest(tmp_path / "out")["bad"][0]["name"] == "05.png"
+  for source in (photos, "./photos/", tmp_path / "link"):
+    capsys.readouterr()
+    command(f"--source={source}", *words)
+    assert "2 shards are there already" in capsys.readouterr().out
+    assert contents(tmp_path / "out") == before
 
 
 def test_other_settings_and_other_pictures_are_refused(

@@ -2,9 +2,10 @@
 
 import jax
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 
-from lumina_jax.training import checkpoint
+from lumina_jax.training import checkpoint, restoring
 from lumina_jax.training.checkpoint import Checkpoints, read_ema
 from lumina_jax.training.state import TrainState
 
@@ -46,10 +47,38 @@ def test_a_fault_of_the_moment_moves_nothing_aside(tmp_path, monkeypatch):
   def full(*_, **__):
     raise MemoryError("no room")
 
-  monkeypatch.setattr(again._manager, "restore", full)
+  handler = restoring.ocp.StandardCheckpointHandler
+  monkeypatch.setattr(handler, "restore", full)
   with pytest.raises(MemoryError):
     again.restore(jax.eval_shape(lambda: state(1)))
   assert (tmp_path / checkpoint.FOLDER / "1").exists()
+
+
+def test_a_state_of_before_skips_were_counted_is_read(tmp_path):
+  with Checkpoints(tmp_path, keep=2) as store:
+    old = state(3)._asdict()
+    del old["skipped"]
+    ema = old.pop("ema")
+    store._manager.save(
+      3,
+      args=ocp.args.Composite(
+        ema=ocp.args.StandardSave(ema), train=ocp.args.StandardSave(old)
+      ),
+    )
+    store._manager.wait_until_finished()
+    found = store.restore(jax.eval_shape(lambda: state(1)))
+  assert int(found.step) == 3 and int(found.skipped) == 0
+  np.testing.assert_array_equal(
+    found.params["kernel"], state(3).params["kernel"]
+  )
+
+
+def test_a_save_under_way_is_not_the_newest(tmp_path):
+  with Checkpoints(tmp_path, keep=2) as store:
+    store.save(state(1))
+    early = store.latest_step()
+    store.finish()
+    assert early in (None, 1) and store.latest_step() == 1
 
 
 def test_a_save_that_is_declined_is_an_error(tmp_path, monkeypatch):

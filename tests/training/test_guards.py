@@ -20,9 +20,10 @@ GOOD = {"finite": np.True_, "loss": np.float32(1), "grad_norm": 1.0}
 
 
 def skips(limit=3):
-  newest = iter((40, 50))
   return Skips(
-    limit, lambda i: [f"a{i}.jpg", f"b{i}.jpg"] * 20, lambda: next(newest)
+    limit,
+    lambda i: [f"a{i}.jpg", f"b{i}.jpg"] * 20,
+    lambda step: step // 10 * 10,
   )
 
 
@@ -43,7 +44,6 @@ def test_skips_in_a_row_end_the_run_and_say_where_it_went_wrong(caplog):
 
 def test_skips_apart_end_nothing():
   guard = skips(2)
-  guard._newest = lambda: None
   for step in range(1, 20):
     guard.add(step, BAD if step % 2 else GOOD)
   assert guard.count == 10
@@ -121,3 +121,9 @@ def test_a_second_sigterm_leaves_at_once():
   )
   process.send_signal(signal.SIGTERM)
   assert process.wait(timeout=20) == 128 + signal.SIGTERM
+
+
+def test_skips_of_an_earlier_start_count_on():
+  guard = Skips(3, lambda _: [], lambda _: None, before=4)
+  guard.add(90, BAD)
+  assert (guard.count, guard.before) == (5, 4)

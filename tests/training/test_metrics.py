@@ -105,7 +105,7 @@ def window(folder, size, limit=3):
     Metrics(folder, 0),
     size,
     Ledger(),
-    Skips(limit, lambda _: ["x.jpg"], lambda: None),
+    Skips(limit, lambda _: ["x.jpg"], lambda _: None),
     Faults(0.5),
     Work(100.0, 1000.0),
   )

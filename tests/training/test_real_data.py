@@ -133,6 +133,18 @@ def test_pixels_of_a_folder(photographs, tmp_path, caplog):
   )
 
 
+def test_the_list_of_a_run_that_never_began_is_made_anew(photographs, tmp_path):
+  before = data.make_batches(pixels(photographs), folder=tmp_path)
+  Image.new("RGB", (99, 50)).save(photographs / "a_new_one.png")
+  (photographs / "a_new_one.txt").write_text("black")
+  try:
+    after = data.make_batches(pixels(photographs), folder=tmp_path)
+  finally:
+    for suffix in (".png", ".txt"):
+      (photographs / f"a_new_one{suffix}").unlink()
+  assert before.fingerprint != after.fingerprint
+
+
 def test_too_many_broken_pictures_stop_the_run(photographs, tmp_path):
   strict = pixels(photographs)
   strict = dataclasses.replace(

@@ -158,3 +158,37 @@ def test_told_to_stop_after_a_step_or_while_drawing(
   again = training.train(config, epath.Path(tmp_path))
   straight = training.train(config, epath.Path(whole))
   jax.tree.map(np.testing.assert_array_equal, again, straight)
+
+
+def test_a_disk_that_is_full_for_metrics_does_not_hang(tmp_path, caplog):
+  """TensorBoard's thread ends at its first fault: nobody may wait for it."""
+  written = metrics.Metrics(tmp_path, 0)
+  with files_of_at_most(1):
+    for step in range(1, 200):
+      written.write(step, {"loss": 1.0, "rate": 2.0})
+  written.close()
+  assert "TensorBoard's files end here" in caplog.text
+  rows = metrics.read(tmp_path)
+  assert [row["step"] for row in rows] == list(range(1, 200))
+
+
+def test_a_report_that_cannot_be_written_ends_no_run(
+  tmp_path, monkeypatch, caplog
+):
+  def full(_):
+    raise OSError(28, "No space left on device")
+
+  monkeypatch.setattr(training.report, "write", full)
+  state = training.train(small_config(), epath.Path(tmp_path))
+  assert int(state.step) == 6 and "the report was not written" in caplog.text
+
+
+def test_a_run_does_not_go_on_with_other_data_unless_told(tmp_path):
+  folder = epath.Path(tmp_path)
+  training.train(small_config(), folder)
+  longer = small_config(training__steps=8, data__records_per_canvas=20)
+  with pytest.raises(ValueError, match=r"not those that the run .* began with"):
+    training.train(longer, folder)
+  assert saved(tmp_path) == [2, 4, 6]
+  state = training.train(longer, folder, allow_change=True)
+  assert int(state.step) == 8
