@@ -217,13 +217,13 @@ def complete(config: ConfigDict, cls: Any = RunConfig) -> ConfigDict:
   with config.unlocked():
     for field in dataclasses.fields(cls):
       name, default = field.name, field.default
-      if name not in known and default not in (dataclasses.MISSING, None):
-        section = dataclasses.is_dataclass(default)
-        config[name] = (
-          ConfigDict(dataclasses.asdict(default)) if section else default
-        )
-      elif isinstance(config.get(name), ConfigDict) and _sections(hints[name]):
-        complete(config[name], hints[name])
+      if name in config:
+        if _sections(hints[name]) and isinstance(config[name], ConfigDict):
+          complete(config[name], hints[name])
+      elif name not in known and default not in (dataclasses.MISSING, None):
+        if dataclasses.is_dataclass(default):
+          default = ConfigDict(dataclasses.asdict(default))
+        config[name] = default
   return config
 
 

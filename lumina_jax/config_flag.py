@@ -25,10 +25,9 @@ class CompleteConfig(flags.ArgumentParser):
 
   def parse(self, path: str) -> Any:
     config = self._files.parse(path)
-    # A file that cannot be read is something else, which says so once used.
-    return (
-      configs.complete(config) if isinstance(config, ConfigDict) else config
-    )
+    if not isinstance(config, ConfigDict):
+      return config  # Of a file that cannot be read; using it says so.
+    return configs.complete(config)
 
   def flag_type(self) -> str:
     return self._files.flag_type()

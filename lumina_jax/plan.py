@@ -25,10 +25,9 @@ from collections.abc import Callable, Iterator
 
 import jax
 from absl import app, flags
-from ml_collections import config_flags
 
 from lumina_jax import config as configs
-from lumina_jax import entry_point
+from lumina_jax import config_flag, entry_point
 from lumina_jax.parallel import topology
 from lumina_jax.parallel.mesh import MeshConfig
 from lumina_jax.planning import report
@@ -172,9 +171,7 @@ def parse(argv: list[str]) -> list[str]:
 
 def run() -> None:
   """Defines the flags and runs the command."""
-  config_flags.DEFINE_config_file(
-    "config", None, "Config file, e.g. configs/text_to_image.py:flag_5b"
-  )
+  config_flag.define("configs/text_to_image.py:flag_5b")
   flags.DEFINE_string("topology", None, "Machine, e.g. v5p:2x2x1 or cpu:8.")
   flags.DEFINE_integer(
     "tokens",

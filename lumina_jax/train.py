@@ -14,11 +14,10 @@ import jax
 import optax
 from absl import flags
 from etils import epath
-from ml_collections import config_flags
 
 from data_pipelines.faults import Faults
 from lumina_jax import config as configs
-from lumina_jax import entry_point, run_encoders
+from lumina_jax import config_flag, entry_point, run_encoders
 from lumina_jax import workdir as workdirs
 from lumina_jax.config import RunConfig
 from lumina_jax.parallel import processes
@@ -187,11 +186,7 @@ def main(_) -> None:
 
 def run() -> None:
   """Defines the flags and runs the command."""
-  config_flags.DEFINE_config_file(
-    "config",
-    None,
-    "Config file, e.g. configs/digits.py or configs/digits.py:flag",
-  )
+  config_flag.define("configs/digits.py or configs/digits.py:flag")
   flags.DEFINE_string("workdir", None, "Folder of the run.")
   flags.DEFINE_bool(
     "allow_config_change", False, "Go on in a workdir whose config differs."

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from configs import digits as config_file
+from data_pipelines import plan as planning
 from data_pipelines.digits import DigitCanvases, DigitsConfig, split
 from data_pipelines.plan import WINDOW, RowPlan
 from lumina_jax.backbone import ModelConfig
@@ -185,7 +186,7 @@ def test_weights_too_far_apart_are_refused(smallest, places):
 
 
 def test_many_records_of_equal_weight_are_no_fault(monkeypatch):
-  monkeypatch.setattr(plan, "MOST", 10)
+  monkeypatch.setattr(planning, "MOST", 10)
   assert RowPlan([(1, 1, 1)] * 30, BUDGET, 0, weights=[0.1] * 30).rows_per_epoch
 
 

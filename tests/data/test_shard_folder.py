@@ -287,7 +287,9 @@ def test_two_of_one_number_do_not_write_at_once(tmp_path):
 def test_a_store_is_named(tmp_path, monkeypatch):
   monkeypatch.chdir(tmp_path)
   for read in (opened, shards.read_manifest):
-    with pytest.raises(ValueError, match="gs://b/x: .* bucket that is mounted"):
+    with pytest.raises(
+      ValueError, match=r"gs://b/x: .* bucket that is mounted"
+    ):
       read("gs://b/x")
 
 
