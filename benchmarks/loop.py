@@ -3,18 +3,24 @@
   python -m benchmarks.loop --milliseconds=50
 
 Runs the compiled step on one batch again and again, and the whole loop of
-`lumina_jax.train` with its data, metrics, watchdog and poll, in turns; the
-network is as large as makes a step take about so long here. Prints the ratio.
+`lumina_jax.train` with its reading ahead, metrics, watchdog and poll, in turns;
+as many rows as make a step take about so long here. Prints the ratio: with
+batches that are ready, which is the loop alone, and with digits that are
+composed meanwhile, which on a CPU takes the cores that the step wants.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import io
 import logging
 import pathlib
 import statistics
 import tempfile
 import time
+from collections.abc import Iterable
+from unittest import mock
 
 import jax
 from absl import app, flags
@@ -22,6 +28,7 @@ from etils import epath
 
 from benchmarks.table import print_head, print_row
 from configs import digits
+from data_pipelines.batches import Batches
 from lumina_jax import config as configs
 from lumina_jax import train as training
 from lumina_jax.config import RunConfig
@@ -76,9 +83,21 @@ class Bare:
     return (time.monotonic() - began) / count
 
 
-def loop_seconds(config: RunConfig) -> float:
-  """Of a step within the whole loop, as its metrics have it."""
-  with tempfile.TemporaryDirectory() as folder:
+def loop_seconds(config: RunConfig, ready: bool) -> float:
+  """Of a step within the whole loop, as its metrics have it.
+
+  Args:
+    config: of the run.
+    ready: whether its batches cost nothing.
+  """
+  with contextlib.ExitStack() as stack:
+    folder = stack.enter_context(tempfile.TemporaryDirectory())
+    stack.enter_context(contextlib.redirect_stdout(io.StringIO()))
+    if ready:
+      loaded = data.make_batches(config).load(0)
+      stack.enter_context(
+        mock.patch.object(Batches, "load", lambda self, i: loaded)
+      )
     training.train(config, epath.Path(folder))
     rows = metrics.read(pathlib.Path(folder))
   # The first line holds what comes with the first steps.
@@ -99,15 +118,22 @@ def main(_) -> None:
   bare, ratios = Bare(config), []
   bare.seconds(5)
   print(f"{rows} rows of 40 tokens, {args.steps} steps a round")
-  print_head(["round", "step, ms", "in the loop, ms", "ratio"])
+  print_head(["round", "step, ms", "batches ready", "digits composed"])
   for number in range(args.rounds):
-    before = bare.seconds(args.steps // 2)
-    within = loop_seconds(config)
-    alone = statistics.mean([before, bare.seconds(args.steps // 2)])
-    ratios.append(within / alone)
-    times = [f"{1e3 * seconds:.1f}" for seconds in (alone, within)]
-    print_row([f"{number + 1}", *times, f"{ratios[-1]:.3f}"])
-  print(f"median ratio {statistics.median(ratios):.3f}")
+    alone, found = [bare.seconds(args.steps // 2)], []
+    for ready in (True, False):
+      found.append(loop_seconds(config, ready))
+      alone.append(bare.seconds(args.steps // 2))
+    # Each beside the steps right before and right after it.
+    around = [statistics.mean(alone[i : i + 2]) for i in range(2)]
+    ratios.append([a / b for a, b in zip(found, around, strict=True)])
+    print_row([f"{number + 1}", f"{1e3 * around[0]:.1f}", *_show(ratios[-1])])
+  medians = map(statistics.median, zip(*ratios, strict=True))
+  print_row(["median", "", *_show(medians)])
+
+
+def _show(ratios: Iterable[float]) -> list[str]:
+  return [f"{ratio:.3f}" for ratio in ratios]
 
 
 if __name__ == "__main__":
