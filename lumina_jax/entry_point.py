@@ -180,7 +180,7 @@ def say_error(error: Exception) -> None:
   while len(error.args) == 1 and isinstance(error.args[0], Exception):
     error = error.args[0]
   text = str(error.args[0]) if len(error.args) == 1 else str(error)
-  if isinstance(error, KeyError):
+  if isinstance(error, (KeyError, AttributeError)):  # config_flags raises them.
     text = f"no such key in the config: {text}"
   if "Traceback" in text:  # config_flags quotes one; its last line says it.
     text = text.strip().splitlines()[-1].partition("Error: ")[2]

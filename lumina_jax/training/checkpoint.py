@@ -8,24 +8,21 @@ store it writes `commit_success.txt` last, and takes what has none for rubbish.
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 import math
 from typing import Any
 
 import orbax.checkpoint as ocp
 from etils import epath
-from orbax.checkpoint.checkpoint_managers import preservation_policy
 
 from lumina_jax import whole_file
 from lumina_jax.parallel import processes
-from lumina_jax.training import restoring
+from lumina_jax.training import broken, restoring
 from lumina_jax.training.restoring import Unreadable, first_line
 from lumina_jax.training.state import TrainState
 
 FOLDER = "checkpoints"
 ITEMS = ("ema", "train")
-MARK = ".corrupt"
 
 
 class Checkpoints:
@@ -40,7 +37,7 @@ class Checkpoints:
     """
     self._folder = _folder(workdir)
     self._keep = keep
-    self._bad = _marked(self._folder)
+    self._bad = broken.marked(self._folder)
     self._manager = self._open()
     self._last: int | None = None  # Step of the save that may be under way.
 
@@ -221,7 +218,7 @@ class Checkpoints:
     return ocp.CheckpointManager(
       self._folder,
       options=ocp.CheckpointManagerOptions(
-        preservation_policy=_Latest(self._keep, self._bad),
+        preservation_policy=broken.Latest(self._keep, self._bad),
         cleanup_tmp_directories=True,
       ),
       item_names=ITEMS,
@@ -230,21 +227,21 @@ class Checkpoints:
   def _move_aside(self, step: int, fault: str) -> str:
     self._close()
     bad = self._folder / str(step)
-    aside, number = bad.with_name(f"{step}{MARK}"), 1
+    aside, number = bad.with_name(f"{step}{broken.MARK}"), 1
     while aside.exists():
       number += 1
-      aside = bad.with_name(f"{step}{MARK}{number}")
+      aside = bad.with_name(f"{step}{broken.MARK}{number}")
     processes.barrier("named")  # All have looked before it is there.
     processes.on_first(lambda: bad.rename(aside))
-    _warn(step, fault, f"moved to {aside}")
+    broken.warn(step, fault, f"moved to {aside}")
     self._manager = self._open()
     return aside.name
 
   def _mark(self, step: int, fault: str) -> str:
-    mark = self._folder / f"{step}{MARK}"
+    mark = self._folder / f"{step}{broken.MARK}"
     processes.on_first(lambda: whole_file.write_text(mark, f"{fault}\n"))
     self._bad.add(step)
-    _warn(step, fault, f"marked by {mark}")
+    broken.warn(step, fault, f"marked by {mark}")
     return mark.name
 
   def _make_room(self, step: int) -> None:
@@ -253,31 +250,9 @@ class Checkpoints:
       return
     if step in self._manager.all_steps():
       self._manager.delete(step)
-    mark = self._folder / f"{step}{MARK}"
+    mark = self._folder / f"{step}{broken.MARK}"
     processes.on_first(lambda: mark.unlink(missing_ok=True))
     self._bad.remove(step)
-
-
-def _warn(step: int, fault: str, done: str) -> None:
-  logging.warning(
-    "checkpoint %d cannot be read (%s); %s, falling back to the one before",
-    step,
-    fault,
-    done,
-  )
-
-
-@dataclasses.dataclass
-class _Latest(preservation_policy.PreservationPolicy):
-  """Keeps the newest ones, and beside them those known to be broken."""
-
-  number: int
-  bad: set[int]
-
-  def should_preserve(self, checkpoints, *, context):
-    sound = [c.step for c in checkpoints if c.step not in self.bad]
-    kept = self.bad.union(sound[-self.number :])
-    return [c.step in kept for c in checkpoints]
 
 
 def _folder(workdir: epath.PathLike) -> epath.Path:
@@ -286,13 +261,6 @@ def _folder(workdir: epath.PathLike) -> epath.Path:
   if not whole_file.in_store(folder):  # There epath would make it a local one.
     folder = folder.absolute()
   return folder / FOLDER
-
-
-def _marked(folder: epath.Path) -> set[int]:
-  """Steps that were found broken in a store; on a disk they were moved."""
-  if not whole_file.in_store(folder):
-    return set()
-  return {int(p.name.removesuffix(MARK)) for p in folder.glob(f"*{MARK}")}
 
 
 def read_ema(workdir: epath.PathLike, abstract: Any) -> tuple[int, Any] | None:
@@ -312,7 +280,7 @@ def read_ema(workdir: epath.PathLike, abstract: Any) -> tuple[int, Any] | None:
     OSError: if there are checkpoints, but none that can be read.
   """
   folder = _folder(workdir)
-  tried = _marked(folder)
+  tried = broken.marked(folder)
   while True:
     # Opened anew each time: a run that goes on adds steps and drops old ones.
     with _reader(folder) as manager:
