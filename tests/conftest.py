@@ -4,6 +4,7 @@ import importlib
 import importlib.metadata
 import os
 import pathlib
+import signal
 import tempfile
 
 # Before JAX is imported; workers and child processes inherit these. The cache
@@ -25,6 +26,10 @@ if os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] == "1":
   if importlib.metadata.version("jaxlib").startswith("0.10."):
     flags.append("--xla_cpu_use_fusion_emitters=false")
   os.environ["XLA_FLAGS"] = " ".join(dict.fromkeys(flags))
+
+# In the background a shell lets its children ignore Ctrl-C, and theirs too.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+  signal.signal(signal.SIGINT, signal.default_int_handler)
 
 import pytest
 

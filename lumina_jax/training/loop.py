@@ -105,6 +105,7 @@ class Loop:
 
   def _save(self, state: TrainState) -> None:
     self.window.finish()
+    self._progress.show(*self.window.shown)
     self.window.flush()  # No checkpoint without the lines before it.
     with self._spend("saving"):
       self._saved.save(state)
