@@ -19,6 +19,8 @@ from lumina_jax.parallel.mesh import shardings
 from lumina_jax.pipeline import LuminaPipeline
 from lumina_jax.training.checkpoint import FOLDER, read_ema
 
+COMMITTED = "commit_success.txt"  # Orbax writes it last.
+
 
 def claim(
   config: RunConfig, workdir: epath.PathLike, allow_change: bool
@@ -77,7 +79,11 @@ def make_folder(folder: epath.Path) -> None:
 def has_checkpoint(folder: epath.PathLike) -> bool:
   """Whether a run has saved anything here yet."""
   saved = epath.Path(folder) / FOLDER
-  return saved.exists() and any(p.name.isdigit() for p in saved.iterdir())
+  found = saved.iterdir() if saved.exists() else ()
+  steps = [path for path in found if path.name.isdigit()]
+  if whole_file.in_store(saved):  # There a step has its name from the first.
+    steps = [path for path in steps if (path / COMMITTED).exists()]
+  return bool(steps)
 
 
 def load_pipeline(

@@ -208,6 +208,8 @@ def test_a_store_is_claimed_and_tried_like_a_disk(store):
   configs.save(config, RUN)
   assert not workdirs.has_checkpoint(RUN)
   store.objects[f"{KEY}checkpoints/3/ema/array"] = b""
+  assert not workdirs.has_checkpoint(RUN)  # It may have died within.
+  store.objects[f"{KEY}checkpoints/3/commit_success.txt"] = b""
   assert workdirs.has_checkpoint(RUN)
   other = small_config(training__steps=8)
   with pytest.raises(ValueError, match=r"training\.steps: 6 -> 8"):
