@@ -109,8 +109,9 @@ class Ours:
     _, placed = state_shardings(network, self._tx, self._mesh)
     params = jax.device_put({"backbone": self._params}, placed.params)
     ema = jax.tree.map(jnp.copy, params)
-    zero = jnp.zeros((), jnp.int32)
-    state = TrainState(zero, zero, params, ema, self._tx.init(params))
+    # Two arrays, since the step gives each away.
+    zeros = (jnp.zeros((), jnp.int32) for _ in range(2))
+    state = TrainState(*zeros, params, ema, self._tx.init(params))
     return jax.device_put(state, placed)
 
 

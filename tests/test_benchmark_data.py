@@ -99,6 +99,7 @@ def test_data_alone_has_rates_and_no_ratio():
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_waiting_shares_are_shares():
   rows, _ = table(
     *("data_wait", *SMALL, "--side=64", "--width=32", "--steps=2"),

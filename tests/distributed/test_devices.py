@@ -55,7 +55,7 @@ def test_eight_devices_give_the_same_loss_curve(one_device, mesh, shards):
       id="context tensor",
       marks=pytest.mark.long,
     ),
-    pytest.param(("data=2", "fsdp=4"), id="fsdp"),
+    pytest.param(("data=2", "fsdp=4"), id="fsdp", marks=pytest.mark.long),
   ],
 )
 def test_experts_on_eight_devices_give_the_same_loss_curve(mesh):
@@ -66,6 +66,7 @@ def test_experts_on_eight_devices_give_the_same_loss_curve(mesh):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_a_run_of_eight_devices_goes_on_with_one(tmp_path):
   """Trained and sampled on eight; resumed two steps earlier on one."""
   flags = small_flags(mesh__fsdp=2, mesh__context=2)

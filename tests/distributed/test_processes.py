@@ -176,6 +176,7 @@ def test_sigterm_ends_sampling_at_once(run, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_figures_do_not_depend_on_devices_or_processes(run):
   """Six rows a batch do not divide over four devices, nor over two of two."""
   words = ["lumina_jax.evaluate", f"--workdir={run}", "--cells=10"]

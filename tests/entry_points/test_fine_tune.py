@@ -86,6 +86,7 @@ def test_what_agrees_of_another_network_is_taken_if_asked(
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_a_stage_trains_on_with_what_the_one_before_has_learnt(tmp_path):
   """Larger images, Muon; the text encoder of the first stage is frozen."""
   first = tiny_config("text_to_image", training__steps=2)

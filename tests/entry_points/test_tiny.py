@@ -109,9 +109,8 @@ def test_text_to_image_runs(tmp_path):
 @pytest.mark.parametrize(
   "family",
   [
-    imagenet,
-    pytest.param(text_to_image, marks=pytest.mark.long),
-    pytest.param(text_to_video, marks=pytest.mark.long),
+    pytest.param(family, marks=pytest.mark.long)
+    for family in (imagenet, text_to_image, text_to_video)
   ],
 )
 def test_the_loss_falls_and_prompts_are_drawn(family, tmp_path):

@@ -54,6 +54,7 @@ def command(module: str, *words) -> str:
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_the_commands_train_and_draw_videos(tmp_path):
   workdir, pictures = tmp_path / "video", tmp_path / "pictures"
   words = ["--config=configs/text_to_video.py:tiny", f"--workdir={workdir}"]

@@ -81,6 +81,7 @@ def test_the_loader_gives_crops_and_codes(records, workers):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_data_beside_torch():
   """Both tables, of rates and of ratios."""
   rows, text = table(*DATA)

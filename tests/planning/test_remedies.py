@@ -66,6 +66,7 @@ def test_remat_saves_memory_and_costs_arithmetic(outcomes):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_remedies_fit_and_the_cheapest_comes_first(outcomes, monkeypatch):
   monkeypatch.setattr(remedies_module, "ENOUGH", 1)
   plain, _ = outcomes
@@ -107,6 +108,7 @@ def test_nothing_fits_where_nothing_can(outcomes):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_search_compiles_few_and_finds_what_fits(outcomes):
   job = job_of(4 * outcomes[0].peak, rows=1)
   shown = []

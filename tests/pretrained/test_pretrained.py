@@ -222,6 +222,7 @@ def test_a_network_without_a_language_model_is_not_saved_for_diffusers(
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_flag_dit_reads_with_llama(folder, tmp_path):
   original = tiny.write_original(tmp_path / "flag", tiny.FLAG)
   words = write_tokenizer(tmp_path / "llama", "llama", vocab=tiny.VOCAB)
@@ -250,6 +251,7 @@ def test_a_network_of_classes_with_an_autoencoder(folder, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_bfloat16_is_the_default_and_near(folder, picture):
   pipe = LuminaPipeline.from_pretrained(folder)
   dtypes = {x.dtype for x in jax.tree.leaves(pipe.params)}

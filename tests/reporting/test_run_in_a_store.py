@@ -14,7 +14,7 @@ from lumina_jax import config as configs
 from lumina_jax import evaluate, lines
 from lumina_jax import workdir as workdirs
 from lumina_jax.reporting import picture, record, report
-from lumina_jax.training import metrics
+from lumina_jax.training import data, metrics
 from lumina_jax.training.metrics import Metrics
 
 RUN = epath.Path(BUCKET) / "run"
@@ -263,6 +263,7 @@ def test_a_run_writes_all_else_into_the_store(store, monkeypatch):
     record.FILE,
     metrics.FILE,
     report.FILE,
+    data.PINNED,
     "samples/data.png",
     "samples/step_000002.png",
   }

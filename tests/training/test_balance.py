@@ -66,6 +66,7 @@ def test_it_is_added_with_its_weight_and_reported_beside_the_loss():
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_experts_train_with_it(tmp_path):
   config = tiny_config("imagenet")
   model = dataclasses.replace(

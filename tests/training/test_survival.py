@@ -134,7 +134,9 @@ def test_batches_that_are_all_bad_end_the_run_and_name_the_records(
   assert good in saved(tmp_path)
 
 
-@pytest.mark.parametrize("poll", [2, 3])
+@pytest.mark.parametrize(
+  "poll", [pytest.param(2, marks=[pytest.mark.slow, pytest.mark.long]), 3]
+)
 def test_told_to_stop_after_a_step_or_while_drawing(
   poll, tmp_path, monkeypatch
 ):
