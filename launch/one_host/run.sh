@@ -108,19 +108,20 @@ end_groups() {
   done
 }
 
-# Sets $ended and $status to those of one that has ended; $ended is empty if a
-# signal came first.
+# Sets $ended and $status to those of one that has ended. It looks now and then:
+# `wait -n` loses those that end before it begins, and then waits for ever.
 wait_for_one() {
-  local pid
-  status=0 ended=
-  wait -n -p ended "$@" || status=$?
-  ended=${ended-}
-  [[ -z $ended ]] && ((status == 127)) || return 0
-  for pid in "$@"; do  # It ended so early that wait -n knows it no more.
-    kill -0 "$pid" 2>/dev/null && continue
-    status=0 ended=$pid
-    wait "$pid" || status=$?
-    return 0
+  local pid nap
+  while true; do
+    for pid in "$@"; do
+      kill -0 "$pid" 2>/dev/null && continue
+      status=0 ended=$pid
+      wait "$pid" || status=$?
+      return 0
+    done
+    sleep 0.1 &
+    nap=$!
+    wait "$nap" || true  # A signal is taken at once, and not after the nap.
   done
 }
 

@@ -106,7 +106,26 @@ def kill_amid(process, folder, complete):
   process.communicate()
 
 
-def killed_and_shared(tmp_path, command, words, complete):
+def equal_to_the_byte(folder, other):
+  assert contents(folder) == contents(other)
+
+
+def equal_but_for_rounding(folder, other):
+  """Networks on a busy CPU may round otherwise: a number of float16 moves."""
+  names = contents(folder).keys()
+  assert names == contents(other).keys()
+  found = [shards.read_manifest(f)["shards"] for f in (folder, other)]
+  assert [s["records"] for s in found[0]] == [s["records"] for s in found[1]]
+  ours, theirs = (ShardSource(f, grid) for f in (folder, other))
+  assert ours.sizes == theirs.sizes and ours.kinds == theirs.kinds
+  for number in range(len(ours.sizes)):
+    a, b = (s.sample(Draw(0, number, number)) for s in (ours, theirs))
+    assert a.caption == b.caption and a.grid == b.grid
+    np.testing.assert_allclose(a.patches, b.patches, atol=1e-2)
+    np.testing.assert_allclose(a.text, b.text, atol=2e-2, rtol=2e-2)
+
+
+def killed_and_shared(tmp_path, command, words, complete, same):
   """What one process writes, and what two do after one was killed."""
   whole, shared = tmp_path / "whole", tmp_path / "shared"
   command(*words, f"--output={whole}")
@@ -114,20 +133,21 @@ def killed_and_shared(tmp_path, command, words, complete):
   kill_amid(start(*both), shared, complete)
   left = contents(shared)
   assert shards.MANIFEST not in left
-  for name, data in contents(whole).items():
-    # What has a sidecar is as it will be.
-    if pathlib.Path(name).with_suffix(".json").name in left:
-      assert left[name] == data
   said = [finish(p) for p in (start(*both), start(*both, "--process_id=1"))]
   assert "are there already" in said[0]
-  assert contents(shared) == contents(whole)
+  after = contents(shared)
+  for name, data in left.items():
+    # What has a sidecar is as it will be, and is not made again.
+    if pathlib.Path(name).with_suffix(".json").name in left:
+      assert after[name] == data
+  same(shared, whole)
   assert any("train on them" in text for text in said)
   return whole
 
 
 def test_a_killed_run_goes_on_and_shares_its_work(tmp_path, command, photos):
   words = (f"--source={photos}", "--epochs=15", "--max_bad=0.2", *SMALL)
-  whole = killed_and_shared(tmp_path, command, words, 3)
+  whole = killed_and_shared(tmp_path, command, words, 3, equal_to_the_byte)
   manifest = shards.read_manifest(whole)
   assert manifest["records"] == 15 * (PICTURES - 2)
   assert {bad["name"] for bad in manifest["bad"]} == {"05.png"}
@@ -140,7 +160,8 @@ def test_a_killed_run_goes_on_and_shares_its_work(tmp_path, command, photos):
 def test_latents_too(tmp_path, command, photos, models):
   few = ("--epochs=4", "--longest=1.6", "--choices=2", "--max_bad=0.2")
   words = (f"--source={photos}", *few, *SMALL, *models)
-  whole = killed_and_shared(tmp_path, command, words, 1)
+  same = equal_but_for_rounding
+  whole = killed_and_shared(tmp_path, command, words, 1, same)
   source = ShardSource(whole, grid, dropout=0.1)
   source.check(4, WIDTH, FrozenTextConfig(WIDTH))
   shapes, texts = set(), set()

@@ -76,8 +76,9 @@ def test_the_loader_gives_crops_and_codes(records, workers):
     wanted = readers.tokenize(records[number].captions[0])
     np.testing.assert_array_equal(codes.numpy(), wanted)
     with Image.open(records[number].path) as image:
-      upright = image.height > image.width
-    assert upright == (x.shape[1] > x.shape[2])
+      lying = np.sign(image.width - image.height)
+    # It may have got the square, which is among the four that fit best.
+    assert np.sign(x.shape[2] - x.shape[1]) in (lying, 0)
 
 
 @pytest.mark.slow
