@@ -61,6 +61,7 @@ def test_all_that_fail_alike_leave_at_once():
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_one_that_fails_does_not_leave_the_other_waiting():
   codes, errors, seconds = ends("one")
   assert codes[1] == 3 and codes[0] != 0 and seconds < 90

@@ -95,6 +95,7 @@ def test_every_gradient_of_a_step_is_that_of_one_device(
   ],
   ids=["rows", "length"],
 )
+@pytest.mark.long
 def test_two_processes_have_the_gradients_of_one(
   mesh, rows, one_device, tmp_path
 ):

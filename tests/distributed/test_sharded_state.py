@@ -28,6 +28,7 @@ def test_eight_devices_update_as_one_does(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_two_processes_begin_with_the_weights_of_a_run(tmp_path):
   config = tiny_config("text_to_image")
   configs.save(config, tmp_path)

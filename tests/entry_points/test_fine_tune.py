@@ -123,6 +123,7 @@ def test_a_stage_trains_on_with_what_the_one_before_has_learnt(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_trained_on_and_handed_back(config, original, tmp_path):
   folder, before = original
   workdir, back = epath.Path(tmp_path / "run"), tmp_path / "back"

@@ -58,6 +58,7 @@ def pictures(tmp_path_factory):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_a_stage_begins_with_the_one_before(pictures, tmp_path):
   ends = []
   for side, init_from in ((16, ""), (32, str(tmp_path / "16"))):

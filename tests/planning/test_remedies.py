@@ -41,6 +41,7 @@ def outcomes():
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_memory_is_accounted_for(outcomes):
   for outcome in outcomes:
     parts = outcome.parts
@@ -53,6 +54,7 @@ def test_memory_is_accounted_for(outcomes):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_remat_saves_memory_and_costs_arithmetic(outcomes):
   plain, full = outcomes
   assert full.peak < plain.peak
@@ -99,6 +101,7 @@ def test_candidates_change_one_thing_at_a_time():
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_nothing_fits_where_nothing_can(outcomes):
   refused = dataclasses.replace(outcomes[0], job=job_of(usable=1000))
   assert [*remedies(refused)] == []
@@ -149,6 +152,7 @@ def test_a_search_keeps_what_is_given():
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_a_failed_compilation_does_not_end_a_search(outcomes, monkeypatch):
   """Nor the remedies; what the compiler said is told."""
 
@@ -165,6 +169,7 @@ def test_a_failed_compilation_does_not_end_a_search(outcomes, monkeypatch):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_json_is_plain(outcomes):
   values = report.json_of(outcomes[1])
   assert values["fits"]

@@ -241,6 +241,7 @@ def test_flag_dit_reads_with_llama(folder, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_a_network_of_classes_with_an_autoencoder(folder, tmp_path):
   cfg = FAMILIES["next_imagenet"]
   original = tiny.write_original(tmp_path / "classes", cfg, n_heads=cfg.heads)
@@ -307,6 +308,7 @@ def test_features_are_kept_in_a_cache(folder, tmp_path, picture):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_large_pictures_go_in_tiles(pipe):
   whole = pipe(**CALL, height=64, width=96).images[0]
   pipe.vae_tile = 32

@@ -248,6 +248,7 @@ class InMemory:
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_a_run_writes_all_else_into_the_store(store, monkeypatch):
   from lumina_jax import train
 
