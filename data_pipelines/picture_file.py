@@ -232,27 +232,42 @@ def plain(image: Image.Image, channels: int) -> Image.Image:
       convert its mode.
   """
   mode = MODES[channels]
-  if image.mode in ("F", "I") or image.mode.startswith("I;16"):
+  if is_deep(image):
     # Pillow's own conversion to bytes cuts these off at 255.
-    return _shallow(image).convert(mode)
-  if image.has_transparency_data:
-    image = image.convert("RGBA")
-    paper = Image.new("RGBA", image.size, "white")
-    image = Image.alpha_composite(paper, image)
-  return image.convert(mode)
+    grey = np.round(shades(image) * 255).astype(np.uint8)
+    return Image.fromarray(grey).convert(mode)
+  return on_white(image).convert(mode)
 
 
-def _shallow(image: Image.Image) -> Image.Image:
-  """Grey of more than a byte, as bytes."""
+def on_white(image: Image.Image) -> Image.Image:
+  """A picture without transparency."""
+  if not image.has_transparency_data:
+    return image
+  image = image.convert("RGBA")
+  paper = Image.new("RGBA", image.size, "white")
+  return Image.alpha_composite(paper, image)
+
+
+def is_deep(image: Image.Image) -> bool:
+  """Whether it is grey of more than a byte."""
+  return image.mode in ("F", "I") or image.mode.startswith("I;16")
+
+
+def shades(image: Image.Image) -> np.ndarray:
+  """`f32[H, W]` in [0, 1] of a grey picture of more than a byte.
+
+  Raises:
+    ValueError: if its values are not between black and white.
+  """
   white = 1 if image.mode == "F" else DEEP
   values = np.asarray(image).astype(np.float32)
   low, high = values.min(), values.max()
   if not 0 <= low <= high <= white:  # What is no number fails too.
     raise ValueError(
-      f"values from {low:g} to {high:g} in mode {image.mode}, where white is "
-      f"{white}; scale it first"
+      f"image of mode {image.mode} with values from {low:g} to {high:g}: they "
+      f"go from 0 (black) to {white} (white) there; scale it first"
     )
   hidden = image.info.get("transparency")
   if isinstance(hidden, int):  # A grey that stands for nothing.
     values = np.where(values == hidden, np.float32(white), values)
-  return Image.fromarray(np.round(values * (255 / white)).astype(np.uint8))
+  return values / white

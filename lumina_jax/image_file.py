@@ -8,8 +8,9 @@ import numpy as np
 from etils import epath
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from data_pipelines import picture_file
+
 MODES = {1: "L", 3: "RGB"}  # Of PIL, by channels.
-DEEP = 65_535  # White of 16 bits.
 
 
 def open(path: str | os.PathLike[str], name: str = "image") -> Image.Image:
@@ -61,9 +62,9 @@ def pixels(image: Image.Image, channels: int) -> np.ndarray:
     )
   if 0 in image.size:
     raise ValueError(f"image of {image.width} x {image.height}: no pixels")
-  if image.mode in ("F", "I") or image.mode.startswith("I;16"):
+  if picture_file.is_deep(image):
     # Pillow's own conversion to bytes cuts these off at 255.
-    grey = _deep(image)[..., None]
+    grey = picture_file.shades(image)[..., None]
     return np.repeat(grey * 2 - 1, channels, axis=-1)
   values = np.asarray(_plain(image, MODES[channels]), np.float32)
   return values.reshape(image.height, image.width, channels) / 127.5 - 1
@@ -72,29 +73,9 @@ def pixels(image: Image.Image, channels: int) -> np.ndarray:
 def _plain(image: Image.Image, mode: str) -> Image.Image:
   """Bytes without transparency."""
   try:
-    if image.has_transparency_data:
-      image = image.convert("RGBA")
-      paper = Image.new("RGBA", image.size, "white")
-      image = Image.alpha_composite(paper, image)
-    return image.convert(mode)
+    return picture_file.on_white(image).convert(mode)
   except ValueError as error:
     raise ValueError(
       f"image of mode {image.mode}: Pillow cannot make it {mode} ({error}); "
       "convert it to RGB first"
     ) from error
-
-
-def _deep(image: Image.Image) -> np.ndarray:
-  """`f32[H, W]` in [0, 1] of a grey picture of more than a byte."""
-  white = 1 if image.mode == "F" else DEEP
-  values = np.asarray(image).astype(np.float32)
-  low, high = values.min(), values.max()
-  if not 0 <= low <= high <= white:  # What is no number fails too.
-    raise ValueError(
-      f"image of mode {image.mode} with values from {low:g} to {high:g}: they "
-      f"go from 0 (black) to {white} (white) there; scale it first"
-    )
-  hidden = image.info.get("transparency")
-  if isinstance(hidden, int):  # A grey that stands for nothing.
-    values = np.where(values == hidden, np.float32(white), values)
-  return values / white

@@ -239,7 +239,9 @@ def test_what_shows_through_is_white(tmp_path):
 
 def test_values_beyond_white_are_named(tmp_path):
   path = saved(np.full((20, 20), 2, np.float32), tmp_path / "x.tif")
-  with pytest.raises(BadRecord, match=r"x\.tif: values from 2 to 2 in mode F"):
+  with pytest.raises(
+    BadRecord, match=r"x\.tif: image of mode F with values from 2 to 2"
+  ):
     load(path, (16, 16))
 
 
