@@ -34,8 +34,8 @@ from absl import flags
 from benchmarks.attention_sizes import PASSES, Contestant, Plan, Size
 from benchmarks.forward import in_turn, processor
 from benchmarks.table import print_head, print_row
-from lumina_jax import entry_point
 from lumina_jax.attention import attend
+from lumina_jax.commands import start as entry_point
 
 # Of the largest value; gradients are sums over thousands of rounded products.
 TOLERANCE = {"float32": 1e-4, "bfloat16": 2e-2}

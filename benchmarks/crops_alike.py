@@ -10,9 +10,9 @@ from PIL import Image
 
 from benchmarks import torch_loader
 from benchmarks.readers import PATCH
-from data_pipelines import crop
 from data_pipelines.buckets import Buckets, Size
 from data_pipelines.records import Record
+from lumina_jax.media import crop
 
 # Of values from -1 to 1, the mean of the differences, and what all but a
 # thousandth keep to. PIL makes a picture half a shade brighter each time that

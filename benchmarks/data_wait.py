@@ -29,15 +29,15 @@ from benchmarks.table import print_head, print_row
 from configs import text_to_image
 from data_pipelines.batches import AHEAD, Batches, Reading
 from data_pipelines.buckets import Buckets
-from data_pipelines.media import MediaConfig
+from data_pipelines.captioned import MediaConfig
 from data_pipelines.records import Record
 from data_pipelines.scan import scan
-from lumina_jax import config as configs
-from lumina_jax import entry_point
-from lumina_jax.config import RunConfig
+from lumina_jax.commands import start as entry_point
 from lumina_jax.encoders.utf8 import Utf8Config
 from lumina_jax.train import train
-from lumina_jax.training.ledger import Ledger
+from lumina_jax.training import run_config
+from lumina_jax.training.goodput import Ledger
+from lumina_jax.training.run_config import RunConfig
 
 READINGS = (
   Reading(threads=1),
@@ -77,7 +77,7 @@ def trained(
   folder: str, side: int, width: int, steps: int, reading: Reading
 ) -> Wait:
   """Share of waiting, and seconds a step, of a run of `lumina_jax.train`."""
-  config = run_config(folder, side, width, steps, reading)
+  config = make_config(folder, side, width, steps, reading)
   with tempfile.TemporaryDirectory() as name:
     workdir = pathlib.Path(name)
     train(config, epath.Path(workdir))
@@ -87,11 +87,11 @@ def trained(
   return line["data_wait"], 1 / line["steps_per_second"]
 
 
-def run_config(
+def make_config(
   folder: str, side: int, width: int, steps: int, reading: Reading
 ) -> RunConfig:
   """The tiny text-to-image run on photographs, its network as wide as asked."""
-  tiny = configs.parse(text_to_image.get_config("tiny"))
+  tiny = run_config.parse(text_to_image.get_config("tiny"))
   tokens, words = (side // readers.PATCH) ** 2, readers.TEXT.max_words
   data = MediaConfig(
     sources=(folder,),

@@ -15,10 +15,10 @@ import jax
 import numpy as np
 
 import configs.digits
-from lumina_jax import config as run_config
-from lumina_jax import entry_point
+from lumina_jax.commands import start as entry_point
 from lumina_jax.parallel.mesh import make_mesh
 from lumina_jax.pipeline import LuminaPipeline
+from lumina_jax.training import run_config
 from lumina_jax.training import step as steps
 from lumina_jax.training.data import make_batches
 from lumina_jax.training.optimizer import make_optimizer

@@ -27,12 +27,16 @@ from rich.table import Table
 
 from data_pipelines.captions import SIDE
 from data_pipelines.digits import split
-from lumina_jax import drawing, entry_point, inputs, output, time_grid
 from lumina_jax.backbone.rope import RULES
-from lumina_jax.extrapolation import Extrapolation
-from lumina_jax.judging import Reader, cut
-from lumina_jax.pictures import Picture
+from lumina_jax.commands import start as entry_point
+from lumina_jax.evaluation.digits import Reader, cut
 from lumina_jax.pipeline import LuminaPipeline
+from lumina_jax.sampling import arguments as inputs
+from lumina_jax.sampling import output
+from lumina_jax.sampling import run as drawing
+from lumina_jax.sampling import times as time_grid
+from lumina_jax.sampling.batch import Picture
+from lumina_jax.sampling.extrapolation import Extrapolation
 
 RESULTS = pathlib.Path(__file__).parents[1] / "docs" / "extrapolation.json"
 HOW = dict(solver="midpoint", num_inference_steps=8)

@@ -23,16 +23,16 @@ import jax
 from absl import app, flags
 
 from configs import text_to_image
-from lumina_jax import config as configs
 from lumina_jax.backbone import PUBLISHED, ModelConfig
-from lumina_jax.config import RunConfig
 from lumina_jax.encoders.utf8 import Utf8Config
+from lumina_jax.files.progress import Progress
 from lumina_jax.parallel import topology
 from lumina_jax.parallel.chips import CHIPS, Chip
 from lumina_jax.planning import report
 from lumina_jax.planning.job import Job, make_job
 from lumina_jax.planning.outcome import compile_job, expected_bytes
-from lumina_jax.reporting.progress import Progress
+from lumina_jax.training import run_config
+from lumina_jax.training.run_config import RunConfig
 
 DOCS = pathlib.Path(__file__).parents[1] / "docs"
 RESULTS, TABLE = DOCS / "fits.json", DOCS / "fits.md"
@@ -60,9 +60,9 @@ Names are those of `lumina_jax.backbone.PUBLISHED`; `flag_7b` is that of
 """
 
 
-def run_config(model: ModelConfig) -> RunConfig:
+def make_config(model: ModelConfig) -> RunConfig:
   """A run of any network; its data do not matter here."""
-  base = configs.parse(text_to_image.get_config())
+  base = run_config.parse(text_to_image.get_config())
   text = model.text_width and Utf8Config(model.text_width, max_words=128)
   return dataclasses.replace(base, model=model, text_encoder=text or None)
 
@@ -75,7 +75,7 @@ def smallest(
   From the first slice upwards that can do as estimated. It is the one sought
   or just below, so a bisection would compile more: both ends of every cell.
   """
-  config = run_config(SIZES[name])
+  config = make_config(SIZES[name])
   for shape in chip.slices:
     key = key_of(name, tokens, chip, remat, shape)
     if key not in known:

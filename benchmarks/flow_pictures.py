@@ -18,11 +18,11 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from data_pipelines.digits import split
-from lumina_jax import entry_point
-from lumina_jax.extrapolation import Extrapolation
+from lumina_jax.commands import start as entry_point
 from lumina_jax.flow.solvers import solver as find
+from lumina_jax.media import sheet as picture
 from lumina_jax.pipeline import LuminaPipeline
-from lumina_jax.reporting import picture
+from lumina_jax.sampling.extrapolation import Extrapolation
 
 DOCS = pathlib.Path(__file__).parents[1] / "docs"
 MARGIN, FONT_SIZE = 8, 14

@@ -30,9 +30,10 @@ import numpy as np
 from absl import flags
 
 from benchmarks.peer import Contestants, Sample, Torch, Work
-from lumina_jax import entry_point, packing
+from lumina_jax import packing
 from lumina_jax.backbone import PUBLISHED, DiT, ModelConfig, shapes
 from lumina_jax.backbone.config import NEXT_T2I
+from lumina_jax.commands import start as entry_point
 from lumina_jax.tokens import Condition, Tokens
 
 SMALL = ModelConfig(

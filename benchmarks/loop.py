@@ -29,13 +29,12 @@ from etils import epath
 from benchmarks.table import print_head, print_row
 from configs import digits
 from data_pipelines.batches import Batches
-from lumina_jax import config as configs
 from lumina_jax import train as training
-from lumina_jax.config import RunConfig
 from lumina_jax.parallel.mesh import make_mesh
-from lumina_jax.training import data, metrics
+from lumina_jax.training import data, metrics, run_config
 from lumina_jax.training import step as steps
 from lumina_jax.training.optimizer import make_optimizer
+from lumina_jax.training.run_config import RunConfig
 from lumina_jax.training.state import create_state
 
 NEVER = 10**9
@@ -43,7 +42,7 @@ NEVER = 10**9
 
 def make_config(rows: int, count: int) -> RunConfig:
   """The digits, for so many steps of so many rows, without pictures."""
-  config = configs.parse(digits.get_config())
+  config = run_config.parse(digits.get_config())
   plan = dataclasses.replace(
     config.training,
     steps=count,

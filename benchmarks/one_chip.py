@@ -27,13 +27,15 @@ from absl import app, flags
 from flax import linen as nn
 from jax.experimental import topologies
 
-from lumina_jax import pictures, sampler, time_grid
 from lumina_jax.backbone import PUBLISHED
 from lumina_jax.encoders import language, vae
 from lumina_jax.interop.language_config import language_config
-from lumina_jax.network import Network
+from lumina_jax.model.network import Network
 from lumina_jax.parallel.mesh import MeshConfig, make_mesh, replicated
 from lumina_jax.pretrained import defaults
+from lumina_jax.sampling import batch as pictures
+from lumina_jax.sampling import program as sampler
+from lumina_jax.sampling import times as time_grid
 
 GIB = 2**30
 USABLE = {"v5e": 15.75, "v6e": 31.25}  # GiB that the compiler may fill.

@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from lumina_jax import entry_point
 from lumina_jax.backbone import ModelConfig
+from lumina_jax.commands import start as entry_point
 from lumina_jax.interop import save_pytorch
 from lumina_jax.tokens import Condition
 

@@ -22,7 +22,8 @@ import jax
 import numpy as np
 from absl import flags
 
-from lumina_jax import LuminaPipeline, entry_point
+from lumina_jax import LuminaPipeline
+from lumina_jax.commands import start as entry_point
 
 PROMPT = "an orange cat sits on a wooden chair"
 GUIDANCE = 4.0

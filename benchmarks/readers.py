@@ -10,12 +10,12 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from data_pipelines import crop
 from data_pipelines.batches import Batches, Reading
 from data_pipelines.buckets import Buckets
 from data_pipelines.images import Images, ImagesConfig
 from data_pipelines.records import Record
 from lumina_jax.encoders import utf8
+from lumina_jax.media import crop
 from lumina_jax.tokens import Grid
 
 PATCH = 16  # Pixels: of the autoencoder 8, of the network 2.

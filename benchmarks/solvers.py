@@ -22,11 +22,12 @@ from rich.console import Console
 from rich.table import Table
 
 from data_pipelines.digits import split
-from lumina_jax import entry_point, output
+from lumina_jax.commands import start as entry_point
+from lumina_jax.evaluation.digits import Reader, cut
 from lumina_jax.flow import schedule as schedules
 from lumina_jax.flow.solvers import solver as find
-from lumina_jax.judging import Reader, cut
 from lumina_jax.pipeline import LuminaPipeline
+from lumina_jax.sampling import output
 
 RESULTS = pathlib.Path(__file__).parents[1] / "docs" / "solvers.json"
 SOLVERS = (

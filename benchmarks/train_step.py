@@ -47,12 +47,12 @@ from benchmarks.train_table import (
   line,
   peak_flops,
 )
-from lumina_jax import entry_point
 from lumina_jax.backbone import ModelConfig
+from lumina_jax.commands import start as entry_point
 from lumina_jax.encoders.frozen import FrozenTextConfig
 from lumina_jax.flow.loss import TimeDistribution
 from lumina_jax.flow.noise import sample_keys, token_noise
-from lumina_jax.network import Network
+from lumina_jax.model.network import Network
 from lumina_jax.parallel.mesh import MeshConfig, make_mesh
 from lumina_jax.tokens import Tokens
 from lumina_jax.training import step as steps

@@ -14,7 +14,7 @@ Data are synthetic, a pattern for each class under noise, so nothing here has
 seen ImageNet, and pictures show three channels of the latents. Only `tiny` was
 run, on a CPU, with these data. Published sizes are checked for their parameters
 and not run here. For ImageNet itself, encode a folder whose captions are the
-numbers of the classes (`python -m data_pipelines.encode --vae=...`), and put
+numbers of the classes (`python -m lumina_jax.encode --vae=...`), and put
 `configs.stages.pictures` of its shards in the place of `data`.
 """
 

@@ -9,7 +9,7 @@ picture of 1024 pixels takes the room of four or of sixteen smaller ones.
 
 Pictures are encoded before, with the language model that the network reads:
 
-  python -m data_pipelines.encode --source=pictures --output=shards/256 \\
+  python -m lumina_jax.encode --source=pictures --output=shards/256 \\
     --sides=256 --vae=stabilityai/sdxl-vae --text_encoder=google/gemma-2b
   python -m lumina_jax.train --config=configs/stages.py:next_2b_gqa_256 \\
     --workdir=runs/256

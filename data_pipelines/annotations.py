@@ -32,7 +32,8 @@ from typing import Any, NamedTuple
 import yaml
 from etils import epath
 
-from data_pipelines import picture_file, records
+from data_pipelines import records
+from lumina_jax.media import image_file as picture_file
 
 METADATA = "metadata.jsonl"
 META_KEYS = ("path", "root", "ratio", "type")

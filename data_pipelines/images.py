@@ -7,10 +7,10 @@ from collections.abc import Callable, Hashable, Sequence
 
 import numpy as np
 
-from data_pipelines import crop
 from data_pipelines.buckets import Buckets, Size
 from data_pipelines.records import Record
 from data_pipelines.source import Draw, Sample
+from lumina_jax.media import crop
 from lumina_jax.tokens import Grid
 
 # Streams of random numbers, see digits.py; synthetic.py has up to 6.

@@ -14,7 +14,7 @@ from typing import Any
 from etils import epath
 
 from data_pipelines.records import Group, Record
-from lumina_jax import whole_file
+from lumina_jax.files import atomic
 
 KIND, VERSION = "lumina_jax pictures", 1
 
@@ -29,9 +29,7 @@ def write_manifest(path: str | os.PathLike[str], groups: Sequence[Group]):
   Raises:
     OSError: if it cannot be written.
   """
-  whole_file.write_bytes(
-    epath.Path(path).expanduser(), b"".join(_lines(groups))
-  )
+  atomic.write_bytes(epath.Path(path).expanduser(), b"".join(_lines(groups)))
 
 
 def read_manifest(path: str | os.PathLike[str]) -> list[Group]:

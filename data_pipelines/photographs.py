@@ -28,7 +28,7 @@ from data_pipelines.shipped_photographs import (
   Photograph,
   installed,
 )
-from lumina_jax import entry_point
+from lumina_jax.commands import start as entry_point
 
 README = "README.md"
 TITLE = "# Photographs cut into parts"  # First line of a folder of ours.

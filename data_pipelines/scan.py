@@ -6,10 +6,11 @@ import itertools
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
-from data_pipelines import annotations, picture_file
+from data_pipelines import annotations
 from data_pipelines.annotations import Entry, Listing
 from data_pipelines.records import Group, Record
 from data_pipelines.source import BadRecord
+from lumina_jax.media import image_file as picture_file
 
 CHUNK = 64  # entries that a thread takes at a time
 AHEAD = 4  # chunks of each thread on their way, so that memory stays small

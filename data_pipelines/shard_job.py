@@ -16,7 +16,7 @@ from typing import Any, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 
-from data_pipelines.faults import FEWEST
+from data_pipelines.bad_records import FEWEST
 from data_pipelines.shard_record import Record, to_bytes
 from data_pipelines.shards import Bad
 from data_pipelines.source import BadRecord, Draw

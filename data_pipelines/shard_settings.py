@@ -18,7 +18,7 @@ from data_pipelines.shard_job import Job
 from lumina_jax.tokens import Grid
 
 if TYPE_CHECKING:
-  from data_pipelines.encoded import PictureEncoder, TextFeatures
+  from lumina_jax.pretrained.data_encoders import PictureEncoder, TextFeatures
 
 
 @dataclasses.dataclass(frozen=True)

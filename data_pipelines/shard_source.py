@@ -50,7 +50,7 @@ class ShardSource:
     """Opens a folder.
 
     Args:
-      folder: that `data_pipelines.encode` wrote.
+      folder: that `lumina_jax.encode` wrote.
       grid: extents (h, w) -> layout, e.g. `ModelConfig.grid`.
       tokenize: caption -> codes, e.g. `Network.tokenize`, for a folder whose
         captions are text; of no use where they are features.
@@ -250,7 +250,7 @@ def _check_files(
   if found:
     more = f" and {len(found) - 5} more" if len(found) > 5 else ""
     raise ValueError(
-      f"{folder}: {'; '.join(found[:5])}{more}. Run data_pipelines.encode as "
+      f"{folder}: {'; '.join(found[:5])}{more}. Run lumina_jax.encode as "
       "before: it makes anew what is missing or broken"
     )
 

@@ -104,7 +104,7 @@ def read_manifest(folder: str | os.PathLike) -> dict[str, Any]:
   if not path.exists():
     state = "is no folder of shards"
     if (folder / SETTINGS).exists():
-      state = "is not complete yet; run its data_pipelines.encode again"
+      state = "is not complete yet; run its lumina_jax.encode again"
     raise FileNotFoundError(f"{folder} {state} (it has no {MANIFEST})")
   manifest = read_json(path)
   if manifest.get("version") != VERSION:

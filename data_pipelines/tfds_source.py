@@ -21,10 +21,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from data_pipelines import picture_file, records
+from data_pipelines import records
 from data_pipelines.annotations import Entry, Listing
 from data_pipelines.records import Record
 from data_pipelines.source import BadRecord
+from lumina_jax.media import image_file as picture_file
 
 PREFIX = "tfds:"
 DEFAULTS = {"split": "train", "image": "image", "caption": "caption"}

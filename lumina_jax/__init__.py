@@ -15,13 +15,13 @@ import importlib
 
 _PUBLIC = {
   "LuminaPipeline": "lumina_jax.pipeline",
-  "predict_velocity": "lumina_jax.velocity",
+  "predict_velocity": "lumina_jax.model.velocity",
   "load_pytorch": "lumina_jax.interop",
   "save_pytorch": "lumina_jax.interop",
   "load_weights": "lumina_jax.interop",
   "ModelConfig": "lumina_jax.backbone",
   "DiT": "lumina_jax.backbone",
-  "Network": "lumina_jax.network",
+  "Network": "lumina_jax.model.network",
   "Grid": "lumina_jax.tokens",
   "Tokens": "lumina_jax.tokens",
   "Condition": "lumina_jax.tokens",

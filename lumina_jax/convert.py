@@ -22,13 +22,13 @@ from typing import Any
 import jax
 from absl import flags
 
-from lumina_jax import entry_point
 from lumina_jax.backbone import shapes
+from lumina_jax.commands import start as entry_point
+from lumina_jax.files.progress import Progress
 from lumina_jax.interop import licences, ours, target
 from lumina_jax.interop.formats import open_weights
 from lumina_jax.interop.tensor import DTYPES, dtype_of
 from lumina_jax.interop.weights import Weights
-from lumina_jax.reporting.progress import Progress
 
 OURS = "lumina_jax"
 LAYOUTS = (OURS, *target.LAYOUTS)

@@ -27,18 +27,19 @@ from rich.table import Table
 from data_pipelines.batches import Batches
 from data_pipelines.captions import SIDE
 from data_pipelines.digits import DigitCanvases, DigitsConfig, Split, split
-from lumina_jax import config as configs
-from lumina_jax import entry_point, whole_file
-from lumina_jax import workdir as workdirs
-from lumina_jax.config import RunConfig
+from lumina_jax.commands import start as entry_point
+from lumina_jax.evaluation.digits import Group, Neighbours, Reader, cut, groups
+from lumina_jax.files import atomic
+from lumina_jax.files.progress import Progress
 from lumina_jax.flow.loss import TimeDistribution
-from lumina_jax.judging import Group, Neighbours, Reader, cut, groups
 from lumina_jax.parallel import processes
 from lumina_jax.parallel.mesh import RULES, divisors
 from lumina_jax.pipeline import LuminaPipeline
-from lumina_jax.reporting import report
-from lumina_jax.reporting.progress import Progress
+from lumina_jax.runs import report
+from lumina_jax.runs import workdir as workdirs
+from lumina_jax.training import run_config
 from lumina_jax.training.gradient import flow_loss
+from lumina_jax.training.run_config import RunConfig
 
 FILE = "evaluation.json"
 GUIDANCE = (1.0, 1.5, 2.0)
@@ -196,7 +197,7 @@ def show(result: dict[str, Any]) -> None:
 def write(result: dict[str, Any], folder: epath.Path) -> None:
   """Writes the figures into a workdir, and its report anew."""
   text = json.dumps(result, indent=2) + "\n"
-  whole_file.write_text(folder / FILE, text)
+  atomic.write_text(folder / FILE, text)
   report.write(folder)
 
 
@@ -204,7 +205,7 @@ def write(result: dict[str, Any], folder: epath.Path) -> None:
 def main(_) -> None:
   processes.end_on_sigterm()  # Files are whole or not there.
   args = flags.FLAGS
-  config = configs.load(args.workdir)
+  config = run_config.load(args.workdir)
   if not isinstance(config.data, DigitsConfig):
     raise ValueError(
       f"{args.workdir} was not trained on digits, and evaluate reads digits "

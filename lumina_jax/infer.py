@@ -19,20 +19,17 @@ import jax
 from absl import flags
 from etils import epath
 
-from lumina_jax import (
-  entry_point,
-  presets,
-  provenance,
-  sample,
-  settings,
-  wishes,
-)
-from lumina_jax import workdir as workdirs
+from lumina_jax import sample
+from lumina_jax.commands import provenance, wishes
+from lumina_jax.commands import settings_yaml as settings
+from lumina_jax.commands import start as entry_point
+from lumina_jax.commands.settings_yaml import Settings
 from lumina_jax.parallel import processes
 from lumina_jax.pipeline import LuminaPipeline
 from lumina_jax.pretrained.original import VAES
-from lumina_jax.sampler import SamplingConfig
-from lumina_jax.settings import Settings
+from lumina_jax.files import atomic
+from lumina_jax.sampling import presets
+from lumina_jax.sampling.program import SamplingConfig
 
 PRECISIONS = {"bf16": "bfloat16", "fp32": "float32"}
 OF_CKPT = ("ckpt_lm", "vae", "ema")
@@ -217,7 +214,7 @@ def main(argv: list[str]) -> None:
   if None not in (args.output, output):
     raise ValueError(f"{output!r} and --output={args.output}: give one folder")
   folder = epath.Path(output or args.output or sample.OUTPUT).expanduser()
-  processes.on_first(lambda: workdirs.make_folder(folder))
+  processes.on_first(lambda: atomic.make_folder(folder))
   if args.num_gpus != 1:
     logging.warning(
       "--num_gpus=%d: JAX chooses the devices (JAX_PLATFORMS, "

@@ -15,23 +15,18 @@ from typing import Any, Unpack
 import jax
 import numpy as np
 
-from lumina_jax import (
-  asked,
-  drawing,
-  inputs,
-  output,
-  presets,
-  source_image,
-  spelling,
-  time_grid,
-)
-from lumina_jax.network import Network, Params
-from lumina_jax.output import Output
-from lumina_jax.parts import Part
-from lumina_jax.pictures import Picture
-from lumina_jax.presets import How
-from lumina_jax.sampler import SamplingConfig
-from lumina_jax.transformer import Transformer
+from lumina_jax.model.network import Network, Params
+from lumina_jax.model.offload import Part
+from lumina_jax.model.transformer import Transformer
+from lumina_jax.sampling import arguments as inputs
+from lumina_jax.sampling import asked, output, presets, source_image
+from lumina_jax.sampling import prompts as spelling
+from lumina_jax.sampling import run as drawing
+from lumina_jax.sampling import times as time_grid
+from lumina_jax.sampling.batch import Picture
+from lumina_jax.sampling.output import Output
+from lumina_jax.sampling.presets import How
+from lumina_jax.sampling.program import SamplingConfig
 
 
 class LuminaPipeline:
@@ -92,7 +87,7 @@ class LuminaPipeline:
     Raises:
       FileNotFoundError: if the folder is no workdir or has no checkpoint.
     """
-    from lumina_jax import workdir as workdirs
+    from lumina_jax.runs import workdir as workdirs
 
     return workdirs.load_pipeline(workdir, mesh)
 

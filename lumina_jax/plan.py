@@ -26,8 +26,9 @@ from collections.abc import Callable, Iterator
 import jax
 from absl import app, flags
 
-from lumina_jax import config as configs
-from lumina_jax import config_flag, entry_point
+from lumina_jax.commands import config_flag
+from lumina_jax.commands import start as entry_point
+from lumina_jax.files.progress import Progress
 from lumina_jax.parallel import topology
 from lumina_jax.parallel.mesh import MeshConfig
 from lumina_jax.planning import report
@@ -35,7 +36,7 @@ from lumina_jax.planning.job import Job, make_job
 from lumina_jax.planning.outcome import compile_job
 from lumina_jax.planning.remedies import MOST, remedies
 from lumina_jax.planning.search import search
-from lumina_jax.reporting.progress import Progress
+from lumina_jax.training import run_config
 
 FITS, TOO_LARGE, BAD_INPUT, COMPILER, INTERRUPTED = 0, 1, 2, 3, 130
 
@@ -107,7 +108,7 @@ def job_of_flags() -> Job:
   """What the command line asks for."""
   args = flags.FLAGS
   return make_job(
-    configs.parse(args.config),
+    run_config.parse(args.config),
     topology.find(args.topology),
     tokens=args.tokens,
     mesh=parse_mesh(args.mesh) if args.mesh else None,

@@ -16,21 +16,17 @@ from absl import flags
 from etils import epath
 from PIL import Image
 
-from lumina_jax import (
-  entry_point,
-  image_file,
-  presets,
-  provenance,
-  source_image,
-  time_grid,
-  wishes,
-)
-from lumina_jax import workdir as workdirs
+from lumina_jax.commands import provenance, wishes
+from lumina_jax.commands import start as entry_point
+from lumina_jax.commands.wishes import Wish
+from lumina_jax.files.progress import Progress
+from lumina_jax.media import image as image_file
+from lumina_jax.media import sheet as picture
 from lumina_jax.parallel import processes
 from lumina_jax.pipeline import LuminaPipeline
-from lumina_jax.reporting import picture
-from lumina_jax.reporting.progress import Progress
-from lumina_jax.wishes import Wish
+from lumina_jax.files import atomic
+from lumina_jax.sampling import presets, source_image
+from lumina_jax.sampling import times as time_grid
 
 OUTPUT = "samples"
 OVERVIEW = "overview.png"
@@ -198,7 +194,7 @@ def main(argv: list[str]) -> None:
     raise ValueError('no prompt; write --prompt="3 1 4", --prompt="" for none')
   asked = wishes.from_flags(args, args.prompt)
   folder = epath.Path(args.output or OUTPUT).expanduser()
-  processes.on_first(lambda: workdirs.make_folder(folder))
+  processes.on_first(lambda: atomic.make_folder(folder))
   if args.workdir:
     pipe = LuminaPipeline.from_workdir(args.workdir)
   else:

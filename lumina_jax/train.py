@@ -15,28 +15,36 @@ import optax
 from absl import flags
 from etils import epath
 
-from data_pipelines.faults import Faults
-from lumina_jax import config as configs
-from lumina_jax import config_flag, entry_point, run_encoders
-from lumina_jax import workdir as workdirs
-from lumina_jax.config import RunConfig
+from data_pipelines.bad_records import Faults
+from lumina_jax.commands import config_flag
+from lumina_jax.commands import start as entry_point
+from lumina_jax.files import schema
 from lumina_jax.parallel import processes
 from lumina_jax.parallel.mesh import make_mesh
-from lumina_jax.reporting import messages, previews, record, report
-from lumina_jax.run_encoders import RunEncoders
-from lumina_jax.training import data, init_from
+from lumina_jax.runs import (
+  init_from,
+  messages,
+  previews,
+  record,
+  report,
+  run_encoders,
+)
+from lumina_jax.runs import workdir as workdirs
+from lumina_jax.runs.run_encoders import RunEncoders
+from lumina_jax.training import data, run_config
 from lumina_jax.training import step as steps
+from lumina_jax.training.aggregator import Window, Work
 from lumina_jax.training.check import check
 from lumina_jax.training.checkpoint import Checkpoints
-from lumina_jax.training.guards import Skips
-from lumina_jax.training.ledger import Ledger
+from lumina_jax.training.goodput import Ledger
 from lumina_jax.training.loop import Loop
 from lumina_jax.training.metrics import Metrics
+from lumina_jax.training.nan_guard import Skips
 from lumina_jax.training.optimizer import make_optimizer
 from lumina_jax.training.preemption import Preempted, Preemption
 from lumina_jax.training.profile import Profile
+from lumina_jax.training.run_config import RunConfig
 from lumina_jax.training.state import TrainState, abstract_state, create_state
-from lumina_jax.training.window import Window, Work
 
 
 def train(
@@ -147,11 +155,11 @@ def agree(config: RunConfig) -> None:
   Raises:
     ValueError: in all of them, naming the keys that differ.
   """
-  said = processes.exchange(json.dumps(configs.to_dict(config)))
-  first = configs.parse(json.loads(said[0]))
+  said = processes.exchange(json.dumps(schema.to_dict(config)))
+  first = run_config.parse(json.loads(said[0]))
   for number, text in enumerate(said):
-    other = configs.parse(json.loads(text))
-    if differences := configs.differences(first, other):
+    other = run_config.parse(json.loads(text))
+    if differences := schema.differences(first, other):
       lines = "\n  ".join(differences)
       raise ValueError(
         f"process 0 and process {number} differ in their config:\n  {lines}\n"
@@ -161,14 +169,14 @@ def agree(config: RunConfig) -> None:
 
 def begin(config: RunConfig, folder: epath.Path, step: int) -> None:
   """Writes down what is about to run."""
-  configs.save(config, folder)
+  run_config.save(config, folder)
   record.write(folder, config.seed, step)
 
 
 @processes.one_voice()
 def main(_) -> None:
   args = flags.FLAGS
-  config = configs.parse(args.config)
+  config = run_config.parse(args.config)
   agree(config)
   folder = workdirs.claim(config, args.workdir, args.allow_config_change)
   try:

@@ -104,14 +104,14 @@ def _flags(values: dict) -> list[str]:
 
 
 def _config(family: str, variant: str, values: dict):
-  from lumina_jax import config as configs
+  from lumina_jax.training import run_config
 
   config = importlib.import_module(f"configs.{family}").get_config(variant)
   with config.unlocked():
     for key, value in values.items():
       section, name = key.split(".")
       config[section][name] = value
-  return configs.parse(config)
+  return run_config.parse(config)
 
 
 def randomised(config):

@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lumina_jax.flow.names import check_name
+from lumina_jax.files.suggest import check_name
 
 Number = jax.Array | float
 # Stands in for zero in divisors; far below any turn of a pair.

@@ -7,8 +7,8 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
+from lumina_jax.files.suggest import check_name
 from lumina_jax.flow import path as paths
-from lumina_jax.flow.names import check_name
 from lumina_jax.flow.path import Path, Time
 
 WEIGHTS = ("none", "velocity", "likelihood")

@@ -25,7 +25,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from lumina_jax.flow.names import check_name
+from lumina_jax.files.suggest import check_name
 
 Time = jax.Array | float
 

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lumina_jax.flow.names import check_name
+from lumina_jax.files.suggest import check_name
 
 
 def uniform(steps: int) -> jax.Array:

@@ -18,7 +18,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from lumina_jax.flow.names import check_name
+from lumina_jax.files.suggest import check_name
 from lumina_jax.flow.ode import ROUNDING, FixedSteps, State, Velocity
 from lumina_jax.flow.path import (
   LINEAR,

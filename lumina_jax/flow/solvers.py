@@ -5,8 +5,8 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
+from lumina_jax.files.suggest import check_name
 from lumina_jax.flow import adaptive, multistep, ode, sde
-from lumina_jax.flow.names import check_name
 from lumina_jax.flow.ode import Solver
 from lumina_jax.flow.path import Path
 

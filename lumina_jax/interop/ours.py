@@ -19,14 +19,15 @@ import orbax.checkpoint as ocp
 from flax import traverse_util
 from orbax.checkpoint import type_handlers
 
-from lumina_jax import config as configs
 from lumina_jax.backbone import ModelConfig, shapes
+from lumina_jax.files import schema
 from lumina_jax.flow.objective import PLAIN, Objective
 from lumina_jax.interop import place, safetensors
 from lumina_jax.interop.comparison import Shapes, check
 from lumina_jax.interop.source import read_json
 from lumina_jax.interop.target import Progress, check_destination
 from lumina_jax.interop.weights import Path, Weights, read_as
+from lumina_jax.training import run_config
 
 NETWORK = "network.json"
 PARAMS = "params"
@@ -104,13 +105,13 @@ class ExportedWeights:
     Raises:
       ValueError: if it cannot be read, or is none of ours.
     """
-    values = read_json(folder / configs.FILE)
+    values = read_json(folder / run_config.FILE)
     if "model" not in values:
       raise ValueError(
-        f"{folder / configs.FILE} describes no network of ours; a folder that "
+        f"{folder / run_config.FILE} describes no network of ours; a folder that "
         "save_pretrained wrote was expected"
       )
-    self.cfg = configs.parse(values["model"], ModelConfig, f"{folder}: model")
+    self.cfg = schema.parse(ModelConfig, values["model"], f"{folder}: model")
     self.args: Mapping[str, Any] = {}
     self.ema: bool | None = None
     self._tensors = safetensors.read(folder / EXPORTED)
@@ -157,9 +158,9 @@ def open_ours(folder: pathlib.Path, ema: bool | None) -> Weights:
     return ExportedWeights(folder)
   if (folder / NETWORK).exists():
     values = read_json(folder / NETWORK)
-    cfg = configs.parse(values, ModelConfig, str(folder / NETWORK))
+    cfg = schema.parse(ModelConfig, values, str(folder / NETWORK))
     return OrbaxWeights(cfg, (folder / PARAMS).absolute())
-  config = configs.load(folder)
+  config = run_config.load(folder)
   steps = [
     int(entry.name)
     for entry in (folder / "checkpoints").glob("*")
@@ -178,7 +179,7 @@ def is_ours(folder: pathlib.Path) -> bool:
   """Whether a folder is one that `open_ours` reads."""
   beside_config = EXPORTED, "checkpoints"
   return (folder / NETWORK).exists() or (
-    (folder / configs.FILE).exists()
+    (folder / run_config.FILE).exists()
     and any((folder / name).exists() for name in beside_config)
   )
 
@@ -189,11 +190,11 @@ def objective(folder: pathlib.Path) -> Objective:
   Where nothing is said of it, that is the velocity of the linear path.
   """
   if (folder / EXPORTED).exists():
-    values = read_json(folder / configs.FILE).get("objective", {})
-    return configs.parse(values, Objective, f"{folder}: objective")
+    values = read_json(folder / run_config.FILE).get("objective", {})
+    return schema.parse(Objective, values, f"{folder}: objective")
   if (folder / NETWORK).exists():
     return PLAIN
-  return configs.load(folder).objective
+  return run_config.load(folder).objective
 
 
 def write_ours(
@@ -239,7 +240,7 @@ def write_ours(
           save_args=traverse_util.unflatten_dict(chunks),
         ),
       )
-    text = json.dumps(configs.to_dict(weights.cfg), indent=2) + "\n"
+    text = json.dumps(schema.to_dict(weights.cfg), indent=2) + "\n"
     (new / NETWORK).write_text(text)
 
 

@@ -14,9 +14,9 @@ import jax
 from jax.sharding import Mesh
 
 from lumina_jax.backbone import ModelConfig, flops
-from lumina_jax.config import RunConfig
 from lumina_jax.parallel.mesh import AXES, MeshConfig, make_mesh
 from lumina_jax.parallel.topology import Topology
+from lumina_jax.training.run_config import RunConfig
 
 WORDS = 128  # Text is rounded up to a multiple: TPU kernels want that.
 FEWEST = 8192  # Tokens of a device below which a row is not split further.

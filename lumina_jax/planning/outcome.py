@@ -14,12 +14,12 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax.sharding import Mesh, NamedSharding
 
-from lumina_jax import sampler
 from lumina_jax.flow.guidance import Guidance
 from lumina_jax.parallel import inventory
 from lumina_jax.parallel import mesh as meshes
 from lumina_jax.parallel.compiled import Program, TooLarge, compile_program
 from lumina_jax.planning.job import Job, parameters
+from lumina_jax.sampling import program as sampler
 from lumina_jax.tokens import Condition, Tokens
 from lumina_jax.training import step as steps
 from lumina_jax.training.optimizer import make_optimizer

@@ -60,7 +60,7 @@ def save(
 ) -> None:
   """Saves a pipeline; see `LuminaPipeline.save_pretrained`."""
   from lumina_jax.interop.target import check_destination
-  from lumina_jax.parts import Part
+  from lumina_jax.model.offload import Part
   from lumina_jax.pretrained import diffusers, export
 
   if layout not in LAYOUTS:

@@ -11,9 +11,9 @@ from flax import traverse_util
 from lumina_jax.backbone import ModelConfig
 from lumina_jax.interop.tensor import dtype_of
 from lumina_jax.interop.weights import Weights
-from lumina_jax.network import Network
+from lumina_jax.model.network import Network
+from lumina_jax.model.offload import Part
 from lumina_jax.parallel.placement import place
-from lumina_jax.parts import Part
 from lumina_jax.pretrained.options import Options
 
 

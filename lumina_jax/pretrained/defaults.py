@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from lumina_jax.backbone import ModelConfig
 from lumina_jax.encoders.frozen import GEMMA, LLAMA, FrozenTextConfig
-from lumina_jax.extrapolation import Extrapolation
-from lumina_jax.sampler import SamplingConfig
+from lumina_jax.sampling.extrapolation import Extrapolation
+from lumina_jax.sampling.program import SamplingConfig
 
 TRAINED = 1024  # Pixels along a side of what text-to-image networks drew last.
 

@@ -14,11 +14,11 @@ from lumina_jax.interop.target import write_diffusers
 from lumina_jax.interop.tensor import dtype_of
 from lumina_jax.interop.vae import save_vae
 from lumina_jax.interop.weights import InMemory
-from lumina_jax.network import Network
+from lumina_jax.model.network import Network
 from lumina_jax.pipeline import LuminaPipeline
-from lumina_jax.presets import SCHEDULER_CLASS
 from lumina_jax.pretrained import backbone, defaults, encoders
 from lumina_jax.pretrained.options import Options
+from lumina_jax.sampling.presets import SCHEDULER_CLASS
 
 INDEX = "model_index.json"
 PIPELINES = ("LuminaPipeline", "LuminaText2ImgPipeline")

@@ -15,23 +15,24 @@ import jax
 import numpy as np
 from flax import traverse_util
 
-from lumina_jax import config as configs
 from lumina_jax.backbone import ModelConfig
 from lumina_jax.encoders.frozen import FrozenTextConfig
 from lumina_jax.encoders.utf8 import Utf8Config
+from lumina_jax.files import schema
 from lumina_jax.flow.objective import Objective
 from lumina_jax.interop import licences, safetensors, source
 from lumina_jax.interop import place as destination
 from lumina_jax.interop.tensor import DTYPES, Tensor, dtype_of
 from lumina_jax.interop.vae import save_vae
-from lumina_jax.network import Network
+from lumina_jax.model.network import Network
+from lumina_jax.model.offload import Part
 from lumina_jax.parallel.placement import place
-from lumina_jax.parts import Part
 from lumina_jax.pipeline import LuminaPipeline
 from lumina_jax.pretrained import encoders
 from lumina_jax.pretrained.backbone import flat
 from lumina_jax.pretrained.options import Options
-from lumina_jax.sampler import SamplingConfig
+from lumina_jax.sampling.program import SamplingConfig
+from lumina_jax.training import run_config
 
 WEIGHTS = "model.safetensors"
 CONFIG = "config.json"
@@ -78,9 +79,9 @@ def save(
   shapes = {name: x.shape for name, x in params.items()}
   sections = (pipe.network.model, pipe.network.text_encoder, pipe.sampling)
   values = {
-    name: configs.to_dict(section)
+    name: schema.to_dict(section)
     for name, section in zip(SECTIONS, sections, strict=True)
-  } | {OBJECTIVE: configs.to_dict(pipe.network.objective)}
+  } | {OBJECTIVE: schema.to_dict(pipe.network.objective)}
   nbytes = sum(x.size for x in params.values()) * kind.itemsize
   nbytes += encoders.nbytes(pipe)
   with destination.new(folder, nbytes, overwrite, destination.PIPELINE) as new:
@@ -115,11 +116,11 @@ def load(folder: pathlib.Path, options: Options) -> LuminaPipeline:
   if missing := SECTIONS.keys() - values.keys():
     raise ValueError(f"{folder / CONFIG} lacks {', '.join(sorted(missing))}")
   model, text, sampling = (
-    configs.parse(values[name], cls, f"{CONFIG}: {name}")
+    schema.parse(cls, values[name], f"{CONFIG}: {name}")
     for name, cls in SECTIONS.items()
   )
-  objective = configs.parse(
-    values.get(OBJECTIVE, {}), Objective, f"{CONFIG}: {OBJECTIVE}"
+  objective = schema.parse(
+    Objective, values.get(OBJECTIVE, {}), f"{CONFIG}: {OBJECTIVE}"
   )
   # As it was saved, unless the caller wants it otherwise.
   options = dataclasses.replace(options, dtype=options.dtype or model.dtype)

@@ -13,7 +13,7 @@ from typing import Any
 from lumina_jax.interop.formats import open_weights
 from lumina_jax.interop.ours import NETWORK
 from lumina_jax.interop.source import DIFFUSERS, SHARD
-from lumina_jax.network import Network
+from lumina_jax.model.network import Network
 from lumina_jax.pipeline import LuminaPipeline
 from lumina_jax.pretrained import backbone, defaults, encoders
 from lumina_jax.pretrained.options import Options

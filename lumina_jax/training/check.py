@@ -5,10 +5,10 @@ from __future__ import annotations
 from jax.sharding import Mesh
 
 from lumina_jax.backbone import attention
-from lumina_jax.config import RunConfig
 from lumina_jax.encoders.frozen import FrozenTextConfig
 from lumina_jax.pipeline import LuminaPipeline
 from lumina_jax.training.optimizer import trainable
+from lumina_jax.training.run_config import RunConfig
 
 
 def check(config: RunConfig, mesh: Mesh) -> None:

@@ -15,10 +15,11 @@ from typing import Any
 import orbax.checkpoint as ocp
 from etils import epath
 
-from lumina_jax import whole_file
+from lumina_jax.files import atomic
 from lumina_jax.parallel import processes
-from lumina_jax.training import broken, restoring
-from lumina_jax.training.restoring import Unreadable, first_line
+from lumina_jax.training import corrupt_checkpoints as broken
+from lumina_jax.training import restore as restoring
+from lumina_jax.training.restore import Unreadable, first_line
 from lumina_jax.training.state import TrainState
 
 FOLDER = "checkpoints"
@@ -178,7 +179,7 @@ class Checkpoints:
       faults = [said for said in processes.exchange(fault) if said]
       if not faults:
         return TrainState(ema=items["ema"], **items["train"])
-      in_store = whole_file.in_store(self._folder)
+      in_store = atomic.in_store(self._folder)
       set_aside = self._mark if in_store else self._move_aside
       moved.append(set_aside(step, faults[0]))
     if moved:
@@ -239,7 +240,7 @@ class Checkpoints:
 
   def _mark(self, step: int, fault: str) -> str:
     mark = self._folder / f"{step}{broken.MARK}"
-    processes.on_first(lambda: whole_file.write_text(mark, f"{fault}\n"))
+    processes.on_first(lambda: atomic.write_text(mark, f"{fault}\n"))
     self._bad.add(step)
     broken.warn(step, fault, f"marked by {mark}")
     return mark.name
@@ -258,7 +259,7 @@ class Checkpoints:
 def _folder(workdir: epath.PathLike) -> epath.Path:
   """Of all checkpoints, by its absolute path, which orbax asks for."""
   folder = epath.Path(workdir)
-  if not whole_file.in_store(folder):  # There epath would make it a local one.
+  if not atomic.in_store(folder):  # There epath would make it a local one.
     folder = folder.absolute()
   return folder / FOLDER
 

@@ -9,27 +9,27 @@ from etils import epath
 from jax.sharding import Mesh
 
 from data_pipelines import manifest, shards
+from data_pipelines.bad_records import FEWEST, NAMED
 from data_pipelines.batches import Batches, Reading
 from data_pipelines.buckets import Buckets
+from data_pipelines.captioned import MediaConfig
 from data_pipelines.digits import DigitCanvases, DigitsConfig, split
-from data_pipelines.encoded import PictureEncoder
-from data_pipelines.faults import FEWEST, NAMED
 from data_pipelines.images import Images, ImagesConfig
-from data_pipelines.media import MediaConfig
 from data_pipelines.mixture import Mixture
 from data_pipelines.records import Group
 from data_pipelines.scan import scan
 from data_pipelines.shard_source import ShardSource
 from data_pipelines.source import Source
 from data_pipelines.synthetic import SyntheticConfig, SyntheticLatents
-from lumina_jax import whole_file
-from lumina_jax.config import RunConfig
 from lumina_jax.encoders.frozen import FrozenTextConfig
+from lumina_jax.files import atomic
+from lumina_jax.files.progress import Progress
 from lumina_jax.parallel import processes
-from lumina_jax.reporting.progress import Progress
-from lumina_jax.run_encoders import RunEncoders
+from lumina_jax.pretrained.data_encoders import PictureEncoder
+from lumina_jax.runs.run_encoders import RunEncoders
+from lumina_jax.runs.workdir import has_checkpoint
 from lumina_jax.training import step as steps
-from lumina_jax.workdir import has_checkpoint
+from lumina_jax.training.run_config import RunConfig
 
 PINNED = "data.sha256"
 NO_LIMIT = 1.0  # Made data have no broken records.
@@ -106,7 +106,7 @@ def media_source(
       raise ValueError(
         f"data.workers = {data.workers}: other processes have no devices to "
         f"encode the pictures of {named} on; set it to 0 and data.threads "
-        "higher, or encode them before by data_pipelines.encode"
+        "higher, or encode them before by lumina_jax.encode"
       )
     for group in _groups(named, folder, data.bad_limit):
       sources.append(_images(config, group, encoders))
@@ -126,14 +126,14 @@ def pin(folder: epath.Path, batches: Batches, begun: bool) -> None:
     ValueError: if it must, and they are others.
   """
   path = folder / PINNED
-  text = whole_file.read_text(path)
+  text = atomic.read_text(path)
   if begun and text is not None and text.strip() != batches.fingerprint:
     raise ValueError(
       f"the data are not those that the run in {folder} began with: other "
       "records, sizes or weights. Bring the old ones back, name another "
       "--workdir, or go on with these by --allow_config_change"
     )
-  whole_file.write_text(path, f"{batches.fingerprint}\n")
+  atomic.write_text(path, f"{batches.fingerprint}\n")
 
 
 def _is_shards(source: str) -> bool:

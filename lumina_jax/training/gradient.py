@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from lumina_jax.flow import loss as losses
 from lumina_jax.flow.loss import TimeDistribution
 from lumina_jax.flow.noise import sample_keys, token_noise
-from lumina_jax.network import Network, Params
+from lumina_jax.model.network import Network, Params
 from lumina_jax.tokens import PATCH, Condition, Tokens, per_token
 
 Batch = tuple[Tokens, Condition]

@@ -8,15 +8,15 @@ from collections.abc import Callable, Iterator
 import jax
 
 from data_pipelines.batches import Batches
-from lumina_jax.config import RunConfig
-from lumina_jax.reporting.progress import Progress
+from lumina_jax.files.progress import Progress
+from lumina_jax.training.aggregator import Window
 from lumina_jax.training.checkpoint import Checkpoints
 from lumina_jax.training.preemption import Preempted, Preemption
 from lumina_jax.training.profile import Profile
+from lumina_jax.training.run_config import RunConfig
 from lumina_jax.training.state import TrainState
 from lumina_jax.training.step import Step, place_batch
 from lumina_jax.training.watchdog import Watchdog
-from lumina_jax.training.window import Window
 
 
 class Loop:

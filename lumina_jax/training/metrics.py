@@ -8,8 +8,8 @@ from typing import Any
 
 from etils import epath
 
-from lumina_jax import whole_file
-from lumina_jax.lines import Lines
+from lumina_jax.files import atomic
+from lumina_jax.files.jsonl import Lines
 from lumina_jax.parallel import processes
 
 FILE = "metrics.jsonl"
@@ -29,7 +29,7 @@ class Metrics:
       return
     kept = [json.dumps(row) for row in read(workdir) if row["step"] <= step]
     self._lines = Lines(epath.Path(workdir) / FILE, kept)
-    if whole_file.in_store(workdir):
+    if atomic.in_store(workdir):
       logging.warning("TensorBoard files are written to local workdirs only")
     else:
       # It imports PyTorch where that is installed, which takes seconds.
@@ -112,7 +112,7 @@ def read(workdir: epath.PathLike) -> list[dict[str, Any]]:
   """All rows of a run; a last line that a crash cut short is left out."""
   path = epath.Path(workdir) / FILE
   rows = []
-  for line in (whole_file.read_text(path) or "").splitlines():
+  for line in (atomic.read_text(path) or "").splitlines():
     try:
       rows.append(json.loads(line))
     except json.JSONDecodeError:

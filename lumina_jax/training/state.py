@@ -10,7 +10,7 @@ import optax
 from flax import linen as nn
 from jax.sharding import Mesh
 
-from lumina_jax.network import Network
+from lumina_jax.model.network import Network
 from lumina_jax.parallel import mesh as meshes
 from lumina_jax.training.optimizer import moment_shardings
 

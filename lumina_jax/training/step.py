@@ -14,7 +14,7 @@ from flax import linen as nn
 from jax.sharding import Mesh, NamedSharding
 
 from lumina_jax.flow.loss import TimeDistribution
-from lumina_jax.network import Network
+from lumina_jax.model.network import Network
 from lumina_jax.parallel import mesh as meshes
 from lumina_jax.parallel import processes
 from lumina_jax.training.gradient import Batch, flow_gradient
@@ -22,7 +22,7 @@ from lumina_jax.training.optimizer import average, schedule, trainable
 from lumina_jax.training.state import TrainState, state_shardings
 
 if TYPE_CHECKING:
-  from lumina_jax.config import RunConfig
+  from lumina_jax.training.run_config import RunConfig
 
 Step = Callable[[TrainState, Batch], tuple[TrainState, dict[str, jax.Array]]]
 

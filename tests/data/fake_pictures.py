@@ -2,10 +2,10 @@
 
 import numpy as np
 
-from data_pipelines import encode
 from data_pipelines.shard_job import Job
 from data_pipelines.shard_writer import ShardWriter
 from data_pipelines.source import BadRecord
+from lumina_jax import encode
 from lumina_jax.tokens import Grid
 
 SETTINGS = {

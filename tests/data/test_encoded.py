@@ -10,13 +10,15 @@ from data.fake_pictures import Fake, captions, grid
 from encoders.small_tokenizer import write_tokenizer
 from pretrained.tiny import VOCAB, WIDTH, write_language, write_vae
 
-from data_pipelines import encode, encoded, shards
+from data_pipelines import shards
 from data_pipelines.shard_job import Job
 from data_pipelines.shard_source import SAMPLE, ShardSource
 from data_pipelines.shard_writer import ShardWriter
 from data_pipelines.source import Draw
+from lumina_jax import encode
 from lumina_jax.encoders.frozen import FrozenTextConfig
 from lumina_jax.interop.vae import load_vae
+from lumina_jax.pretrained import data_encoders as encoded
 
 COUNT = 11
 SHIFT = 0.3

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
+from data_pipelines.bad_records import FEWEST, Faults
 from data_pipelines.batches import Batches, Reading
-from data_pipelines.faults import FEWEST, Faults
 from data_pipelines.mixture import Mixture
 from data_pipelines.source import BadRecord, Sample
 from lumina_jax.tokens import Grid

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data_pipelines import picture_file
 from data_pipelines.scan import scan
 from data_pipelines.source import BadRecord
+from lumina_jax.media import image_file as picture_file
 
 PASSING = (errno.EIO, errno.ESTALE, errno.EMFILE, errno.ENFILE)
 

@@ -14,10 +14,9 @@ from configs import photographs as config_file
 from data_pipelines import photographs
 from data_pipelines.photographs import README, SHIPPED, caption, parts
 from data_pipelines.scan import scan
-from lumina_jax import config as configs
 from lumina_jax import train as training
-from lumina_jax.reporting import previews
-from lumina_jax.training import data, metrics
+from lumina_jax.runs import previews
+from lumina_jax.training import data, metrics, run_config
 
 WHOLE = (0.0, 0.0, 1.0, 1.0)
 
@@ -50,11 +49,11 @@ def contents(folder):
   return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
 
 
-def run_config(folder, **changes):
+def make_config(folder, **changes):
   config = config_file.get_config()
   config.data.sources = (str(folder),)
   config.update_from_flattened_dict(changes)
-  return configs.parse(config)
+  return run_config.parse(config)
 
 
 @pytest.mark.parametrize("size", [(640, 427), (384, 303), (512, 512)])
@@ -96,8 +95,8 @@ def test_a_small_corner_of_something_is_named_if_it_fills_the_part():
   assert caption(named("coffee.png"), saucer).startswith("part of a red saucer")
 
 
-def test_every_caption_fits_the_config():
-  tokenize = run_config("x").network.tokenize
+def test_every_caption_fits_make_config():
+  tokenize = make_config("x").network.tokenize
   texts = {
     caption(p, tuple(value / 1000 for value in part))
     for p in SHIPPED
@@ -231,7 +230,7 @@ def test_rows_are_well_filled(tmp_path):
       lines.append(json.dumps(item))
   (tmp_path / "metadata.jsonl").write_text("\n".join(lines))
   assert 150 <= len(lines) <= 300
-  config = run_config(tmp_path)
+  config = make_config(tmp_path)
   tokens = sum(size[0] for size in data.make_source(config).sizes)
   rows = data.make_batches(config).per_epoch * config.training.batch_rows
   assert tokens / (rows * config.data.row_tokens) >= 0.95
@@ -243,7 +242,7 @@ def test_broken_files_are_named_and_survived(written, tmp_path):
   cut_off = tmp_path / "flower_04.jpg"
   cut_off.write_bytes(cut_off.read_bytes()[:3000])
   (tmp_path / "china_05.txt").unlink()
-  batches = data.make_batches(run_config(tmp_path))
+  batches = data.make_batches(make_config(tmp_path))
   (group,) = scan(str(tmp_path))
   assert len(group.faults) == 1 and "china_05.jpg: no cap" in group.faults[0]
   loaded = [batches.load(number) for number in range(2)]
@@ -271,7 +270,7 @@ def test_a_run_learns_and_shows_what_it_sees(written, tmp_path):
     "training.samples_per_prompt": 1,
     "sampling.num_inference_steps": 2,
   }
-  run = run_config(written, **changes)
+  run = make_config(written, **changes)
   state = training.train(run, epath.Path(tmp_path))
   assert int(state.step) == 20
   rows = metrics.read(tmp_path)

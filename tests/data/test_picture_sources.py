@@ -7,11 +7,11 @@ import pytest
 from fake_store import BUCKET, mounted
 from PIL import Image
 
-from data_pipelines import picture_file
 from data_pipelines import scan as scanning
 from data_pipelines.records import Record
 from data_pipelines.scan import scan
 from data_pipelines.source import BadRecord
+from lumina_jax.media import image_file as picture_file
 
 WIDTH, HEIGHT = 24, 16
 

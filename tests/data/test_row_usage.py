@@ -8,7 +8,7 @@ from data_pipelines.buckets import Buckets
 from data_pipelines.images import Images, ImagesConfig
 from data_pipelines.plan import RowPlan
 from data_pipelines.records import Record
-from lumina_jax import config as configs
+from lumina_jax.training import run_config
 
 # Of photographs: 3:2, 4:3, 1:1, 16:9 and the like, and some of any shape.
 RATIOS = (3 / 2, 2 / 3, 4 / 3, 3 / 4, 1.0, 16 / 9, 9 / 16, 2.0)
@@ -45,7 +45,7 @@ def source(config, count):
   [f"{m}_{s}" for m in ("next_2b_gqa", "flag_5b") for s in (256, 512, 1024)],
 )
 def test_rows_hold_at_least_95_percent_tokens(variant):
-  config = configs.parse(stages.get_config(variant))
+  config = run_config.parse(stages.get_config(variant))
   pictures = source(config, 3000)
   budget = config.data.budget
   plan = RowPlan(pictures.sizes, budget, 0, pictures.kinds)
@@ -59,7 +59,7 @@ def test_rows_hold_at_least_95_percent_tokens(variant):
 
 
 def test_a_picture_is_seen_in_several_shapes():
-  config = configs.parse(stages.get_config("next_2b_gqa_256"))
+  config = run_config.parse(stages.get_config("next_2b_gqa_256"))
   pictures = source(config, 600)
   plan = RowPlan(pictures.sizes, config.data.budget, 0, pictures.kinds)
   shapes: dict[int, set] = {}

@@ -28,19 +28,14 @@ from data.fake_pictures import (
   write,
 )
 
-from data_pipelines import (
-  encode,
-  shard_job,
-  shard_record,
-  shard_writer,
-  shards,
-)
+from data_pipelines import shard_job, shard_record, shard_writer, shards
 from data_pipelines.batches import Batches, Reading
 from data_pipelines.shard_job import ahead
 from data_pipelines.shard_record import Record, pack, unpack
 from data_pipelines.shard_source import SAMPLE, ShardSource
 from data_pipelines.shard_writer import ShardWriter
 from data_pipelines.source import BadRecord, Draw
+from lumina_jax import encode
 from lumina_jax.encoders.frozen import FrozenTextConfig
 from lumina_jax.tokens import Grid
 

@@ -10,11 +10,11 @@ from PIL import Image
 
 from data_pipelines import tfds_source
 from data_pipelines.buckets import Buckets
-from data_pipelines.crop import load
 from data_pipelines.images import Images, ImagesConfig
 from data_pipelines.manifest import read_manifest, write_manifest
 from data_pipelines.scan import scan
 from data_pipelines.source import BadRecord, Draw
+from lumina_jax.media.crop import load
 from lumina_jax.tokens import Grid
 
 tfds = pytest.importorskip("tensorflow_datasets")

@@ -14,7 +14,7 @@ from flax import traverse_util
 
 from lumina_jax.parallel import processes
 from lumina_jax.parallel.mesh import MeshConfig, make_mesh
-from lumina_jax.training.init_from import begin_with, open_start
+from lumina_jax.runs.init_from import begin_with, open_start
 from lumina_jax.training.optimizer import make_optimizer
 from lumina_jax.training.state import create_state
 

@@ -11,11 +11,11 @@ import numpy as np
 
 from lumina_jax.backbone import ModelConfig
 from lumina_jax.encoders.utf8 import Utf8Config
-from lumina_jax.network import Network
+from lumina_jax.model.network import Network
 from lumina_jax.parallel.mesh import MeshConfig, make_mesh
 from lumina_jax.parallel.placement import place
 from lumina_jax.pipeline import LuminaPipeline
-from lumina_jax.sampler import SamplingConfig
+from lumina_jax.sampling.program import SamplingConfig
 
 MODEL = ModelConfig(
   patch=(2, 2), channels=1, width=32, depth=2, heads=4, kv_heads=2,

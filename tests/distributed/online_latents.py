@@ -10,9 +10,9 @@ import jax
 import numpy as np
 from pretrained.tiny import write_vae
 
-from data_pipelines.encoded import PictureEncoder
 from lumina_jax.interop.vae import load_vae
 from lumina_jax.parallel.mesh import MeshConfig, make_mesh
+from lumina_jax.pretrained.data_encoders import PictureEncoder
 
 folder = write_vae(pathlib.Path(sys.argv[1]) / "vae")
 encoder = PictureEncoder(load_vae(folder))

@@ -10,10 +10,10 @@ import pytest
 from conftest import randomised, small_config
 from fake_devices import HERE, begin_two, start, start_two
 
-from lumina_jax import config as configs
-from lumina_jax import workdir as workdirs
 from lumina_jax.parallel.mesh import MeshConfig, make_mesh
 from lumina_jax.pipeline import LuminaPipeline
+from lumina_jax.runs import workdir as workdirs
+from lumina_jax.training import run_config
 from lumina_jax.training.checkpoint import Checkpoints
 from lumina_jax.training.state import TrainState
 
@@ -108,7 +108,7 @@ def run(tmp_path_factory):
   config = small_config(training__batch_rows=6)
   folder = tmp_path_factory.mktemp("runs") / "digits"
   folder.mkdir()
-  configs.save(config, folder)
+  run_config.save(config, folder)
   params = randomised(config).params
   store, number = Checkpoints(folder, keep=1), np.int32(1)
   store.save(TrainState(number, np.int32(0), params, params, {"count": number}))

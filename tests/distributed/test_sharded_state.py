@@ -8,7 +8,7 @@ import pytest
 from conftest import randomised, tiny_config
 from fake_devices import HERE, start, start_two
 
-from lumina_jax import config as configs
+from lumina_jax.training import run_config
 from lumina_jax.training.checkpoint import Checkpoints
 from lumina_jax.training.state import TrainState
 
@@ -31,7 +31,7 @@ def test_eight_devices_update_as_one_does(tmp_path):
 @pytest.mark.long
 def test_two_processes_begin_with_the_weights_of_a_run(tmp_path):
   config = tiny_config("text_to_image")
-  configs.save(config, tmp_path)
+  run_config.save(config, tmp_path)
   ema = jax.device_get(randomised(config).params)
   state = dict.fromkeys(TrainState._fields, np.int32(7))
   state |= dict(params=ema, ema=ema, opt_state={"m": np.zeros(3)})

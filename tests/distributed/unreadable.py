@@ -12,7 +12,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from lumina_jax.parallel import processes
 from lumina_jax.parallel.mesh import MeshConfig, make_mesh
-from lumina_jax.training import restoring
+from lumina_jax.training import restore as restoring
 from lumina_jax.training.checkpoint import Checkpoints
 from lumina_jax.training.state import TrainState
 

@@ -12,10 +12,10 @@ from jax.sharding import AbstractMesh, AxisType
 
 from lumina_jax.backbone import DiT
 from lumina_jax.backbone.config import PUBLISHED
-from lumina_jax.config import parse
 from lumina_jax.parallel.mesh import AXES, mesh_axes, shardings
 from lumina_jax.tokens import Condition, Tokens
 from lumina_jax.training.optimizer import make_optimizer
+from lumina_jax.training.run_config import parse
 from lumina_jax.training.state import TrainState, state_shardings
 
 # (data, fsdp, context, tensor)

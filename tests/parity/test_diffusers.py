@@ -19,7 +19,7 @@ from interop.families import (
 from lumina_jax.backbone.rope import RopeScaling
 from lumina_jax.convert import convert
 from lumina_jax.interop import load_pytorch, save_pytorch
-from lumina_jax.velocity import predict_velocity
+from lumina_jax.model.velocity import predict_velocity
 
 torch = pytest.importorskip(
   "torch", reason="torch is an oracle: pip install -r requirements-parity.txt"

@@ -5,11 +5,11 @@ import pytest
 from conftest import small_config
 
 from configs import text_to_image
-from lumina_jax import config as configs
 from lumina_jax.parallel.chips import CHIPS
 from lumina_jax.parallel.mesh import MeshConfig
 from lumina_jax.parallel.topology import Topology
 from lumina_jax.planning.job import default_degrees, make_job, parameters
+from lumina_jax.training import run_config
 
 
 def machine(devices: int, chip: str = "v5e") -> Topology:
@@ -19,7 +19,7 @@ def machine(devices: int, chip: str = "v5e") -> Topology:
 
 @pytest.fixture(scope="module")
 def flag_5b():
-  return configs.parse(text_to_image.get_config("flag_5b"))
+  return run_config.parse(text_to_image.get_config("flag_5b"))
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,8 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
-from lumina_jax.training import checkpoint, restoring
+from lumina_jax.training import checkpoint
+from lumina_jax.training import restore as restoring
 from lumina_jax.training.checkpoint import Checkpoints, read_ema
 from lumina_jax.training.state import TrainState
 

@@ -6,7 +6,7 @@ import pytest
 from fake_store import BUCKET, mounted
 from orbax.checkpoint._src.path import gcs_utils
 
-from lumina_jax import whole_file
+from lumina_jax.files import atomic
 from lumina_jax.training.checkpoint import FOLDER, Checkpoints, read_ema
 from lumina_jax.training.state import TrainState
 
@@ -25,7 +25,7 @@ ABSTRACT = jax.eval_shape(lambda: state(1))
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
   """A disk that is taken for a store; orbax itself takes it for a disk."""
-  monkeypatch.setattr(whole_file, "in_store", lambda _: True)
+  monkeypatch.setattr(atomic, "in_store", lambda _: True)
   save(tmp_path, 2, 4, 6)
   return tmp_path
 
@@ -91,7 +91,7 @@ def test_when_all_are_broken_the_second_start_is_from_the_beginning(folder):
 
 
 def test_a_mark_without_its_checkpoint_does_no_harm(folder):
-  whole_file.write_text(folder / FOLDER / "8.corrupt", "killed half way")
+  atomic.write_text(folder / FOLDER / "8.corrupt", "killed half way")
   saved = Checkpoints(folder, 3)
   assert int(saved.restore(ABSTRACT).step) == 6
   saved.save(state(8))

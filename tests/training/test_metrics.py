@@ -6,13 +6,13 @@ import time
 import numpy as np
 import pytest
 
+from data_pipelines.bad_records import Faults
 from data_pipelines.batches import Loaded
-from data_pipelines.faults import Faults
+from lumina_jax.training.aggregator import Window, Work
+from lumina_jax.training.goodput import Ledger
 from lumina_jax.training.gradient import TIME_BINS
-from lumina_jax.training.guards import Skips
-from lumina_jax.training.ledger import Ledger
 from lumina_jax.training.metrics import FILE, Metrics, read
-from lumina_jax.training.window import Window, Work
+from lumina_jax.training.nan_guard import Skips
 
 
 def write(workdir, start, steps):

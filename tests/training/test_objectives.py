@@ -13,15 +13,15 @@ import pytest
 from conftest import ROOT, small_config, small_flags
 
 from configs import digits, imagenet, text_to_image, text_to_video
-from lumina_jax import config as configs
 from lumina_jax import convert, packing
+from lumina_jax.files import schema
 from lumina_jax.flow import path as paths
 from lumina_jax.flow.loss import TimeDistribution
 from lumina_jax.flow.objective import WEIGHTS, Objective
 from lumina_jax.pipeline import LuminaPipeline
 from lumina_jax.pretrained import export
 from lumina_jax.tokens import per_token
-from lumina_jax.training import data, gradient, metrics
+from lumina_jax.training import data, gradient, metrics, run_config
 from lumina_jax.training import step as steps
 from lumina_jax.training.checkpoint import Checkpoints
 from lumina_jax.training.state import TrainState
@@ -225,10 +225,10 @@ def test_a_config_file_states_its_objective(family):
 
 
 def test_configs_of_older_runs_have_the_default(tmp_path):
-  values = configs.to_dict(small_config())
+  values = schema.to_dict(small_config())
   del values["objective"]
   values["time"] = {"name": "logit_normal", "mean": 0.0, "std": 1.0}
-  assert configs.parse(values) == small_config()
+  assert run_config.parse(values) == small_config()
 
 
 def test_an_unknown_word_is_named_with_its_section():
@@ -244,7 +244,7 @@ def noisy_run(tmp_path_factory):
   config = small_config(**{f"objective__{k}": v for k, v in NOISE.items()})
   folder = tmp_path_factory.mktemp("runs") / "noise"
   folder.mkdir()
-  configs.save(config, folder)
+  run_config.save(config, folder)
   rng = np.random.default_rng(0)
   params = jax.tree.map(
     lambda x: 0.1 * rng.standard_normal(x.shape, np.float32),
@@ -304,7 +304,7 @@ def test_a_small_run_predicts_noise(tmp_path):
   done = command("train", *words, *small_flags(**changes))
   assert done.returncode == 0, done.stderr
   assert all(np.isfinite(row["loss"]) for row in metrics.read(tmp_path))
-  config = configs.load(tmp_path)
+  config = run_config.load(tmp_path)
   assert config.objective == Objective(**NOISE)
   assert config.time.base_tokens == 8
   out = tmp_path / "pictures"

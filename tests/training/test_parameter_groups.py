@@ -9,7 +9,7 @@ import optax
 import pytest
 from conftest import tiny_config
 
-from lumina_jax import config as configs
+from lumina_jax.files import schema
 from lumina_jax.training.optimizer import (
   OptimizerConfig,
   average,
@@ -211,16 +211,16 @@ def test_groups_that_no_network_has_are_refused(changes, message):
 
 
 def test_a_config_file_may_hold_groups():
-  values = configs.to_dict(
+  values = schema.to_dict(
     config(groups=(("text_encoder", 0.1, 0.0),), frozen=("blocks",))
   )
   assert values["groups"] == [["text_encoder", 0.1, 0.0]]
-  again = configs.parse(values, OptimizerConfig)
+  again = schema.parse(OptimizerConfig, values)
   assert again.groups == (("text_encoder", 0.1, 0.0),)
   assert (
-    configs.parse(
-      {k: v for k, v in values.items() if k not in ("groups", "frozen")},
+    schema.parse(
       OptimizerConfig,
+      {k: v for k, v in values.items() if k not in ("groups", "frozen")},
     )
     == config()
   )

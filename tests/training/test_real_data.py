@@ -14,14 +14,14 @@ from PIL import Image
 from pretrained.tiny import VOCAB, WIDTH, write_language, write_vae
 from sklearn.datasets import load_sample_images
 
-from data_pipelines.media import MediaConfig
-from lumina_jax import config as configs
-from lumina_jax import run_encoders
+from data_pipelines.captioned import MediaConfig
 from lumina_jax import train as training
-from lumina_jax.config import EncodersConfig
 from lumina_jax.encoders.frozen import FrozenTextConfig
+from lumina_jax.files import schema
 from lumina_jax.pipeline import LuminaPipeline
-from lumina_jax.training import data, metrics
+from lumina_jax.runs import run_encoders
+from lumina_jax.training import data, metrics, run_config
+from lumina_jax.training.run_config import EncodersConfig
 
 NAMES = "china", "flower"
 SIDE = 16  # pixels of a bucket's square
@@ -156,7 +156,7 @@ def test_too_many_broken_pictures_stop_the_run(photographs, tmp_path):
 
 def test_a_config_of_real_data_can_be_written_and_read(photographs, models):
   config = latents(photographs, models)
-  again = configs.parse(configs.to_dict(config))
+  again = run_config.parse(schema.to_dict(config))
   assert again == config
 
 
@@ -174,7 +174,7 @@ def test_latents_and_features_made_on_the_way_or_before(
     "--hidden=penultimate", "--records_per_shard=16",
   ]  # fmt: skip
   done = subprocess.run(
-    [sys.executable, "-m", "data_pipelines.encode", *words],
+    [sys.executable, "-m", "lumina_jax.encode", *words],
     cwd=ROOT, capture_output=True, text=True, check=False,
   )  # fmt: skip
   assert done.returncode == 0, done.stderr

@@ -1,0 +1,1 @@
+"""How anything is written, parsed and shown. Knows nothing of models."""

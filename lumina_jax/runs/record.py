@@ -1,0 +1,84 @@
+"""The record of a run: what it was made of and ran on."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import pathlib
+import platform
+import subprocess
+import sys
+from importlib import metadata
+from typing import Any
+
+import jax
+from etils import epath
+
+from lumina_jax.files import atomic
+
+FILE = "record.json"
+PACKAGES = (
+  "jax",
+  "jaxlib",
+  "flax",
+  "optax",
+  "orbax-checkpoint",
+  "grain",
+  "numpy",
+  "pillow",
+  "array_record",
+  "scikit-learn",
+)
+
+
+def write(workdir: epath.PathLike, seed: int, step: int) -> None:
+  """Adds the present start to the workdir's record: one entry a start."""
+  starts = [*read(workdir), _now(seed, step)]
+  text = json.dumps(starts, indent=2) + "\n"
+  atomic.write_text(epath.Path(workdir) / FILE, text)
+
+
+def read(workdir: epath.PathLike) -> list[dict[str, Any]]:
+  text = atomic.read_text(epath.Path(workdir) / FILE)
+  return [] if text is None else json.loads(text)
+
+
+def _now(seed: int, step: int) -> dict[str, Any]:
+  return {
+    "started": datetime.datetime.now(datetime.UTC).isoformat(
+      timespec="seconds"
+    ),
+    "from_step": step,
+    "command": " ".join(sys.argv),
+    "seed": seed,
+    "git_commit": _git_commit(),
+    "python": platform.python_version(),
+    "machine": platform.platform(),
+    "devices": [str(device) for device in jax.devices()],
+    "device_kind": jax.devices()[0].device_kind,
+    "processes": jax.process_count(),
+    "packages": {name: _version(name) for name in PACKAGES},
+  }
+
+
+def _version(package: str) -> str:
+  try:
+    return metadata.version(package)
+  except metadata.PackageNotFoundError:
+    return "not installed"
+
+
+def _git_commit() -> str:
+  """Commit of the code that runs, with "+" if files were changed since."""
+  folder = pathlib.Path(__file__).parent
+
+  def git(*words):
+    return subprocess.run(
+      ["git", *words], cwd=folder, capture_output=True, text=True, check=True
+    ).stdout.strip()
+
+  try:
+    changed = "+" if git("status", "--porcelain", "-uno") else ""
+    return git("rev-parse", "--short=12", "HEAD") + changed
+  except (OSError, subprocess.CalledProcessError):
+    return "unknown (not a git checkout)"

@@ -1,0 +1,208 @@
+"""settings.yaml of the original: what it says, what of it is tolerated."""
+
+import dataclasses
+
+import pytest
+
+from lumina_jax.commands import settings_yaml as settings
+from lumina_jax.commands.settings_yaml import Settings
+
+# As the original ships it for Next-DiT.
+WHOLE = """
+- settings:
+
+  model:
+    ckpt: ""
+    ckpt_lm: "/models/gemma"
+    token: ""
+
+  transport:
+    path_type: "Linear"             # option: ["Linear", "GVP", "VP"]
+    prediction: "velocity"
+    loss_weight: None
+    sample_eps: 0.1
+    train_eps: 0.2
+
+  ode:
+    atol: 1.0e-6
+    rtol: 1.0e-3
+    reverse: false
+    likelihood: false
+
+  sde:
+    sampling_method: "Euler"
+    last_step: None
+
+  infer:
+      resolution: "(Extrapolation) 1024x2048"
+      num_sampling_steps: 60        # range: 1-1000
+      cfg_scale: 4.
+      solver: "euler"
+      t_shift: 4
+      scaling_method: "Time-aware"
+      scaling_watershed: 0.3
+      proportional_attn: true
+      seed: 0
+"""
+SAID = Settings(
+  ckpt_lm="/models/gemma",
+  resolution=(1024, 2048),
+  num_sampling_steps=60,
+  cfg_scale=4.0,
+  solver="euler",
+  t_shift=4.0,
+  seed=0,
+  proportional_attn=True,
+  scaling_method="Time-aware",
+  scaling_watershed=0.3,
+  atol=1e-6,
+  rtol=1e-3,
+)
+
+
+def read(tmp_path, text):
+  path = tmp_path / "settings.yaml"
+  path.write_text(text)
+  return settings.read(path)
+
+
+def of(section, **values):
+  return settings.parse([{section: values}])
+
+
+def test_the_file_of_the_original_is_read_without_a_remark(tmp_path):
+  assert read(tmp_path, WHOLE) == (SAID, [])
+  # Sections indented below their heading are the same to a reader.
+  lines = WHOLE.splitlines()
+  deeper = lines[:2] + ["  " + line for line in lines[2:]]
+  assert read(tmp_path, "\n".join(deeper)) == (SAID, [])
+
+
+def test_points_are_one_more_than_steps():
+  assert SAID.num_inference_steps == 59
+  assert Settings().num_inference_steps is None
+  assert Settings(num_sampling_steps=2).num_inference_steps == 1
+  with pytest.raises(ValueError, match="N - 1 steps; give at least 2"):
+    Settings(num_sampling_steps=1)
+
+
+@pytest.mark.parametrize(
+  ("old", "new", "remark"),
+  [
+    (
+      "scaling_watershed",
+      "scale_watershed",
+      "infer.scale_watershed is read as infer.scaling_watershed",
+    ),
+    ("1.0e-6", "1e-6", "ode.atol: text is read as a number"),
+    ("- settings:", "  settings:", "a mapping is read as the list of one"),
+    ('token: ""', "token: None", "model.token: None is read as not given"),
+    ("seed: 0", "seed: '0'", "infer.seed: text is read as a number"),
+    (
+      "seed: 0",
+      "seed: 0\n      num_sampling_step: 3",
+      "infer.num_sampling_step is unknown and not used; did you mean "
+      "infer.num_sampling_steps?",
+    ),
+    ('token: ""', "solver: rk4", "model.solver is unknown .* infer.solver?"),
+    ("  sde:", "  sda:", "sda is unknown and not used; did you mean sde?"),
+  ],
+)
+def test_what_is_tolerated_gets_one_remark(tmp_path, old, new, remark):
+  assert old in WHOLE
+  found, remarks = read(tmp_path, WHOLE.replace(old, new))
+  assert found == SAID
+  assert len(remarks) == 1
+  start = remark.partition(" .* ")
+  assert remarks[0].startswith(start[0]) and start[2] in remarks[0]
+
+
+def test_tolerances_are_for_the_solver_that_knows_them():
+  found, remarks = settings.parse(
+    [{"infer": {"solver": "dopri5"}, "ode": {"rtol": 0.1, "atol": 1e-6}}]
+  )
+  assert found == Settings(solver="dopri5", rtol=0.1, atol=1e-6)
+  assert not remarks
+
+
+@pytest.mark.parametrize(
+  ("theirs", "ours"), [("rk4", "rk4_38"), ("heun2", "heun"), ("heun3", "heun3")]
+)
+def test_solvers_have_the_names_of_torchdiffeq(theirs, ours):
+  assert of("infer", solver=theirs)[0].solver == ours
+
+
+@pytest.mark.parametrize(
+  ("section", "values", "message"),
+  [
+    ("transport", dict(path_type="GVP"), "path_type = GVP: .* write Linear"),
+    ("transport", dict(prediction="score"), "= score: .* write velocity"),
+    ("ode", dict(reverse=True), "ode.reverse = True: .* write false"),
+    ("ode", dict(likelihood="true"), "ode.likelihood = True"),
+    ("ode", dict(atol="small"), "ode.atol = 'small': expected a number"),
+    ("infer", dict(solver="dopri8"), "'dopri8' chooses its own .* dopri5"),
+    ("infer", dict(solver="midpiont"), "did you mean 'midpoint'"),
+    ("infer", dict(seed=1.5), "infer.seed = 1.5: expected a whole number"),
+    ("infer", dict(seed=True), "infer.seed = True: expected a number"),
+    ("infer", dict(proportional_attn="maybe"), "expected true or false"),
+    ("infer", dict(scaling_method="NTK"), "use Time-aware or None"),
+    ("infer", dict(scaling_watershed=3), "a time from 0 to 1"),
+    ("infer", dict(resolution=1024), "infer.resolution = 1024: write width"),
+    (
+      "infer",
+      dict(scale_watershed=0.1, scaling_watershed=0.2),
+      "is given twice, 0.1 and 0.2",
+    ),
+    ("model", dict(ckpt=7), "model.ckpt = 7: expected a text"),
+  ],
+)
+def test_what_cannot_be_done_is_refused(section, values, message):
+  with pytest.raises(ValueError, match=message):
+    of(section, **values)
+
+
+@pytest.mark.parametrize(
+  ("text", "message"),
+  [
+    ("", "expected a list of one mapping .* found None"),
+    ("- 3", "expected sections of keys, found 3"),
+    ("- infer: 3", "infer = 3: expected keys"),
+    ("- infer: [", "is not YAML"),
+  ],
+)
+def test_files_that_are_no_settings_are_named(tmp_path, text, message):
+  with pytest.raises(ValueError, match=message) as error:
+    read(tmp_path, text)
+  assert str(tmp_path / "settings.yaml") in str(error.value)
+  with pytest.raises(OSError, match=r"nowhere\.yaml cannot be read: No such"):
+    settings.read(tmp_path / "nowhere.yaml")
+
+
+def test_scaling_can_be_switched_off_in_either_spelling():
+  for value in (None, "None"):
+    found, remarks = of("infer", scaling_method=value)
+    assert found == Settings(scaling_method=settings.NO_SCALING)
+    assert not remarks
+
+
+@pytest.mark.parametrize(
+  ("text", "size"),
+  [
+    ("1024x512", (1024, 512)),
+    (" 1024 X 512 ", (1024, 512)),
+    ("1024:1536x1024", (1536, 1024)),
+    ("(Extrapolation) 1664x1664", (1664, 1664)),
+  ],
+)
+def test_resolutions_are_width_and_height(text, size):
+  assert settings.resolution("--resolution", text) == size
+
+
+@pytest.mark.parametrize("text", ["1024", "axb", "1024x", "-8x8", "8x8x8", ""])
+def test_what_is_no_resolution_is_refused(text):
+  with pytest.raises(ValueError, match=r"--resolution = .*as 1024x512"):
+    settings.resolution("--resolution", text)
+
+
+def test_a_token_is_not_shown():
+  assert "secret" not in repr(dataclasses.replace(SAID, token="secret"))

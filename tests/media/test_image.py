@@ -1,0 +1,184 @@
+"""Pictures of files: every mode of Pillow, and files that are none."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from lumina_jax.media import image as image_file
+
+# White, and a red that shows in full, in half and not at all.
+RED = [[[255, 255, 255, 255], [255, 0, 0, 255]],
+       [[255, 0, 0, 128], [255, 0, 0, 0]]]  # fmt: skip
+ON_WHITE = [[[1, 1, 1], [1, -1, -1]], [[1, 0, 0], [1, 1, 1]]]
+SHADES = np.arange(256, dtype=np.uint8).reshape(8, 32)
+GREY = (SHADES / 127.5 - 1)[..., None]
+
+
+def saved(image, path, **options):
+  """A picture as it comes back from a file."""
+  image.save(path, **options)
+  return image_file.open(path)
+
+
+def close(image, expected, channels, atol=0.005):
+  found = image_file.pixels(image, channels)
+  assert found.dtype == np.float32
+  expected = np.broadcast_to(expected, (*np.shape(expected)[:2], channels))
+  np.testing.assert_allclose(found, expected, atol=atol)
+
+
+def palette(indices, colours, mode="P"):
+  """A picture whose bytes stand for colours of a table."""
+  image = Image.fromarray(np.asarray(indices, np.uint8)).convert(mode)
+  image.putpalette(np.ravel(colours).astype(np.uint8).tobytes())
+  return image
+
+
+def test_grey_of_a_byte(tmp_path):
+  for channels in (1, 3):
+    image = saved(Image.fromarray(SHADES), tmp_path / "grey.png")
+    assert image.mode == "L"
+    close(image, GREY, channels, atol=1e-6)
+    colours = saved(image.convert("RGB"), tmp_path / "colours.png")
+    assert colours.mode == "RGB"
+    close(colours, GREY, channels, atol=1e-6)
+
+
+def test_black_and_white(tmp_path):
+  image = Image.fromarray(SHADES > 100)
+  image = saved(image, tmp_path / "two.png")
+  assert image.mode == "1"
+  close(image, np.where(SHADES > 100, 1, -1)[..., None], 3)
+
+
+@pytest.mark.parametrize("order", ["<u2", ">u2"])
+def test_grey_of_two_bytes(tmp_path, order):
+  deep = (SHADES * np.uint16(257)).astype(order)
+  image = saved(Image.fromarray(deep), tmp_path / "deep.tif")
+  assert image.mode == ("I;16" if order == "<u2" else "I;16B")
+  for channels in (1, 3):
+    close(image, GREY, channels, atol=1e-6)
+  png = saved(Image.fromarray(deep.astype("<u2")), tmp_path / "deep.png")
+  assert png.mode == "I;16"
+  close(png, GREY, 1, atol=1e-6)
+  fine = np.uint16([[0, 1, 65_535]])  # Not rounded to bytes.
+  found = image_file.pixels(Image.fromarray(fine), 1)
+  np.testing.assert_allclose(found[0, :, 0], [-1, 2 / 65_535 - 1, 1], atol=1e-7)
+
+
+def test_whole_numbers(tmp_path):
+  image = Image.fromarray(SHADES.astype(np.int32) * 257)
+  image = saved(image, tmp_path / "whole.tif")
+  assert image.mode == "I"
+  close(image, GREY, 3, atol=1e-6)
+  for wrong in (-1, 65_536):
+    with pytest.raises(ValueError, match=r"mode I with values .* to 65535"):
+      image_file.pixels(Image.fromarray(np.int32([[0, wrong]])), 1)
+
+
+def test_fractions(tmp_path):
+  image = Image.fromarray(SHADES.astype(np.float32) / 255)
+  image = saved(image, tmp_path / "fractions.tif")
+  assert image.mode == "F"
+  close(image, GREY, 3, atol=1e-6)
+  for wrong in (-0.1, 255, np.nan, np.inf):
+    with pytest.raises(ValueError, match=r"mode F .*to 1 \(white\).* scale it"):
+      image_file.pixels(Image.fromarray(np.float32([[0, wrong]])), 1)
+
+
+def test_what_shows_through_is_white(tmp_path):
+  image = Image.fromarray(np.uint8(RED))
+  for name in ("red.png", "red.webp"):
+    found = saved(image, tmp_path / name, lossless=True)
+    assert found.mode == "RGBA"
+    close(found, ON_WHITE, 3)
+  grey = np.uint8([[[0, 255], [0, 128], [0, 0]]])
+  found = saved(Image.fromarray(grey, "LA"), tmp_path / "grey.png")
+  assert found.mode == "LA"
+  for channels in (1, 3):
+    close(found, [[[-1], [0], [1]]], channels)
+  close(image.convert("RGBa"), ON_WHITE, 3)
+
+
+def test_colours_of_a_table(tmp_path):
+  table = [[255, 0, 0], [0, 0, 255]]
+  expected = np.asarray([[[1, -1, -1], [-1, -1, 1]]])
+  for suffix in ("png", "gif"):
+    found = saved(palette([[0, 1]], table), tmp_path / f"table.{suffix}")
+    assert found.mode == "P"
+    close(found, expected, 3)
+  clear = np.asarray([[[1, 1, 1], [-1, -1, 1]]])
+  for suffix in ("png", "gif"):
+    file = tmp_path / f"clear.{suffix}"
+    close(saved(palette([[0, 1]], table), file, transparency=0), clear, 3)
+  both = palette([[0, 1]], table, "PA")
+  both.putalpha(Image.fromarray(np.uint8([[0, 255]])))
+  assert both.mode == "PA"
+  close(both, clear, 3)
+
+
+def test_a_colour_that_stands_for_nothing(tmp_path):
+  """PNGs without transparency of their own may name one such colour."""
+  red = Image.fromarray(np.uint8([[[255, 0, 0], [0, 0, 255]]]))
+  found = saved(red, tmp_path / "red.png", transparency=(255, 0, 0))
+  close(found, [[[1, 1, 1], [-1, -1, 1]]], 3)
+  black = Image.fromarray(np.uint8([[0, 51]]))
+  found = saved(black, tmp_path / "grey.png", transparency=0)
+  close(found, [[[1], [-0.6]]], 1)
+  deep = Image.fromarray(np.uint16([[0, 51 * 257]]))
+  found = saved(deep, tmp_path / "deep.png", transparency=0)
+  assert found.mode == "I;16"
+  close(found, [[[1], [-0.6]]], 1)
+
+
+@pytest.mark.parametrize("mode", ["CMYK", "YCbCr"])
+def test_other_spaces_of_colours(tmp_path, mode):
+  image = Image.new("RGB", (16, 16), (255, 0, 0)).convert(mode)
+  found = saved(image, tmp_path / "red.tif")
+  assert found.mode == mode
+  close(found, np.full((16, 16, 3), (1, -1, -1)), 3, atol=0.02)
+  close(found, np.full((16, 16, 1), 76 / 127.5 - 1), 1, atol=0.02)
+
+
+def test_photographs_stand_upright(tmp_path):
+  image = Image.new("RGB", (32, 16), "white")
+  image.paste("black", (0, 0, 16, 16))  # The left half.
+  turned = Image.Exif()
+  turned[0x0112] = 6  # Held so that its left is the top.
+  found = saved(image, tmp_path / "photo.jpg", exif=turned, quality=95)
+  assert found.size == (16, 32)
+  black = np.full((16, 16, 3), -1)
+  close(found, np.concatenate([black, -black]), 3, atol=0.05)
+
+
+def test_pictures_that_cannot_be_used():
+  for size, said in (((0, 3), "0 x 3"), ((3, 0), "3 x 0")):
+    for mode in ("RGB", "F", "RGBA"):
+      with pytest.raises(ValueError, match=f"{said}: no pixels"):
+        image_file.pixels(Image.new(mode, size), 3)
+  with pytest.raises(ValueError, match=r"mode LAB: .* L .*to RGB first"):
+    image_file.pixels(Image.new("LAB", (2, 2)), 1)
+  with pytest.raises(ValueError, match=r"draws 4 channels.* with a vae"):
+    image_file.pixels(Image.new("RGB", (2, 2)), 4)
+
+
+def test_files_that_cannot_be_opened(tmp_path, monkeypatch):
+  with pytest.raises(OSError, match=r"image=.*none\.png cannot be read: No su"):
+    image_file.open(tmp_path / "none.png")
+  with pytest.raises(OSError, match="cannot be read: Is a directory"):
+    image_file.open(tmp_path)
+  text = tmp_path / "text.png"
+  text.write_text("a snowman")
+  with pytest.raises(ValueError, match=r"--image=.*text\.png is no picture"):
+    image_file.open(text, "--image")
+  file = tmp_path / "half.png"
+  noise = np.random.default_rng(0).integers(256, size=(64, 64), dtype=np.uint8)
+  Image.fromarray(noise).save(file)
+  whole = file.read_bytes()
+  file.write_bytes(whole[: len(whole) // 2])
+  with pytest.raises(OSError, match=r"half\.png cannot be read: .*truncated"):
+    image_file.open(file)
+  file.write_bytes(whole)
+  monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+  with pytest.raises(ValueError, match=r"too many pixels.* make it smaller"):
+    image_file.open(str(file))

@@ -1,0 +1,408 @@
+"""Configs: every mistake is named, and a saved one comes back equal."""
+
+import dataclasses
+import json
+import sys
+
+import pytest
+from absl import flags
+from ml_collections import ConfigDict
+
+from configs import digits as config_file
+from configs import imagenet, photographs, stages, text_to_image, text_to_video
+from data_pipelines.digits import DigitsConfig
+from data_pipelines.synthetic import SyntheticConfig
+from lumina_jax.backbone import ModelConfig
+from lumina_jax.commands import config_flag
+from lumina_jax.pretrained import export
+from lumina_jax.training import run_config
+from lumina_jax.training.run_config import (
+  complete,
+  differences,
+  load,
+  parse,
+  save,
+  to_dict,
+)
+
+every_variant = pytest.mark.parametrize("variant", ["flag", "next"])
+
+
+SHIPPED = [
+  ("digits", "flag"),
+  ("digits", "next"),
+  ("photographs", ""),
+  *(("imagenet", name) for name in imagenet.MODELS),
+  *(("text_to_image", name) for name in text_to_image.MODELS),
+  *(("text_to_video", name) for name in text_to_video.MODELS),
+  *(("stages", name) for name in ("flag_5b_512", "next_2b_256", "tiny_16")),
+]
+every_shipped = pytest.mark.parametrize(("family", "variant"), SHIPPED)
+every_family = pytest.mark.parametrize(
+  "family",
+  [config_file, imagenet, photographs, stages, text_to_image, text_to_video],
+)
+
+
+def digits(variant="next"):
+  return config_file.get_config(variant)
+
+
+@every_variant
+def test_configs_parse(variant):
+  run = parse(digits(variant))
+  assert isinstance(run.model, ModelConfig)
+  assert run.model.raster == run.model.separators == (variant == "flag")
+  assert run.network.model is run.model
+  assert hash(run) == hash(parse(digits(variant)))
+
+
+@every_variant
+def test_a_plain_dict_parses_like_a_config(variant):
+  assert parse(digits(variant).to_dict()) == parse(digits(variant))
+
+
+@every_variant
+def test_a_saved_config_comes_back_equal(variant, tmp_path):
+  run = parse(digits(variant))
+  save(run, tmp_path)
+  assert load(tmp_path) == run
+  assert [path.name for path in tmp_path.iterdir()] == [run_config.FILE]
+
+
+def test_a_saved_config_shows_every_value(tmp_path):
+  run = parse(digits())
+  save(run, tmp_path)
+  saved = json.loads((tmp_path / run_config.FILE).read_text())
+  assert saved == to_dict(run)
+  fields = {field.name for field in dataclasses.fields(ModelConfig)}
+  assert set(saved["model"]) == fields
+
+
+def test_saving_replaces_an_older_config(tmp_path):
+  save(parse(digits("flag")), tmp_path)
+  save(parse(digits("next")), tmp_path)
+  assert load(tmp_path) == parse(digits("next"))
+
+
+def test_a_folder_without_config_is_named(tmp_path):
+  with pytest.raises(FileNotFoundError, match=str(tmp_path)):
+    load(tmp_path)
+
+
+@pytest.mark.parametrize(
+  ("section", "key", "near"),
+  [
+    (None, "modle", "model"),
+    ("model", "widht", "width"),
+    ("optimizer", "learning_rte", "learning_rate"),
+    ("sampling", "guidance", "guidance_scale"),
+  ],
+)
+def test_an_unknown_key_suggests_the_near_one(section, key, near):
+  values = digits().to_dict()
+  (values[section] if section else values)[key] = 1
+  name = f"config.{section}.{key}" if section else f"config.{key}"
+  with pytest.raises(ValueError, match=f"{name}; did you mean '{near}'"):
+    parse(values)
+
+
+def test_an_unknown_key_without_a_near_one_is_named():
+  values = digits().to_dict() | {"xyz": 1}
+  with pytest.raises(ValueError, match=r"unknown key config\.xyz$"):
+    parse(values)
+
+
+@pytest.mark.parametrize(
+  ("section", "key"),
+  [(None, "seed"), (None, "data"), ("training", "steps"), ("model", "patch")],
+)
+def test_a_missing_key_is_named(section, key):
+  values = digits().to_dict()
+  del (values[section] if section else values)[key]
+  name = f"config.{section}.{key}" if section else f"config.{key}"
+  with pytest.raises(ValueError, match=f"missing key {name}$"):
+    parse(values)
+
+
+@pytest.mark.parametrize("value", [3, None, "next", [1, 2]])
+def test_a_section_that_is_none_is_named(value):
+  values = digits().to_dict() | {"model": value}
+  with pytest.raises(ValueError, match=r"config\.model must be a section"):
+    parse(values)
+
+
+@pytest.mark.parametrize(
+  ("section", "key", "value"),
+  [
+    ("model", "dtype", "float16"),
+    ("time", "name", "lognorm"),
+    ("training", "steps", 0),
+    ("sampling", "solver", "eular"),
+    ("data", "held_out", 2.0),
+  ],
+)
+def test_a_bad_value_is_named_with_its_section(section, key, value):
+  values = digits().to_dict()
+  values[section][key] = value
+  with pytest.raises(ValueError, match=rf"^config\.{section}: .*{value}"):
+    parse(values)
+
+
+def test_widths_that_do_not_match_are_refused_before_training():
+  values = digits().to_dict()
+  values["text_encoder"]["width"] *= 2
+  with pytest.raises(ValueError, match=r"model\.text_width = .* must equal"):
+    _ = parse(values).network
+
+
+def test_equal_configs_have_no_differences():
+  assert differences(parse(digits()), parse(digits())) == []
+
+
+def test_differences_name_exactly_the_changed_keys():
+  values = digits().to_dict()
+  values["seed"] = 7
+  values["optimizer"]["learning_rate"] = 1e-4
+  values["data"]["canvases"] = ((1, 1),)
+  lines = differences(parse(digits()), parse(values))
+  keys, changes = zip(*(line.split(": ") for line in lines), strict=True)
+  assert keys == ("data.canvases", "optimizer.learning_rate", "seed")
+  assert [change.split(" -> ")[1] for change in changes] == [
+    "[[1, 1]]",
+    "0.0001",
+    "7",
+  ]
+  assert changes[2] == "0 -> 7"
+
+
+def test_the_variants_differ_in_the_model_only():
+  lines = differences(parse(digits("flag")), parse(digits("next")))
+  names = {line.split(":")[0] for line in lines}
+  assert names == {
+    f"model.{name}"
+    for name in (
+      "raster",
+      "separators",
+      "sandwich",
+      "shift",
+      "tanh_gate",
+      "final_shift",
+    )
+  }
+
+
+def test_an_unknown_variant_is_refused():
+  with pytest.raises(ValueError, match=r"'nxt'.*'next'"):
+    config_file.get_config("nxt")
+
+
+def test_the_keys_say_which_data_are_meant():
+  assert isinstance(parse(digits()).data, DigitsConfig)
+  values = imagenet.get_config("tiny").to_dict()
+  assert isinstance(parse(values).data, SyntheticConfig)
+  values["data"]["clases"] = values["data"].pop("classes")
+  with pytest.raises(ValueError, match=r"data\.clases; did you mean 'classes'"):
+    parse(values)
+
+
+@pytest.mark.parametrize("absent", [True, False])
+def test_without_text_encoder_prompts_are_classes(absent):
+  values = imagenet.get_config("tiny").to_dict()
+  assert "text_encoder" not in values
+  run = parse(values if absent else values | {"text_encoder": None})
+  assert run.text_encoder is None
+  assert to_dict(run)["text_encoder"] is None
+  assert run.network.tokenize("7").tolist() == [[7]]
+
+
+@pytest.mark.parametrize(
+  ("family", "change", "message"),
+  [
+    (text_to_image, dict(text_encoder=None), "text_encoder.width = 0"),
+    (
+      imagenet,
+      dict(text_encoder=dict(width=8)),
+      r"text_width = 0 must equal text_encoder\.width = 8",
+    ),
+  ],
+)
+def test_a_text_encoder_too_many_or_too_few_is_refused(family, change, message):
+  values = family.get_config("tiny").to_dict() | change
+  values["sampling"]["ladder"] = ((64, 64, 4),)
+  with pytest.raises(ValueError, match=message):
+    _ = parse(values).network
+
+
+def test_text_and_classes_at_once_are_refused():
+  values = text_to_image.get_config("tiny").to_dict()
+  values["model"]["num_labels"] = 10
+  with pytest.raises(ValueError, match="prompts are text or classes"):
+    _ = parse(values).network
+
+
+def test_configs_of_older_runs_still_parse():
+  """Without the keys that networks have gained since."""
+  shipped = json.loads((export.SHIPPED / export.CONFIG).read_text())
+  shipped["model"].pop("routing", None)
+  run = parse(digits().to_dict() | shipped)
+  assert run.model.routing == () and isinstance(run.data, DigitsConfig)
+
+
+def test_what_sampling_was_called_in_older_runs_is_read(tmp_path):
+  """Its grid, and the rule of positions that the original calls NTK."""
+  values = to_dict(parse(digits()))
+  del values["sampling"]["schedule"]
+  values["sampling"]["grid"] = "diffusers"
+  values["sampling"]["beyond"] |= dict(rule="ntk", side=8, base_tokens=4)
+  (tmp_path / "config.json").write_text(json.dumps(values))
+  sampling = load(tmp_path).sampling
+  assert sampling.schedule == "diffusers"
+  assert sampling.beyond.rule == "ntk_plain"
+  values["sampling"]["schedule"] = "uniform"
+  with pytest.raises(ValueError, match=r"unknown key config.sampling.grid"):
+    parse(values)
+
+
+def test_routing_is_a_tuple_of_words():
+  values = imagenet.get_config("moe_both_600m").to_dict()
+  values["model"]["routing"] = ["time", "token"]
+  assert parse(values) == parse(imagenet.get_config("moe_both_600m"))
+  values["model"]["routing"] = "time"
+  with pytest.raises(ValueError, match=r"model\.routing = 'time' must be of"):
+    parse(values)
+
+
+@pytest.fixture
+def flagged(root, monkeypatch):
+  """The config of a command line."""
+
+  def read(file, *overrides):
+    words = [f"--config.{override}" for override in overrides]
+    monkeypatch.chdir(root)
+    monkeypatch.setattr(sys, "argv", ["train", f"--config={file}", *words])
+    values = flags.FlagValues()
+    config_flag.define("configs/digits.py", values)
+    values(sys.argv)
+    return values.config
+
+  return read
+
+
+def leaves(values, prefix=""):
+  """Names of all that is neither a section nor None, and their values."""
+  found = {}
+  for key, value in values.items():
+    if isinstance(value, dict):
+      found |= leaves(value, f"{prefix}{key}.")
+    elif value is not None:
+      found[prefix + key] = value
+  return found
+
+
+def another(value):
+  """Another value of the same type."""
+  if isinstance(value, bool):
+    return not value
+  return (*value, "x") if isinstance(value, tuple) else value + type(value)(1)
+
+
+@every_shipped
+def test_every_field_can_be_set_on_the_command_line(flagged, family, variant):
+  file = f"configs/{family}.py{variant and ':'}{variant}"
+  run = parse(flagged(file))
+  wanted = {
+    key: another(value)
+    for key, value in leaves(dataclasses.asdict(run)).items()
+  }
+  assert len(wanted) > 80
+  config = flagged(file, *(f"{key}={value}" for key, value in wanted.items()))
+  assert leaves(config.to_dict()) == wanted
+
+
+@pytest.mark.parametrize(
+  ("override", "value"),
+  [
+    ("training.watchdog_seconds=0", 0.0),
+    ("optimizer.clip=3", 3.0),
+    ("optimizer.momentum=0.9", 0.9),
+    ("training.max_skipped=20", 20),
+    ("init_strict=False", False),
+    ("optimizer.decay_vectors=false", False),
+    ("optimizer.frozen=('backbone/patch_embed',)", ("backbone/patch_embed",)),
+    ("optimizer.frozen=backbone/patch_embed", ("backbone/patch_embed",)),
+    ("optimizer.groups=(('text', 0.1, 0),)", (("text", 0.1, 0),)),
+    ("model.routing=('time', 'token')", ("time", "token")),
+    ("sampling.guidance_interval=(0, 0.3)", (0, 0.3)),
+    ("encoders.vae=folder", "folder"),
+  ],
+)
+def test_values_are_read_as_what_they_replace(flagged, override, value):
+  config = flagged("configs/imagenet.py:tiny", override)
+  read = leaves(config.to_dict())[override.partition("=")[0]]
+  assert read == value and type(read) is type(value)
+
+
+def test_help_of_a_command_lists_the_flag_as_its_own():
+  values = flags.FlagValues()
+  config_flag.define("configs/digits.py", values)
+  (flag,) = values.get_key_flags_for_module(__name__)
+  assert flag.name == "config" and "configs/digits.py" in flag.help
+
+
+@pytest.mark.parametrize(
+  ("key", "near"),
+  [
+    ("training.max_skiped", "max_skipped"),
+    ("encoders.va", "vae"),
+    ("init_stric", "init_strict"),
+  ],
+)
+def test_a_mistyped_flag_names_the_nearest_key(flagged, key, near):
+  with pytest.raises(AttributeError, match=f'Did you mean "{near}"'):
+    flagged("configs/digits.py", f"{key}=1")
+
+
+@every_family
+def test_completing_a_config_changes_nothing_of_the_run(family):
+  config = family.get_config()
+  run = parse(config)
+  assert complete(config) is config and parse(config) == run
+  whole = config.to_dict()
+  assert complete(config).to_dict() == whole
+
+
+def test_completing_adds_no_section_that_may_be_none():
+  config = complete(imagenet.get_config("tiny"))
+  assert "text_encoder" not in config and "beyond" not in config.sampling
+  config.text_encoder = None
+  config.sampling.beyond = None
+  assert complete(config).text_encoder is config.sampling.beyond is None
+
+
+def test_a_completed_config_is_locked_as_before():
+  assert not complete(digits()).is_locked
+  config = complete(digits().lock())
+  assert config.is_locked and config.encoders.is_locked
+
+
+def test_completing_leaves_names_of_older_versions():
+  values = digits().to_dict()
+  values["sampling"]["grid"] = "diffusers"
+  values["sampling"]["beyond"] |= dict(rule="ntk", side=8, base_tokens=4)
+  run = parse(values)
+  config = complete(ConfigDict(values))
+  assert config.sampling.grid == "diffusers"
+  assert parse(config) == run and run.sampling.schedule == "diffusers"
+
+
+def test_completing_leaves_mistakes_to_the_parser():
+  values = digits().to_dict()
+  del values["training"]["steps"]
+  config = complete(ConfigDict(values))
+  assert config.training.max_skipped == 10
+  with pytest.raises(ValueError, match=r"missing key config\.training\.steps"):
+    parse(config)
+  config = complete(ConfigDict(digits().to_dict() | {"model": "next"}))
+  with pytest.raises(ValueError, match=r"config\.model must be a section"):
+    parse(config)
