@@ -80,7 +80,7 @@ def write_folder(folder: pathlib.Path, network: str) -> None:
   import torch
   import transformers
 
-  from tests.encoders.small_tokenizer import write_tokenizer
+  from tests.support.tokenizer import write_tokenizer
 
   torch.manual_seed(0)
   gemma = transformers.GemmaConfig(vocab_size=WORDS, **GEMMAS[network])

@@ -24,10 +24,10 @@ from lumina_jax.commands import provenance, wishes
 from lumina_jax.commands import settings_yaml as settings
 from lumina_jax.commands import start as entry_point
 from lumina_jax.commands.settings_yaml import Settings
+from lumina_jax.files import atomic
 from lumina_jax.parallel import processes
 from lumina_jax.pipeline import LuminaPipeline
 from lumina_jax.pretrained.original import VAES
-from lumina_jax.files import atomic
 from lumina_jax.sampling import presets
 from lumina_jax.sampling.program import SamplingConfig
 

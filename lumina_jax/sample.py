@@ -19,12 +19,12 @@ from PIL import Image
 from lumina_jax.commands import provenance, wishes
 from lumina_jax.commands import start as entry_point
 from lumina_jax.commands.wishes import Wish
+from lumina_jax.files import atomic
 from lumina_jax.files.progress import Progress
 from lumina_jax.media import image as image_file
 from lumina_jax.media import sheet as picture
 from lumina_jax.parallel import processes
 from lumina_jax.pipeline import LuminaPipeline
-from lumina_jax.files import atomic
 from lumina_jax.sampling import presets, source_image
 from lumina_jax.sampling import times as time_grid
 

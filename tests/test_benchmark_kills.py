@@ -4,7 +4,7 @@ import subprocess
 import sys
 
 import pytest
-from conftest import ROOT
+from support.configs import ROOT
 
 
 @pytest.mark.slow

@@ -7,7 +7,7 @@ import subprocess
 import sys
 
 import pytest
-from conftest import ROOT
+from support.configs import ROOT
 
 ATTENTION = ["attention", "--tokens=64,128", "--heads=2", "--rounds=1"]
 TRAIN_STEP = [

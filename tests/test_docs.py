@@ -4,9 +4,7 @@ The blocks of docs/from_diffusers.md that `<!-- run -->` stands before run one
 after another with the same names, on a tiny random pipeline of diffusers.
 """
 
-import pathlib
 import re
-import sys
 
 import numpy as np
 import pytest
@@ -16,8 +14,7 @@ torch = pytest.importorskip(
   "torch", reason="torch is an oracle: pip install -r requirements-parity.txt"
 )
 pytest.importorskip("diffusers", reason="diffusers is an oracle")
-sys.path.append(str(pathlib.Path(__file__).parent / "parity"))
-import peer  # noqa: E402
+from support import peer  # noqa: E402
 
 pytestmark = pytest.mark.parity
 

@@ -8,6 +8,7 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from lumina_jax.files import schema
+from lumina_jax.training.run_config import RunConfig
 
 NAME = "config"
 
@@ -27,7 +28,7 @@ class CompleteConfig(flags.ArgumentParser):
     config = self._files.parse(path)
     if not isinstance(config, ConfigDict):
       return config  # Of a file that cannot be read; using it says so.
-    return schema.complete(config)
+    return schema.complete(RunConfig, config)
 
   def flag_type(self) -> str:
     return self._files.flag_type()

@@ -108,8 +108,8 @@ class ExportedWeights:
     values = read_json(folder / run_config.FILE)
     if "model" not in values:
       raise ValueError(
-        f"{folder / run_config.FILE} describes no network of ours; a folder that "
-        "save_pretrained wrote was expected"
+        f"{folder / run_config.FILE} describes no network of ours; a folder "
+        "that save_pretrained wrote was expected"
       )
     self.cfg = schema.parse(ModelConfig, values["model"], f"{folder}: model")
     self.args: Mapping[str, Any] = {}

@@ -32,7 +32,6 @@ from lumina_jax.pretrained import encoders
 from lumina_jax.pretrained.backbone import flat
 from lumina_jax.pretrained.options import Options
 from lumina_jax.sampling.program import SamplingConfig
-from lumina_jax.training import run_config
 
 WEIGHTS = "model.safetensors"
 CONFIG = "config.json"

@@ -15,6 +15,7 @@ from flax import traverse_util
 from lumina_jax.backbone import ModelConfig, shapes
 from lumina_jax.encoders.frozen import FrozenTextConfig
 from lumina_jax.encoders.utf8 import Utf8Config
+from lumina_jax.files import schema
 from lumina_jax.flow.objective import PLAIN, Objective
 from lumina_jax.interop import ours, safetensors
 from lumina_jax.interop.formats import open_weights

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from typing import Any
 
 from etils import epath
 
-from lumina_jax.files import atomic
-from lumina_jax.files.jsonl import Lines
+from lumina_jax.files import atomic, jsonl
 from lumina_jax.parallel import processes
 
 FILE = "metrics.jsonl"
@@ -24,11 +22,11 @@ class Metrics:
 
   def __init__(self, workdir: epath.PathLike, step: int):
     """Opens the files of a run that goes on after `step` batches."""
-    self._lines, self._board, self._waiting = None, None, []
+    self._rows, self._board, self._waiting = None, None, []
     if not processes.is_first():
       return
-    kept = [json.dumps(row) for row in read(workdir) if row["step"] <= step]
-    self._lines = Lines(epath.Path(workdir) / FILE, kept)
+    kept = [row for row in read(workdir) if row["step"] <= step]
+    self._rows = jsonl.Writer(epath.Path(workdir) / FILE, kept)
     if atomic.in_store(workdir):
       logging.warning("TensorBoard files are written to local workdirs only")
     else:
@@ -47,9 +45,9 @@ class Metrics:
 
   def write(self, step: int, values: dict[str, Any]) -> None:
     """Adds the values of one step: numbers, None, or lists of these."""
-    if self._lines is None:
+    if self._rows is None:
       return
-    self._waiting.append(json.dumps({"step": step, **values}))
+    self._waiting.append({"step": step, **values})
     self._pass_on()
     for name, value in _flat(values).items():
       if not self._board_writes():
@@ -58,11 +56,11 @@ class Metrics:
 
   def flush(self) -> None:
     """Makes what was written last, as far as there is room for it."""
-    if self._lines is None:
+    if self._rows is None:
       return
     self._pass_on()
     try:
-      self._lines.flush()
+      self._rows.flush()
     except OSError as error:
       logging.warning("%s", error)
 
@@ -91,7 +89,7 @@ class Metrics:
   def _pass_on(self) -> None:
     try:
       while self._waiting:
-        self._lines.append(self._waiting[0])
+        self._rows.append(self._waiting[0])
         self._waiting.pop(0)
     except OSError as error:
       logging.warning("%s; %d wait", error, len(self._waiting))
@@ -109,12 +107,5 @@ def _flat(values: dict[str, Any]) -> dict[str, float]:
 
 
 def read(workdir: epath.PathLike) -> list[dict[str, Any]]:
-  """All rows of a run; a last line that a crash cut short is left out."""
-  path = epath.Path(workdir) / FILE
-  rows = []
-  for line in (atomic.read_text(path) or "").splitlines():
-    try:
-      rows.append(json.loads(line))
-    except json.JSONDecodeError:
-      logging.warning("a line of %s is cut short, ignored", path)
-  return rows
+  """Reads all rows of a run."""
+  return jsonl.read(epath.Path(workdir) / FILE)

@@ -8,15 +8,10 @@ shows every number it depends on.
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import json
-import types
-import typing
-from collections.abc import Mapping
 from typing import Any
 
 from etils import epath
-from ml_collections import ConfigDict
 
 from data_pipelines.captioned import MediaConfig
 from data_pipelines.digits import DigitsConfig
@@ -24,7 +19,7 @@ from data_pipelines.synthetic import SyntheticConfig
 from lumina_jax.backbone import ModelConfig
 from lumina_jax.encoders.frozen import FrozenTextConfig
 from lumina_jax.encoders.utf8 import Utf8Config
-from lumina_jax.files import atomic
+from lumina_jax.files import atomic, schema
 from lumina_jax.flow.loss import TimeDistribution
 from lumina_jax.flow.objective import PLAIN, Objective
 from lumina_jax.model.network import Network
@@ -156,114 +151,14 @@ class RunConfig:
     return Network(self.model, self.text_encoder, self.objective)
 
 
-def parse(values: Mapping[str, Any], cls: Any = RunConfig, at: str = "config"):
-  """Builds frozen dataclasses from a ConfigDict or plain dict.
-
-  Args:
-    values: the keys of a section.
-    cls: its dataclass; of a union `A | B` the keys choose, of `A | None` None.
-    at: its name, for messages.
-
-  Raises:
-    ValueError: naming a key that is unknown (and the nearest known one) or
-      missing, or a section that is none.
-  """
-  if values is None and types.NoneType in typing.get_args(cls):
-    return None
-  if not isinstance(values, Mapping) and not hasattr(values, "items"):
-    raise ValueError(f"{at} must be a section of keys, not {values!r}")
-  cls = _best_match(values, _sections(cls))
-  fields = {field.name: field for field in dataclasses.fields(cls)}
-  if hasattr(cls, "of_older"):
-    values = cls.of_older(dict(values.items()))
-  for key in values:
-    if key not in fields:
-      near = difflib.get_close_matches(key, fields, n=1)
-      hint = f"; did you mean {near[0]!r}?" if near else ""
-      raise ValueError(f"unknown key {at}.{key}{hint}")
-  hints = typing.get_type_hints(cls)
-  arguments = {}
-  for name, field in fields.items():
-    if name not in values:
-      if field.default is dataclasses.MISSING:
-        raise ValueError(f"missing key {at}.{name}")
-      continue
-    build = parse if _sections(hints[name]) else _typed
-    arguments[name] = build(values[name], hints[name], f"{at}.{name}")
-  try:
-    return cls(**arguments)
-  except (TypeError, ValueError) as error:
-    raise ValueError(f"{at}: {error}") from error
-
-
-def complete(config: ConfigDict, cls: Any = RunConfig) -> ConfigDict:
-  """Adds every default that a config leaves out: flags set what is there only.
-
-  A default of None is not added, since a flag has the type of what it replaces.
-  `parse` builds the same as before.
-
-  Args:
-    config: the keys of a section, changed in place.
-    cls: its dataclass, as for `parse`.
-
-  Returns:
-    The same config.
-  """
-  cls = _best_match(config, _sections(cls))
-  known = dict(config.items())
-  if hasattr(cls, "of_older"):
-    known = cls.of_older(known)
-  hints = typing.get_type_hints(cls)
-  with config.unlocked():
-    for field in dataclasses.fields(cls):
-      name, default = field.name, field.default
-      if name in config:
-        if _sections(hints[name]) and isinstance(config[name], ConfigDict):
-          complete(config[name], hints[name])
-      elif name not in known and default not in (dataclasses.MISSING, None):
-        if dataclasses.is_dataclass(default):
-          default = ConfigDict(dataclasses.asdict(default))
-        config[name] = default
-  return config
-
-
-def _sections(kind: Any) -> list[type]:
-  """The dataclasses that an annotation allows: itself, or those of a union."""
-  members = typing.get_args(kind) or (kind,)
-  return [member for member in members if dataclasses.is_dataclass(member)]
-
-
-def _best_match(values: Mapping[str, Any], classes: list[type]) -> type:
-  """The class that has most of the keys as fields."""
-
-  def shared(cls):
-    return sum(field.name in values for field in dataclasses.fields(cls))
-
-  return max(classes, key=shared)
-
-
-def _typed(value: Any, kind: Any, at: str) -> Any:
-  """Checks a plain value; whole numbers pass as floats, lists as tuples."""
-  if isinstance(kind, types.UnionType):  # What an older version wrote passes.
-    kinds = typing.get_args(kind)
-    kind = type(value) if type(value) in kinds else kinds[0]
-  origin = typing.get_origin(kind) or kind
-  takes = {float: (int, float), tuple: (tuple, list)}.get(origin, origin)
-  if isinstance(value, bool) != (origin is bool) or not isinstance(
-    value, takes
-  ):
-    raise ValueError(f"{at} = {value!r} must be of type {origin.__name__}")
-  return origin(value)
-
-
-def to_dict(config: Any) -> Any:
-  """A dataclass (or None) as plain JSON values."""
-  return json.loads(json.dumps(config, default=dataclasses.asdict))
+def parse(values: Any, at: str = "config") -> RunConfig:
+  """Builds the configuration of a run; see `schema.parse`."""
+  return schema.parse(RunConfig, values, at)
 
 
 def save(config: RunConfig, workdir: epath.PathLike) -> None:
   """Writes `config.json`, whole or not at all."""
-  text = json.dumps(to_dict(config), indent=2) + "\n"
+  text = json.dumps(schema.to_dict(config), indent=2) + "\n"
   atomic.write_text(epath.Path(workdir) / FILE, text)
 
 
@@ -286,24 +181,3 @@ def load(workdir: epath.PathLike) -> RunConfig:
   except json.JSONDecodeError as error:
     raise ValueError(f"{path} cannot be read: {error}") from error
   return parse(values, at=str(path))
-
-
-def differences(old: RunConfig, new: RunConfig) -> list[str]:
-  """Lines "key: old -> new" for every value that differs."""
-  a, b = _flat(to_dict(old)), _flat(to_dict(new))
-  missing = "(none)"
-  return [
-    f"{key}: {a.get(key, missing)!r} -> {b.get(key, missing)!r}"
-    for key in sorted(a.keys() | b.keys())
-    if a.get(key, missing) != b.get(key, missing)
-  ]
-
-
-def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-  flat = {}
-  for key, value in values.items():
-    if isinstance(value, dict):
-      flat |= _flat(value, f"{prefix}{key}.")
-    else:
-      flat[prefix + key] = value
-  return flat

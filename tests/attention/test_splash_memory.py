@@ -7,7 +7,7 @@ import subprocess
 import sys
 
 import pytest
-from conftest import ROOT
+from support.configs import ROOT
 
 SCRIPT = pathlib.Path(__file__).parent / "splash_memory.py"
 

@@ -5,8 +5,8 @@ import types
 import jax
 import numpy as np
 import pytest
-from conftest import small_config
 from jax.sharding import Mesh
+from support.configs import small_config
 
 from lumina_jax.backbone import attention
 from lumina_jax.parallel.mesh import AXES

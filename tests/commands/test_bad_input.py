@@ -6,9 +6,9 @@ import shutil
 import jax
 import numpy as np
 import pytest
-from conftest import small_config, small_flags
-from entry_points.forks import fork
 from etils import epath
+from support.configs import small_config, small_flags
+from support.forks import fork
 
 from lumina_jax import train as training
 from lumina_jax.commands import start as entry_point

@@ -1,7 +1,7 @@
 """Keys that a config file leaves out are set like those that it lists."""
 
 import pytest
-from entry_points.forks import fork
+from support.forks import fork
 
 # A file of a user's own, which lists still less than those of configs/.
 OWN = """

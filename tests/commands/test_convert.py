@@ -14,10 +14,10 @@ import orbax.checkpoint as ocp
 import pytest
 from absl import flags
 from absl.testing import flagsaver
-from conftest import ROOT, small_config, small_flags
-from entry_points.forks import fork
 from flax import traverse_util
-from interop.families import (
+from safetensors.numpy import load_file, save_file
+from support.configs import ROOT, small_config, small_flags
+from support.families import (
   FAMILIES,
   NEXT,
   assert_same,
@@ -25,7 +25,7 @@ from interop.families import (
   random_params,
   shapes_once,  # noqa: F401
 )
-from safetensors.numpy import load_file, save_file
+from support.forks import fork
 
 from lumina_jax import convert
 from lumina_jax.files import schema

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 from absl import flags
 from absl.testing import flagsaver
-from conftest import ROOT
-from encoders.small_tokenizer import write_tokenizer
 from PIL import Image
-from pretrained.tiny import VOCAB, WIDTH, write_language, write_vae
+from support.configs import ROOT
+from support.tiny_pipeline import VOCAB, WIDTH, write_language, write_vae
+from support.tokenizer import write_tokenizer
 
 from data_pipelines import shards
 from data_pipelines.shard_source import ShardSource

@@ -5,8 +5,8 @@ import dataclasses
 import jax
 import numpy as np
 import pytest
-from conftest import tiny_config
 from etils import epath
+from support.configs import tiny_config
 
 from lumina_jax import convert, train
 from lumina_jax.interop.weights import gather

@@ -5,11 +5,10 @@ import json
 
 import numpy as np
 import pytest
-import test_infer_command as infer_command
 from absl import flags
 from absl.testing import flagsaver
-from interop.families import FAMILIES, random_like
 from PIL import Image
+from support.families import FAMILIES, random_like
 
 from lumina_jax import sample
 from lumina_jax.model.network import Network
@@ -17,6 +16,7 @@ from lumina_jax.pipeline import LuminaPipeline
 from lumina_jax.pretrained import defaults
 from lumina_jax.sampling import source_image
 from lumina_jax.sampling.extrapolation import Extrapolation
+from tests.commands import test_infer_command as infer_command
 
 command, names, pixels = (
   infer_command.command,

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from absl import flags
 from absl.testing import flagsaver
-from conftest import ROOT
-from entry_points.forks import fork
 from etils import epath
-from interop.families import FAMILIES, random_like
 from PIL import Image
+from support.configs import ROOT
+from support.families import FAMILIES, random_like
+from support.forks import fork
 
 from lumina_jax import infer, sample
 from lumina_jax.commands import provenance

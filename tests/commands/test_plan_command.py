@@ -4,8 +4,8 @@ import json
 
 import jax
 import pytest
-from conftest import small_flags
-from entry_points.forks import fork
+from support.configs import small_flags
+from support.forks import fork
 
 from lumina_jax import plan as command
 

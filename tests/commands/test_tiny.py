@@ -12,9 +12,9 @@ import types
 import jax
 import numpy as np
 import pytest
-from conftest import ROOT, tiny_flags
 from etils import epath
 from PIL import Image
+from support.configs import ROOT, tiny_flags
 
 from configs import imagenet, text_to_image, text_to_video
 from data_pipelines.synthetic import pattern

@@ -10,9 +10,9 @@ import time
 import jax
 import numpy as np
 import pytest
-from conftest import ROOT, small_config, small_flags
 from flax import traverse_util
 from PIL import Image
+from support.configs import ROOT, small_config, small_flags
 
 from lumina_jax.parallel.mesh import make_mesh
 from lumina_jax.pipeline import LuminaPipeline

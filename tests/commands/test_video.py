@@ -9,8 +9,8 @@ import sys
 
 import numpy as np
 import pytest
-from conftest import ROOT, randomised, tiny_config, tiny_flags
 from PIL import Image
+from support.configs import ROOT, randomised, tiny_config, tiny_flags
 
 from lumina_jax.model.network import Network
 from lumina_jax.pipeline import LuminaPipeline

@@ -6,9 +6,9 @@ import jax
 import ml_dtypes
 import numpy as np
 import pytest
-from data.fake_pictures import Fake, captions, grid
-from encoders.small_tokenizer import write_tokenizer
-from pretrained.tiny import VOCAB, WIDTH, write_language, write_vae
+from support.pictures import Fake, captions, grid
+from support.tiny_pipeline import VOCAB, WIDTH, write_language, write_vae
+from support.tokenizer import write_tokenizer
 
 from data_pipelines import shards
 from data_pipelines.shard_job import Job

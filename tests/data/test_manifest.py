@@ -4,7 +4,7 @@ import json
 import os
 
 import pytest
-from fake_store import BUCKET, accidents, mounted
+from support.store import BUCKET, accidents, mounted
 
 from data_pipelines.manifest import read_manifest, write_manifest
 from data_pipelines.records import Group, Record

@@ -4,8 +4,8 @@ import json
 import re
 
 import pytest
-from fake_store import BUCKET, mounted
 from PIL import Image
+from support.store import BUCKET, mounted
 
 from data_pipelines import scan as scanning
 from data_pipelines.records import Record

@@ -15,9 +15,9 @@ from pathlib import Path
 import ml_dtypes
 import numpy as np
 import pytest
-from conftest import ROOT
-from data import fake_pictures
-from data.fake_pictures import (
+from support import pictures as fake_pictures
+from support.configs import ROOT
+from support.pictures import (
   SETTINGS,
   Fake,
   captions,
@@ -596,7 +596,7 @@ def test_work_ahead_keeps_its_order_and_bounds_itself():
 
 FULL = """
 import sys
-from data.fake_pictures import job, write
+from support.pictures import job, write
 write(sys.argv[1], job(20))
 """
 

@@ -5,7 +5,7 @@ import functools
 
 import numpy as np
 import pytest
-from conftest import tiny_config
+from support.configs import tiny_config
 
 from data_pipelines.batches import Batches
 from data_pipelines.source import Draw

@@ -9,8 +9,8 @@ import sys
 
 import jax
 import numpy as np
-from conftest import tiny_config
 from flax import traverse_util
+from support.configs import tiny_config
 
 from lumina_jax.parallel import processes
 from lumina_jax.parallel.mesh import MeshConfig, make_mesh

@@ -10,9 +10,9 @@ import sys
 
 import jax
 import numpy as np
-from conftest import small_config
 from flax import linen as nn
 from jax.experimental import multihost_utils
+from support.configs import small_config
 
 from lumina_jax.parallel.mesh import RULES, make_mesh, replicated
 from lumina_jax.training import gradient

@@ -6,7 +6,7 @@
 import json
 import sys
 
-from conftest import small_config
+from support.configs import small_config
 
 from lumina_jax.parallel.mesh import make_mesh
 from lumina_jax.training import step as steps

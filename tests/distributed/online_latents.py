@@ -8,7 +8,7 @@ import sys
 
 import jax
 import numpy as np
-from pretrained.tiny import write_vae
+from support.tiny_pipeline import write_vae
 
 from lumina_jax.interop.vae import load_vae
 from lumina_jax.parallel.mesh import MeshConfig, make_mesh

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from conftest import tiny_config
+from support.configs import tiny_config
 
 from lumina_jax.parallel.mesh import MeshConfig, make_mesh
 from lumina_jax.training.checkpoint import Checkpoints

@@ -10,7 +10,7 @@ import sys
 
 import jax
 import numpy as np
-from conftest import randomised, small_config
+from support.configs import randomised, small_config
 
 from lumina_jax.parallel import processes
 from lumina_jax.parallel.placement import place

@@ -5,8 +5,8 @@ import shutil
 
 import numpy as np
 import pytest
-from conftest import small_flags
-from fake_devices import HERE, start
+from support.configs import small_flags
+from support.fake_devices import HERE, start
 
 from lumina_jax.training import metrics
 

@@ -7,8 +7,8 @@ import time
 import jax
 import numpy as np
 import pytest
-from conftest import randomised, small_config
-from fake_devices import HERE, begin_two, start, start_two
+from support.configs import randomised, small_config
+from support.fake_devices import HERE, begin_two, start, start_two
 
 from lumina_jax.parallel.mesh import MeshConfig, make_mesh
 from lumina_jax.pipeline import LuminaPipeline

@@ -9,8 +9,9 @@ import re
 
 import numpy as np
 import pytest
-from fake_devices import HERE, start, start_two
-from sequence_parity import SPLITS
+from support.fake_devices import HERE, start, start_two
+
+from tests.distributed.sequence_parity import SPLITS
 
 slow = pytest.mark.slow
 long = [slow, pytest.mark.long]

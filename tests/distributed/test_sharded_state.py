@@ -5,8 +5,8 @@ import json
 import jax
 import numpy as np
 import pytest
-from conftest import randomised, tiny_config
-from fake_devices import HERE, start, start_two
+from support.configs import randomised, tiny_config
+from support.fake_devices import HERE, start, start_two
 
 from lumina_jax.training import run_config
 from lumina_jax.training.checkpoint import Checkpoints

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 from PIL import Image
-from training import Run
+from support.training_processes import Run
 
 from lumina_jax.pipeline import LuminaPipeline
 from lumina_jax.training import metrics

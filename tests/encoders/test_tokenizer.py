@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 import pytest
-from encoders.small_tokenizer import KINDS, SENTENCES, write_tokenizer
+from support.tokenizer import KINDS, SENTENCES, write_tokenizer
 
 from lumina_jax.encoders.tokenizer import Tokenizer
 

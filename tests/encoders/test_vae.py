@@ -12,8 +12,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import fake_devices
 from flax import linen as nn
+from support.configs import fake_devices
 
 from lumina_jax.encoders import autoencoder, vae
 from lumina_jax.encoders.autoencoder import Autoencoder

@@ -10,7 +10,7 @@ import threading
 
 import pytest
 from etils import epath
-from fake_store import BUCKET, WAYS, StoreError, accidents, mounted
+from support.store import BUCKET, WAYS, StoreError, accidents, mounted
 
 from lumina_jax.files import atomic
 
@@ -73,7 +73,7 @@ def test_a_full_disk_leaves_the_old_file(tmp_path, full_disk, size, old):
   path = tmp_path / "file.txt"
   if old:
     path.write_text(old)
-  left = "old one stays" if old else "none now"
+  left = "old file remains" if old else "no file now"
   with pytest.raises(OSError, match=f"file.txt.*{left}"):
     full_disk(size, lambda: atomic.write_text(path, NEW))
   assert atomic.read_text(path) == old
@@ -102,7 +102,7 @@ def test_an_error_at_the_end_leaves_the_old_file(
 
 
 def test_a_folder_that_is_missing_or_a_file_is_named(tmp_path):
-  with pytest.raises(OSError, match=r"cannot write .*nowhere.*none now"):
+  with pytest.raises(OSError, match=r"cannot write .*nowhere.*no file now"):
     atomic.write_text(tmp_path / "nowhere" / "file.txt", NEW)
   (tmp_path / "file").write_text(OLD)
   with pytest.raises(OSError, match="Not a directory"):
@@ -136,7 +136,7 @@ def test_writers_at_one_time_do_not_clash(tmp_path):
 def test_a_killed_writer_leaves_a_whole_file_and_needs_no_jax(tmp_path):
   path = tmp_path / "file.txt"
   program = (
-    "import itertools, sys; from lumina_jax import atomic, lines\n"
+    "import itertools, sys; from lumina_jax.files import atomic\n"
     "assert 'jax' not in sys.modules\n"
     "for n in itertools.count():\n"
     f"  atomic.write_text({str(path)!r}, str(n % 10) * 10**6)\n"

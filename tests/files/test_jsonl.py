@@ -1,4 +1,4 @@
-"""A file of lines survives deaths and is seldom written to a store."""
+"""JSON Lines survive crashes and rarely rewrite an object in a store."""
 
 import os
 import resource
@@ -7,12 +7,12 @@ import sys
 
 import pytest
 from etils import epath
-from fake_store import BUCKET, accidents, mounted
+from support.store import BUCKET, accidents, mounted
 
 from lumina_jax.files import atomic, jsonl
-from lumina_jax.files.jsonl import Lines
+from lumina_jax.files.jsonl import Writer
 
-PATH = epath.Path(BUCKET) / "run" / "lines.txt"
+PATH = epath.Path(BUCKET) / "run" / "rows.jsonl"
 
 
 class Clock:
@@ -38,45 +38,53 @@ def store(monkeypatch):
     yield store
 
 
+def rows(*values):
+  return [{"value": value} for value in values]
+
+
+def row(value):
+  return {"value": value}
+
+
 def stored(path=PATH):
-  return (atomic.read_text(path) or "").splitlines()
+  return [row["value"] for row in jsonl.read(path)]
 
 
 def test_a_disk_has_each_line_at_once(tmp_path):
-  path = tmp_path / "lines.txt"
-  lines = Lines(path, ["a", "b"])
+  path = tmp_path / "rows.jsonl"
+  writer = Writer(path, rows(*["a", "b"]))
   assert stored(path) == ["a", "b"]
   for number in range(3):
-    lines.append(f"{number} ä")
+    writer.append(row(f"{number} ä"))
     assert stored(path) == ["a", "b", *(f"{n} ä" for n in range(number + 1))]
-    lines.flush()
-  Lines(path, ["c"])
+    writer.flush()
+  Writer(path, rows(*["c"]))
   assert stored(path) == ["c"]
-  assert os.listdir(tmp_path) == ["lines.txt"]
+  assert os.listdir(tmp_path) == ["rows.jsonl"]
 
 
 def test_a_full_disk_keeps_the_lines_before(tmp_path):
-  path = tmp_path / "lines.txt"
-  lines = Lines(path, ["a" * 50])
+  path = tmp_path / "rows.jsonl"
+  writer = Writer(path, rows(*["a" * 40]))
   _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
   resource.setrlimit(resource.RLIMIT_FSIZE, (60, hard))
   try:
-    with pytest.raises(OSError, match=r"cannot append to .*lines.txt"):
-      lines.append("b" * 50)
+    with pytest.raises(OSError, match=r"cannot append to .*rows.jsonl"):
+      writer.append(row("b" * 40))
   finally:
     resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
-  assert stored(path) == ["a" * 50]
-  lines.append("c")
-  assert stored(path) == ["a" * 50, "c"]
+  assert stored(path) == ["a" * 40]
+  writer.append(row("c"))
+  assert stored(path) == ["a" * 40, "c"]
 
 
 def test_a_killed_writer_leaves_all_lines_but_the_last_whole(tmp_path):
-  path = tmp_path / "lines.txt"
+  path = tmp_path / "rows.jsonl"
   program = (
-    "import itertools; from lumina_jax.files.jsonl import Lines\n"
-    f"lines = Lines({str(path)!r})\n"
+    "import itertools; from lumina_jax.files.jsonl import Writer\n"
+    f"writer = Writer({str(path)!r})\n"
     "for n in itertools.count():\n"
-    "  lines.append(str(n)); print(n, flush=True)"
+    "  writer.append({'value': n}); print(n, flush=True)"
   )
   child = subprocess.Popen(
     [sys.executable, "-c", program], stdout=subprocess.PIPE, text=True
@@ -85,19 +93,19 @@ def test_a_killed_writer_leaves_all_lines_but_the_last_whole(tmp_path):
     said = [int(child.stdout.readline()) for _ in range(50)]
     child.kill()
     said += [int(line) for line in child.stdout.read().splitlines()[:-1]]
-  assert [int(line) for line in stored(path)][: len(said)] == said
+  assert stored(path)[: len(said)] == said
 
 
 def test_a_store_is_written_at_most_every_so_often(store, clock):
-  lines = Lines(PATH)
+  writer = Writer(PATH)
   first = store.requests
   for second in range(300):
     clock.now = float(second)
-    lines.append(str(second))
-  assert store.requests - first >= 300 / Lines.SECONDS - 1
-  assert store.requests - first <= 300 / Lines.SECONDS
-  assert len(stored()) > 300 - Lines.SECONDS
-  lines.flush()
+    writer.append(row(str(second)))
+  assert store.requests - first >= 300 / Writer.SECONDS - 1
+  assert store.requests - first <= 300 / Writer.SECONDS
+  assert len(stored()) > 300 - Writer.SECONDS
+  writer.flush()
   assert stored() == [str(second) for second in range(300)]
 
 
@@ -109,18 +117,18 @@ def test_slow_writes_take_one_percent_of_the_time(store, clock, monkeypatch):
     writes.append(len(text.splitlines()))
 
   monkeypatch.setattr(atomic, "write_text", slow)
-  lines = Lines(PATH)
+  writer = Writer(PATH)
   while clock.now < 7000:
     clock.now += 10.0
-    lines.append("x")
+    writer.append(row("x"))
   assert len(writes) == 1 + 9
   assert sorted(writes) == writes
 
 
 def test_a_flush_without_news_asks_nothing_of_a_store(store):
-  lines = Lines(PATH, ["a"])
+  writer = Writer(PATH, rows(*["a"]))
   requests = store.requests
-  lines.flush()
+  writer.flush()
   assert store.requests == requests
 
 
@@ -129,12 +137,12 @@ def test_what_was_flushed_outlives_any_accident(store, clock):
 
   def run():
     flushed.clear()
-    lines = Lines(PATH, ["a"])
+    writer = Writer(PATH, rows(*["a"]))
     for number in range(6):
-      clock.now += Lines.SECONDS / 2
-      lines.append(str(number))
+      clock.now += Writer.SECONDS / 2
+      writer.append(row(str(number)))
       if number == 2:
-        lines.flush()
+        writer.flush()
         flushed.append(True)
 
   every = ["a", *"012345"]
@@ -148,22 +156,22 @@ def test_what_was_flushed_outlives_any_accident(store, clock):
 
 
 def test_a_refusal_costs_no_line(store, clock, caplog):
-  lines = Lines(PATH, ["a"])
-  clock.now += Lines.SECONDS
+  writer = Writer(PATH, rows(*["a"]))
+  clock.now += Writer.SECONDS
   store.revive(fails=0, way="refusal")
-  lines.append("b")
-  assert "cannot write gs://bucket/run/lines.txt" in caplog.text
+  writer.append(row("b"))
+  assert "cannot write gs://bucket/run/rows.jsonl" in caplog.text
   assert stored() == ["a"]
-  clock.now += Lines.SECONDS
-  lines.append("c")
+  clock.now += Writer.SECONDS
+  writer.append(row("c"))
   assert stored() == ["a", "b", "c"]
 
 
 def test_a_refused_flush_is_an_error_and_may_be_repeated(store, clock):
-  lines = Lines(PATH, ["a"])
-  lines.append("b")
+  writer = Writer(PATH, rows(*["a"]))
+  writer.append(row("b"))
   store.revive(fails=0, way="refusal")
   with pytest.raises(OSError, match="503"):
-    lines.flush()
-  lines.flush()
+    writer.flush()
+  writer.flush()
   assert stored() == ["a", "b"]

@@ -6,13 +6,13 @@ import re
 
 import numpy as np
 import pytest
-from interop.families import (
+from safetensors.numpy import load_file, save_file
+from support.families import (
   NEXT,
   assert_same,
   random_params,
   shapes_once,  # noqa: F401
 )
-from safetensors.numpy import load_file, save_file
 
 from lumina_jax.interop import load_pytorch, save_pytorch
 from lumina_jax.interop.target import write_diffusers

@@ -6,7 +6,8 @@ import time
 
 import numpy as np
 import pytest
-from interop.families import (
+from safetensors.numpy import save_file
+from support.families import (
   FAMILIES,
   NEXT,
   UNTOLD,
@@ -16,7 +17,6 @@ from interop.families import (
   small,
   state_dict,
 )
-from safetensors.numpy import save_file
 
 from lumina_jax.backbone import PUBLISHED
 from lumina_jax.backbone.config import NEXT_T2I

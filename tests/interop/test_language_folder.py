@@ -9,8 +9,8 @@ import jax
 import ml_dtypes
 import numpy as np
 import pytest
-from conftest import ROOT, fake_devices
 from safetensors.numpy import save_file
+from support.configs import ROOT, fake_devices
 
 from lumina_jax.encoders.language import LanguageConfig, encode_tokens
 from lumina_jax.interop import safetensors

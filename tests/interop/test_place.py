@@ -12,9 +12,9 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from conftest import ROOT
 from flax import traverse_util
-from interop.families import (
+from support.configs import ROOT
+from support.families import (
   NEXT,
   assert_same,
   random_params,

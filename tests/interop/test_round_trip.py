@@ -12,7 +12,9 @@ import jax
 import ml_dtypes
 import numpy as np
 import pytest
-from interop.families import (
+from safetensors import safe_open
+from safetensors.numpy import load_file, save_file
+from support.families import (
   FAMILIES,
   NEXT,
   UNTOLD,
@@ -22,8 +24,6 @@ from interop.families import (
   small,
   state_dict,
 )
-from safetensors import safe_open
-from safetensors.numpy import load_file, save_file
 
 from lumina_jax.backbone import ModelConfig
 from lumina_jax.backbone.config import FLAG_T2I, NEXT_IMAGENET, NEXT_T2I

@@ -6,7 +6,8 @@ import re
 
 import numpy as np
 import pytest
-from interop.families import (
+from safetensors.numpy import save_file
+from support.families import (
   FAMILIES,
   NEXT,
   UNTOLD,
@@ -15,7 +16,6 @@ from interop.families import (
   shapes_once,  # noqa: F401
   state_dict,
 )
-from safetensors.numpy import save_file
 
 from lumina_jax.interop import load_pytorch, pth, save_pytorch
 from lumina_jax.interop.pytorch import open_pytorch

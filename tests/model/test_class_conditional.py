@@ -2,8 +2,8 @@
 
 import numpy as np
 import pytest
-from conftest import randomised, tiny_config
 from PIL import Image
+from support.configs import randomised, tiny_config
 
 from lumina_jax.pipeline import LuminaPipeline
 from lumina_jax.sampling.output import to_pil

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from interop.families import FAMILIES, NEXT, random_params, small
+from support.families import FAMILIES, NEXT, random_params, small
 
 from lumina_jax.attention import kernels, library
 from lumina_jax.backbone.config import NEXT_IMAGENET

@@ -5,7 +5,7 @@ import subprocess
 import sys
 
 import pytest
-from conftest import ROOT, fake_devices
+from support.configs import ROOT, fake_devices
 
 from lumina_jax.parallel.hlo import Hlo, Traffic
 

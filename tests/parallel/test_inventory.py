@@ -8,9 +8,9 @@ import sys
 import jax
 import jax.numpy as jnp
 import pytest
-from conftest import ROOT, fake_devices, small_config
 from jax.sharding import AbstractMesh, AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
+from support.configs import ROOT, fake_devices, small_config
 
 from lumina_jax.parallel import inventory
 from lumina_jax.parallel.mesh import AXES
@@ -19,7 +19,7 @@ from lumina_jax.training.state import abstract_state
 
 CODE = """
 import json, jax
-from conftest import small_config
+from support.configs import small_config
 from lumina_jax.parallel import inventory
 from lumina_jax.parallel.mesh import MeshConfig, make_mesh
 from lumina_jax.training.optimizer import make_optimizer

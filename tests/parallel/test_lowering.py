@@ -5,7 +5,7 @@ import sys
 
 import jax
 import pytest
-from conftest import ROOT, small_config
+from support.configs import ROOT, small_config
 
 from benchmarks import one_chip
 from lumina_jax.attention import kernels

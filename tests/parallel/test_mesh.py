@@ -12,11 +12,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import fake_devices
 from flax import linen as nn
 from jax.experimental import mesh_utils
 from jax.sharding import AbstractMesh, AxisType
 from jax.sharding import PartitionSpec as P
+from support.configs import fake_devices
 
 from lumina_jax.parallel import mesh as mesh_module
 from lumina_jax.parallel.mesh import (

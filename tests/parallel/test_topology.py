@@ -5,7 +5,7 @@ import subprocess
 import sys
 
 import pytest
-from conftest import ROOT
+from support.configs import ROOT
 
 from lumina_jax.parallel import chips, topology
 from lumina_jax.parallel.chips import CHIPS

@@ -7,7 +7,7 @@ import dataclasses
 import jax
 import numpy as np
 import pytest
-from interop.families import (
+from support.families import (
   FAMILIES,
   NEXT,
   assert_same,

@@ -13,13 +13,13 @@ import numpy as np
 import optax
 import pytest
 from safetensors.numpy import load_file
+from support.configs import ROOT
 
 from lumina_jax import predict_velocity
 from lumina_jax.backbone.rope import RopeScaling
 from lumina_jax.flow.guidance import Guidance, combine
 from lumina_jax.interop import load_pytorch
 from lumina_jax.interop.pytorch import open_pytorch
-from tests.conftest import ROOT
 
 OWN = ROOT / "tests" / "golden"
 ALL = ROOT.parent / "shared" / "golden"

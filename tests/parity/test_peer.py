@@ -7,7 +7,7 @@ torch = pytest.importorskip(
   "torch", reason="torch is an oracle: pip install -r requirements-parity.txt"
 )
 pytest.importorskip("diffusers", reason="diffusers is an oracle")
-import peer  # noqa: E402
+from support import peer  # noqa: E402
 
 from lumina_jax import LuminaPipeline  # noqa: E402
 

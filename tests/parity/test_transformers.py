@@ -7,7 +7,7 @@ import types
 import jax
 import numpy as np
 import pytest
-from encoders.small_tokenizer import SENTENCES, write_tokenizer
+from support.tokenizer import SENTENCES, write_tokenizer
 
 from lumina_jax.encoders.captions import CaptionEncoder
 from lumina_jax.encoders.language import encode_tokens

@@ -8,7 +8,7 @@ import subprocess
 import sys
 
 import pytest
-from conftest import ROOT
+from support.configs import ROOT
 
 FLAG_7B = "--config=configs/text_to_image.py:flag_7b"
 NEXT_2B = "--config=configs/text_to_image.py:next_2b_gqa"

@@ -2,7 +2,7 @@
 
 import jax
 import pytest
-from conftest import small_config
+from support.configs import small_config
 
 from configs import text_to_image
 from lumina_jax.parallel.chips import CHIPS

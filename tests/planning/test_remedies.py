@@ -4,7 +4,7 @@ import dataclasses
 
 import jax
 import pytest
-from conftest import small_config
+from support.configs import small_config
 
 from lumina_jax.backbone.remat import POLICIES
 from lumina_jax.parallel.chips import CHIPS, TERA

@@ -9,10 +9,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import tiny
-from conftest import ROOT, fake_devices
-from encoders.small_tokenizer import write_tokenizer
-from interop.families import FAMILIES, random_params
+from support import tiny_pipeline as tiny
+from support.configs import ROOT, fake_devices
+from support.families import FAMILIES, random_params
+from support.tokenizer import write_tokenizer
 
 from lumina_jax import LuminaPipeline, convert
 from lumina_jax.encoders.frozen import FrozenTextConfig

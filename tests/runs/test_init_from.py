@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import randomised, tiny_config
 from flax import traverse_util
+from support.configs import randomised, tiny_config
 
 from lumina_jax import convert
 from lumina_jax.flow.objective import Objective

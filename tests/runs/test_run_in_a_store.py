@@ -5,10 +5,10 @@ import json
 
 import numpy as np
 import pytest
-from conftest import small_config
 from etils import epath
-from fake_store import BUCKET, WAYS, accidents, mounted
 from PIL import Image
+from support.configs import small_config
+from support.store import BUCKET, WAYS, accidents, mounted
 
 from lumina_jax import evaluate
 from lumina_jax.files import jsonl

@@ -4,8 +4,8 @@ import pathlib
 
 import numpy as np
 import pytest
-from conftest import randomised, small_config
 from PIL import Image
+from support.configs import randomised, small_config
 
 from lumina_jax.media import image as image_file
 from lumina_jax.sampling import source_image

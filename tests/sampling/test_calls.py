@@ -1,13 +1,8 @@
 """Calls of a text-to-image pipeline: arguments of diffusers' and ours."""
 
-import pathlib
-import sys
-
 import numpy as np
 import pytest
-
-sys.path.append(str(pathlib.Path(__file__).parent / "pretrained"))
-import tiny
+from support import tiny_pipeline as tiny
 
 from lumina_jax import LuminaPipeline
 

@@ -9,9 +9,9 @@ import pytest
 
 from lumina_jax.backbone.config import PUBLISHED
 from lumina_jax.backbone.rope import RULES
+from lumina_jax.files import schema
 from lumina_jax.pretrained import defaults
 from lumina_jax.sampling.extrapolation import Extrapolation
-from lumina_jax.training import run_config
 
 NEXT = PUBLISHED["next_dit_t2i_2b_gqa"]
 FLAG = PUBLISHED["flag_dit_t2i_5b"]
@@ -126,9 +126,7 @@ def test_configs_of_older_runs_load(rule):
     below=False,
     proportional=True,
   )
-  assert schema.parse(Extrapolation, values) == Extrapolation(
-    rule, 128, 4096
-  )
+  assert schema.parse(Extrapolation, values) == Extrapolation(rule, 128, 4096)
 
 
 @pytest.mark.parametrize("rule", RULES)

@@ -1,15 +1,11 @@
 """Image to image through an autoencoder: what it begins with, what it gives."""
 
 import dataclasses
-import pathlib
-import sys
 
 import numpy as np
 import pytest
 from PIL import Image
-
-sys.path.append(str(pathlib.Path(__file__).parent / "pretrained"))
-import tiny
+from support import tiny_pipeline as tiny
 
 from lumina_jax import LuminaPipeline
 from lumina_jax.encoders.autoencoder import Autoencoder

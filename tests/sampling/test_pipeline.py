@@ -3,8 +3,8 @@
 import jax
 import numpy as np
 import pytest
-from conftest import randomised, small_config
 from PIL import Image
+from support.configs import randomised, small_config
 
 from lumina_jax.pipeline import LuminaPipeline
 from lumina_jax.sampling import program as sampler

@@ -4,8 +4,8 @@ import dataclasses
 
 import numpy as np
 import pytest
-from conftest import randomised, small_config
 from PIL import Image
+from support.configs import randomised, small_config
 
 from lumina_jax.flow.objective import Objective
 from lumina_jax.flow.path import VP

@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 import optax
 import pytest
-from conftest import tiny_config
 from etils import epath
+from support.configs import tiny_config
 
 from lumina_jax import train as training
 from lumina_jax.flow.loss import TimeDistribution

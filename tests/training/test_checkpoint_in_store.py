@@ -3,8 +3,8 @@
 import jax
 import numpy as np
 import pytest
-from fake_store import BUCKET, mounted
 from orbax.checkpoint._src.path import gcs_utils
+from support.store import BUCKET, mounted
 
 from lumina_jax.files import atomic
 from lumina_jax.training.checkpoint import FOLDER, Checkpoints, read_ema

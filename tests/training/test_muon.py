@@ -7,8 +7,8 @@ import jax
 import numpy as np
 import optax
 import pytest
-from conftest import tiny_config
 from flax import traverse_util
+from support.configs import tiny_config
 
 from lumina_jax.backbone import shapes
 from lumina_jax.backbone.config import PUBLISHED

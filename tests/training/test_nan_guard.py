@@ -8,7 +8,7 @@ import time
 
 import numpy as np
 import pytest
-from conftest import ROOT
+from support.configs import ROOT
 
 from lumina_jax.training.goodput import Ledger
 from lumina_jax.training.nan_guard import Skips

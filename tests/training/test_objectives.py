@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from conftest import ROOT, small_config, small_flags
+from support.configs import ROOT, small_config, small_flags
 
 from configs import digits, imagenet, text_to_image, text_to_video
 from lumina_jax import convert, packing

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import optax
 import pytest
-from conftest import tiny_config
+from support.configs import tiny_config
 
 from lumina_jax.parallel import inventory
 from lumina_jax.parallel.mesh import make_mesh

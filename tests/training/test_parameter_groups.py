@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from conftest import tiny_config
+from support.configs import tiny_config
 
 from lumina_jax.files import schema
 from lumina_jax.training.optimizer import (

@@ -7,12 +7,12 @@ import sys
 import jax
 import numpy as np
 import pytest
-from conftest import ROOT, tiny_config
-from encoders.small_tokenizer import write_tokenizer
 from etils import epath
 from PIL import Image
-from pretrained.tiny import VOCAB, WIDTH, write_language, write_vae
 from sklearn.datasets import load_sample_images
+from support.configs import ROOT, tiny_config
+from support.tiny_pipeline import VOCAB, WIDTH, write_language, write_vae
+from support.tokenizer import write_tokenizer
 
 from data_pipelines.captioned import MediaConfig
 from lumina_jax import train as training

@@ -14,16 +14,10 @@ from data_pipelines.digits import DigitsConfig
 from data_pipelines.synthetic import SyntheticConfig
 from lumina_jax.backbone import ModelConfig
 from lumina_jax.commands import config_flag
+from lumina_jax.files.schema import complete, differences, to_dict
 from lumina_jax.pretrained import export
 from lumina_jax.training import run_config
-from lumina_jax.training.run_config import (
-  complete,
-  differences,
-  load,
-  parse,
-  save,
-  to_dict,
-)
+from lumina_jax.training.run_config import RunConfig, load, parse, save
 
 every_variant = pytest.mark.parametrize("variant", ["flag", "next"])
 
@@ -367,22 +361,24 @@ def test_a_mistyped_flag_names_the_nearest_key(flagged, key, near):
 def test_completing_a_config_changes_nothing_of_the_run(family):
   config = family.get_config()
   run = parse(config)
-  assert complete(config) is config and parse(config) == run
+  assert complete(RunConfig, config) is config and parse(config) == run
   whole = config.to_dict()
-  assert complete(config).to_dict() == whole
+  assert complete(RunConfig, config).to_dict() == whole
 
 
 def test_completing_adds_no_section_that_may_be_none():
-  config = complete(imagenet.get_config("tiny"))
+  config = complete(RunConfig, imagenet.get_config("tiny"))
   assert "text_encoder" not in config and "beyond" not in config.sampling
   config.text_encoder = None
   config.sampling.beyond = None
-  assert complete(config).text_encoder is config.sampling.beyond is None
+  assert (
+    complete(RunConfig, config).text_encoder is config.sampling.beyond is None
+  )
 
 
 def test_a_completed_config_is_locked_as_before():
-  assert not complete(digits()).is_locked
-  config = complete(digits().lock())
+  assert not complete(RunConfig, digits()).is_locked
+  config = complete(RunConfig, digits().lock())
   assert config.is_locked and config.encoders.is_locked
 
 
@@ -391,7 +387,7 @@ def test_completing_leaves_names_of_older_versions():
   values["sampling"]["grid"] = "diffusers"
   values["sampling"]["beyond"] |= dict(rule="ntk", side=8, base_tokens=4)
   run = parse(values)
-  config = complete(ConfigDict(values))
+  config = complete(RunConfig, ConfigDict(values))
   assert config.sampling.grid == "diffusers"
   assert parse(config) == run and run.sampling.schedule == "diffusers"
 
@@ -399,10 +395,12 @@ def test_completing_leaves_names_of_older_versions():
 def test_completing_leaves_mistakes_to_the_parser():
   values = digits().to_dict()
   del values["training"]["steps"]
-  config = complete(ConfigDict(values))
+  config = complete(RunConfig, ConfigDict(values))
   assert config.training.max_skipped == 10
   with pytest.raises(ValueError, match=r"missing key config\.training\.steps"):
     parse(config)
-  config = complete(ConfigDict(digits().to_dict() | {"model": "next"}))
+  config = complete(
+    RunConfig, ConfigDict(digits().to_dict() | {"model": "next"})
+  )
   with pytest.raises(ValueError, match=r"config\.model must be a section"):
     parse(config)

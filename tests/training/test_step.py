@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import optax
 import pytest
-from conftest import small_config
+from support.configs import small_config
 
 from lumina_jax.parallel.mesh import make_mesh
 from lumina_jax.training import data

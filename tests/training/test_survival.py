@@ -7,8 +7,8 @@ import resource
 import jax
 import numpy as np
 import pytest
-from conftest import small_config
 from etils import epath
+from support.configs import small_config
 
 from data_pipelines.digits import DigitCanvases
 from data_pipelines.source import BadRecord

@@ -1,14 +1,9 @@
 """A tiny random LuminaPipeline of diffusers, on a disk."""
 
-import pathlib
-import sys
-
 import diffusers
 import torch
 import transformers
-
-sys.path.append(str(pathlib.Path(__file__).parents[1] / "encoders"))
-from small_tokenizer import write_tokenizer
+from support.tokenizer import write_tokenizer
 
 TRANSFORMER = dict(
   sample_size=8,  # Trained on 64 x 64 pixels.

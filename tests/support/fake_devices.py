@@ -1,14 +1,13 @@
 """Runs scripts beside this file on fake devices, in one process or in two."""
 
 import os
-import pathlib
 import socket
 import subprocess
 import sys
 
-from conftest import ROOT
+from support.configs import ROOT
 
-HERE = pathlib.Path(__file__).parent
+HERE = ROOT / "tests/distributed"
 
 
 def start(devices: int, *words) -> str:

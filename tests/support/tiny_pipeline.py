@@ -4,10 +4,10 @@ import dataclasses
 import json
 
 import numpy as np
-from encoders.small_tokenizer import write_tokenizer
 from encoders.test_vae import random_params as random_vae
-from interop.families import FAMILIES, random_params
 from safetensors.numpy import save_file
+from support.families import FAMILIES, random_params
+from support.tokenizer import write_tokenizer
 
 from lumina_jax.encoders.autoencoder import Autoencoder
 from lumina_jax.encoders.vae import VaeConfig

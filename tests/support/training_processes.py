@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 
-from conftest import ROOT, small_flags
+from support.configs import ROOT, small_flags
 
 
 class Run:
