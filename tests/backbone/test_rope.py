@@ -353,7 +353,7 @@ def test_rules_can_be_concatenated_as_the_rows_they_belong_to():
 def test_an_unknown_rule_is_named_with_a_near_one():
   with pytest.raises(ValueError, match="'dype_yarm'; did you mean 'dype_yarn'"):
     RopeScaling("dype_yarm")
-  with pytest.raises(ValueError, match=f"there are: {', '.join(RULES)}"):
+  with pytest.raises(ValueError, match=f"use one of: {', '.join(RULES)}"):
     RopeScaling("2")
 
 

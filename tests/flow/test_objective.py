@@ -231,7 +231,7 @@ def test_the_default_is_the_plain_difference():
     (dict(prediction="nois"), r"prediction 'nois'; did you mean 'noise'"),
     (dict(weight="likelyhood"), r"weight .*; did you mean 'likelihood'"),
     (dict(weight=None), r"weight None; did you mean 'none'\?"),
-    (dict(weight="x"), r"weight 'x'; there are: none, velocity, likelihood"),
+    (dict(weight="x"), r"weight 'x'; use one of: none, velocity, likelihood"),
   ],
 )
 def test_unknown_names_are_refused(words, message):

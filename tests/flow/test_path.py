@@ -225,7 +225,7 @@ def test_paths_have_names():
   ("call", "message"),
   [
     (lambda: path.named("liner"), r"path 'liner'; did you mean 'linear'"),
-    (lambda: path.named("x"), r"path 'x'; there are: linear, gvp, vp$"),
+    (lambda: path.named("x"), r"path 'x'; use one of: linear, gvp, vp$"),
     (
       lambda: path.convert(0.0, 0.0, 0.5, "nose", "noise"),
       r"prediction 'nose'; did you mean 'noise'",

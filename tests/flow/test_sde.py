@@ -317,7 +317,7 @@ def test_solvers_are_hashable(Solver):
   ("wrong", "told"),
   [
     ({"form": "increasing-decreasing"}, "mean 'increasing_decreasing'"),
-    ({"form": "SBDM"}, "there are: constant, sbdm"),
+    ({"form": "SBDM"}, "use one of: constant, sbdm"),
     ({"last": "tweedy"}, "mean 'tweedie'"),
     ({"norm": -1.0}, "norm = -1.0: must be 0 or more"),
   ],
