@@ -24,11 +24,12 @@ from data_pipelines.synthetic import SyntheticConfig, SyntheticLatents
 from lumina_jax.encoders.frozen import FrozenTextConfig
 from lumina_jax.files import atomic
 from lumina_jax.files.progress import Progress
+from lumina_jax.media import IMAGE
 from lumina_jax.parallel import processes
 from lumina_jax.pretrained.data_encoders import PictureEncoder
-from lumina_jax.runs.run_encoders import RunEncoders
-from lumina_jax.runs.workdir import has_checkpoint
+from lumina_jax.pretrained.encoders import Encoders
 from lumina_jax.training import step as steps
+from lumina_jax.training.checkpoint import has_checkpoint
 from lumina_jax.training.run_config import RunConfig
 
 PINNED = "data.sha256"
@@ -39,7 +40,7 @@ def make_batches(
   config: RunConfig,
   mesh: Mesh | None = None,
   folder: epath.Path | None = None,
-  encoders: RunEncoders = RunEncoders(None, None),  # noqa: B008
+  encoders: Encoders = Encoders(),  # noqa: B008
 ) -> Batches:
   """The batches of a run, each a pure function of its number.
 
@@ -74,7 +75,7 @@ def bad_limit(config: RunConfig) -> float:
 def make_source(
   config: RunConfig,
   folder: epath.Path | None = None,
-  encoders: RunEncoders = RunEncoders(None, None),  # noqa: B008
+  encoders: Encoders = Encoders(),  # noqa: B008
 ) -> Source:
   """The data of a run, by record; arguments as in `make_batches`."""
   data, model, seed = config.data, config.model, config.seed
@@ -90,7 +91,7 @@ def make_source(
 
 
 def media_source(
-  config: RunConfig, folder: epath.Path | None, encoders: RunEncoders
+  config: RunConfig, folder: epath.Path | None, encoders: Encoders
 ) -> Mixture:
   """Pictures and shards of all sources, by their weights."""
   data = config.data
@@ -102,7 +103,7 @@ def media_source(
       sources.append(_shards(config, named))
       each.append(weight)
       continue
-    if data.workers and (encoders.vae or encoders.text):
+    if data.workers and (encoders.codec or encoders.text):
       raise ValueError(
         f"data.workers = {data.workers}: other processes have no devices to "
         f"encode the pictures of {named} on; set it to 0 and data.threads "
@@ -141,17 +142,18 @@ def _is_shards(source: str) -> bool:
   return any((folder / f).exists() for f in (shards.SETTINGS, shards.MANIFEST))
 
 
-def _images(config: RunConfig, group: Group, encoders: RunEncoders) -> Images:
+def _images(config: RunConfig, group: Group, encoders: Encoders) -> Images:
   data, model, text = config.data, config.model, config.text_encoder
-  vae = encoders.vae and PictureEncoder(encoders.vae)
-  factor = vae.factor if vae else 1
+  latents = encoders.codec and PictureEncoder(encoders.codec)
+  factor = latents.factor if latents else 1
   patch = model.patch[-1]
-  if len(model.patch) != 2 or model.patch[0] != patch:
+  if config.medium != IMAGE.name or model.patch[0] != patch:
     raise ValueError(
-      f"model.patch = {model.patch}: pictures take square patches of two axes"
+      f"medium = {config.medium!r}, model.patch = {model.patch}: folders of "
+      "images need medium 'image' and square patches"
     )
   cfg = ImagesConfig(
-    channels=3 if vae else model.channels,
+    channels=3 if latents else model.channels,
     choices=data.choices,
     caption_dropout=data.condition_dropout,
     flip=data.flip,
@@ -165,7 +167,7 @@ def _images(config: RunConfig, group: Group, encoders: RunEncoders) -> Images:
     encoders.text.encode_one if frozen else config.network.tokenize,
     cfg,
     config.seed,
-    vae and vae.to_latents,
+    latents and latents.to_latents,
     encoders.text.length if frozen else None,
   )
 
