@@ -1,13 +1,12 @@
-"""What to sample with, in the words of the original's settings.yaml.
+"""The original's settings.yaml: options of sampling under its names.
 
 The file is a list of one mapping with the sections model, transport, ode and
-infer. What is not said stays None: the pipeline then decides.
+infer. Values that it leaves out are None: the pipeline's defaults apply.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import os
 import pathlib
 import re
@@ -16,16 +15,25 @@ from typing import Any
 
 import yaml
 
+from lumina_jax.files.suggest import did_you_mean
 from lumina_jax.flow import solvers
+from lumina_jax.sampling.options import ADAPTIVE as TOLERANT
+from lumina_jax.sampling.options import SamplingOptions
+from lumina_jax.sampling.sizes import SizeConfig
 
-# Solvers of the original that choose their own steps, beside dopri5.
+# Adaptive solvers of the original beside dopri5.
 ADAPTIVE = ("dopri8", "bosh3", "fehlberg2", "adaptive_heun")
-# What torchdiffeq, and so the original, calls ours.
+# Names of torchdiffeq, and so of the original, for our solvers.
 SOLVER_NAMES = {"rk4": "rk4_38", "heun2": "heun"}
 TIME_AWARE, NO_SCALING = "Time-aware", "None"
 METHODS = (TIME_AWARE, NO_SCALING)
-TOLERANCES = {"atol": 1e-6, "rtol": 1e-3}  # As its file has them.
-# Sections and keys that the original knows.
+TOLERANCES = {"atol": 1e-6, "rtol": 1e-3}  # Those of the original's file.
+# Settings that concern sizes beyond training, by the rule that reads them.
+SCALING = {
+  "ntk_plain": ("ntk_scaling",),
+  "watershed": ("scaling_method", "scaling_watershed"),
+}
+# Sections and keys of the original.
 SECTIONS = {
   "model": "ckpt ckpt_lm token",
   "transport": "path_type prediction loss_weight sample_eps train_eps",
@@ -41,36 +49,36 @@ SECTIONS = {
 KEYS = [f"{s}.{key}" for s, keys in SECTIONS.items() for key in keys.split()]
 RENAMED = {"scale_watershed": "scaling_watershed"}
 NONE_IS_A_CHOICE = ("scaling_method", "loss_weight", "last_step")
-# What only one value is known of, and why.
+# Settings with a single supported value, and the reason.
 ONLY = {
-  "transport.path_type": ("Linear", "published networks know this path only"),
+  "transport.path_type": ("Linear", "published networks use this path"),
   "transport.prediction": ("velocity", "published networks predict it"),
   "ode.reverse": (False, "sampling runs from noise to data"),
-  "ode.likelihood": (False, "pictures are drawn, not judged"),
+  "ode.likelihood": (False, "sampling computes no likelihood"),
 }
 RESOLUTION = re.compile(r"(?:\d+\s*:|\(\w+\))?\s*(\d+)\s*[xX×]\s*(\d+)")
 
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-  """Settings by the original's names; None = not said.
+  """Settings by the original's names; None = the pipeline's default.
 
   Attributes:
     ckpt: folder or hub name of a pipeline.
-    ckpt_lm: likewise of its text encoder.
+    ckpt_lm: folder or hub name of its text encoder.
     token: for gated repositories of the hub.
-    resolution: (width, height) in pixels, in this order as the original.
-    num_sampling_steps: points of the time grid, one more than there are steps.
+    resolution: (width, height) in pixels, in the original's order.
+    num_sampling_steps: points of the time grid, one more than its steps.
     cfg_scale: guidance scale.
     solver: a name of `solvers.SOLVERS`.
-    t_shift: of the time grid.
-    seed: of the noise; 0 is a seed as any other.
-    proportional_attn: whether scores of attention grow with the picture.
+    t_shift: shift of the time grid.
+    seed: of the noise; 0 is a seed like any other.
+    proportional_attn: whether scores of attention scale with the size.
     ntk_scaling: whether a Flag-DiT stretches positions beyond trained sizes.
-    scaling_method: likewise of a Next-DiT, "Time-aware" or "None".
+    scaling_method: rule of a Next-DiT, "Time-aware" or "None".
     scaling_watershed: time at which the time-aware rule changes.
     atol: absolute error that dopri5 allows in a step.
-    rtol: relative error likewise.
+    rtol: relative error that dopri5 allows in a step.
   """
 
   ckpt: str | None = None
@@ -92,16 +100,16 @@ class Settings:
   def __post_init__(self):
     if self.solver in ADAPTIVE:
       raise ValueError(
-        f"solver {self.solver!r} chooses its own steps; of its kind there is "
-        "dopri5 here. Use that, or midpoint (the original's advice, 20 points)"
+        f"solver {self.solver!r} is not available; use dopri5, which also "
+        "adapts its steps, or midpoint (the original's advice, 20 points)"
       )
     if self.solver is not None:
       solvers.solver(self.solver)
     points = self.num_sampling_steps
     if points is not None and points < 2:
       raise ValueError(
-        f"num_sampling_steps = {points}: it counts points of time, N points "
-        "make N - 1 steps; give at least 2"
+        f"num_sampling_steps = {points}: N points of time are N - 1 steps; use "
+        "at least 2"
       )
     if self.scaling_method not in (None, *METHODS):
       raise ValueError(
@@ -109,24 +117,77 @@ class Settings:
       )
     watershed = self.scaling_watershed
     if watershed is not None and not 0 <= watershed <= 1:
-      raise ValueError(f"scaling_watershed = {watershed}: a time from 0 to 1")
+      raise ValueError(
+        f"scaling_watershed = {watershed}: must be a time from 0 to 1"
+      )
 
   @property
   def num_inference_steps(self) -> int | None:
-    """Integration steps, one fewer than the points between which they lie."""
+    """Integration steps, one fewer than points."""
     points = self.num_sampling_steps
     return None if points is None else points - 1
+
+  def option_values(
+    self, defaults: SamplingOptions, sizes: SizeConfig, flags: Mapping[str, Any]
+  ) -> tuple[dict[str, Any], list[str]]:
+    """Sampling options, and remarks on settings that have no effect.
+
+    A settings file often belongs to another network, so settings without
+    effect are no errors.
+
+    Args:
+      defaults: options of the pipeline.
+      sizes: of the pipeline.
+      flags: options that flags set; they override the settings.
+    """
+    rule = flags.get("rope_scaling", defaults.rope_scaling)
+    useful = SCALING.get(rule, ())
+    useful += ("proportional_attn",) if sizes.known else ()
+    scaling = (*sum(SCALING.values(), ()), "proportional_attn")
+    given = [name for name in scaling if getattr(self, name) is not None]
+    remarks = []
+    if unused := [name for name in given if name not in useful]:
+      remarks.append(
+        f"{', '.join(unused)}: this network has no such rule for sizes beyond "
+        "those of training; not used"
+      )
+    values = {
+      "num_inference_steps": self.num_inference_steps,
+      "guidance_scale": self.cfg_scale,
+      "solver": self.solver,
+      "shift": self.t_shift,
+    }
+    if sizes.known:
+      values["proportional_attention"] = self.proportional_attn
+    off = self.ntk_scaling is False, self.scaling_method == NO_SCALING
+    switches = "ntk_scaling", "scaling_method"
+    if any(o and s in useful for o, s in zip(off, switches, strict=True)):
+      values["rope_scaling"] = flags.get("rope_scaling", "none")
+    elif "scaling_watershed" in useful:
+      values["scaling_watershed"] = self.scaling_watershed
+    solver = flags.get("solver", self.solver or defaults.solver)
+    tolerances = {name: getattr(self, name) for name in TOLERANCES}
+    if solver in TOLERANT:
+      values |= tolerances
+    elif any(tolerances[k] not in (None, v) for k, v in TOLERANCES.items()):
+      named = [f"ode.{k}" for k, v in tolerances.items() if v is not None]
+      remarks.append(
+        f"{', '.join(named)}: solvers with fixed steps have no tolerance; not "
+        "used"
+      )
+    values = {k: v for k, v in values.items() if v is not None}
+    return values | dict(flags), remarks
 
 
 def read(path: str | os.PathLike) -> tuple[Settings, list[str]]:
   """Reads a settings.yaml.
 
   Returns:
-    What it says, and remarks for its author.
+    The settings, and remarks for the user.
 
   Raises:
-    OSError: if it cannot be read.
-    ValueError: if it is no such file, or asks for what cannot be done.
+    OSError: if the file cannot be read.
+    ValueError: if it is not a settings file, or a value is not supported.
   """
   try:
     text = pathlib.Path(path).expanduser().read_text("utf-8")
@@ -136,7 +197,7 @@ def read(path: str | os.PathLike) -> tuple[Settings, list[str]]:
       "-c, or leave it out and use flags"
     ) from error
   except UnicodeDecodeError as error:
-    raise ValueError(f"{path} is no text: {error}") from error
+    raise ValueError(f"{path} is not UTF-8 text: {error}") from error
   try:
     values = yaml.safe_load(text)
   except yaml.YAMLError as error:
@@ -148,13 +209,13 @@ def read(path: str | os.PathLike) -> tuple[Settings, list[str]]:
 
 
 def parse(values: Any) -> tuple[Settings, list[str]]:
-  """Settings from what a YAML file holds.
+  """Settings from the content of a YAML file.
 
   Returns:
-    The settings, and remarks on what was tolerated.
+    The settings, and remarks on tolerated mistakes.
 
   Raises:
-    ValueError: naming the value that cannot be served, and the way out.
+    ValueError: naming an unsupported value, and the alternative.
   """
   remarks: list[str] = []
   found: dict[str, Any] = {}
@@ -192,7 +253,7 @@ def resolution(name: str, value: Any) -> tuple[int, int]:
   """(width, height) of "1024x512", "1024:1536x1024", "(Extrapolation) 8x8".
 
   Raises:
-    ValueError: if it is none of these.
+    ValueError: for any other text.
   """
   match = RESOLUTION.fullmatch(str(value).strip())
   if not match:
@@ -203,7 +264,7 @@ def resolution(name: str, value: Any) -> tuple[int, int]:
 
 
 def number(name: str, value: Any) -> float:
-  """A number, also as text: PyYAML takes 1e-6 for text."""
+  """A number; PyYAML reads 1e-6 as text."""
   try:
     if isinstance(value, bool):
       raise ValueError
@@ -213,7 +274,7 @@ def number(name: str, value: Any) -> float:
 
 
 def whole(name: str, value: Any) -> int:
-  """A whole number, also as text or as 4.0."""
+  """A whole number; text and 4.0 pass."""
   found = number(name, value)
   if not found.is_integer():
     raise ValueError(f"{name} = {value!r}: expected a whole number")
@@ -221,7 +282,7 @@ def whole(name: str, value: Any) -> int:
 
 
 def truth(name: str, value: Any) -> bool:
-  """A truth value, also as text."""
+  """A truth value; text passes."""
   known = {"true": True, "false": False}
   if str(value).lower() not in known:
     raise ValueError(f"{name} = {value!r}: expected true or false")
@@ -229,9 +290,9 @@ def truth(name: str, value: Any) -> bool:
 
 
 def words(name: str, value: Any) -> str:
-  """A text."""
+  """Text."""
   if not isinstance(value, str):
-    raise ValueError(f"{name} = {value!r}: expected a text")
+    raise ValueError(f"{name} = {value!r}: expected text")
   return value
 
 
@@ -247,7 +308,7 @@ KINDS = {
 
 
 def _mapping(values: Any, remarks: list[str]) -> Mapping[str, Any]:
-  """The one mapping of the list that the file ought to be."""
+  """The only mapping of the list."""
   if isinstance(values, Mapping):
     remarks.append("a mapping is read as the list of one that it should be")
     values = [values]
@@ -269,7 +330,7 @@ def _mapping(values: Any, remarks: list[str]) -> Mapping[str, Any]:
 def _entries(
   sections: Mapping[str, Any], remarks: list[str]
 ) -> Iterator[tuple[str, Any]]:
-  """("section.key", value) of what is known and said."""
+  """("section.key", value) of all known keys with a value."""
   for section, entries in sections.items():
     if section not in SECTIONS:
       remarks.append(_unknown(str(section), list(SECTIONS)))
@@ -295,8 +356,10 @@ def _entries(
 def _unknown(name: str, known: list[str]) -> str:
   own = name.rpartition(".")[2]
   elsewhere = [other for other in known if other.rpartition(".")[2] == own]
-  near = elsewhere or difflib.get_close_matches(name, known, n=1, cutoff=0)
-  return f"{name} is unknown and not used; did you mean {near[0]}?"
+  hint = did_you_mean(name, known)
+  if elsewhere:
+    hint = f"; did you mean {elsewhere[0]!r}?"
+  return f"{name} is unknown and not used{hint}"
 
 
 def _number_as_text(name: str, value: Any) -> bool:
