@@ -9,7 +9,7 @@ from typing import Any
 from absl import flags
 
 from lumina_jax.media import MEDIA
-from lumina_jax.sampling import options as sampling_options
+from lumina_jax.sampling import overrides
 from lumina_jax.sampling.options import SamplingOptions
 
 flags.disclaim_key_flags()  # --help of a command lists them as its own.
@@ -33,7 +33,7 @@ class OptionParser(flags.ArgumentParser):
     kind = self._kind
     if _takes_tuple(kind) and ("," in argument or _is_number(argument)):
       argument = [part for part in argument.split(",") if part.strip()]
-    return sampling_options.convert(kind, argument, f"--{self._name}")
+    return overrides.convert(kind, argument, f"--{self._name}")
 
   def flag_type(self) -> str:
     return getattr(self._kind, "__name__", str(self._kind))

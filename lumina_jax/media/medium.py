@@ -131,6 +131,15 @@ class Medium:
       )
     )
 
+  def sizes(self, shape: Sequence[int], rate: float) -> dict[str, Any]:
+    """Sizes of a decoded sample by argument; its last axis is the channels."""
+    return {
+      axis.argument: extent / rate
+      if axis.unit == "seconds" and rate
+      else extent
+      for axis, extent in zip(self.axes, shape, strict=False)
+    }
+
 
 def _number(value: Any) -> float | None:
   try:

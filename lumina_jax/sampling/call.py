@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from lumina_jax.files.suggest import did_you_mean
 from lumina_jax.media import MEDIA, Medium
-from lumina_jax.sampling import options as sampling_options
+from lumina_jax.sampling import overrides
 from lumina_jax.sampling.options import SamplingOptions, option
 
 
@@ -112,7 +112,7 @@ def parse(medium: Medium, keywords: Mapping[str, Any]) -> Arguments:
   """
   fields = {field.name for field in dataclasses.fields(Call)}
   axes = [axis.argument for axis in medium.axes]
-  options = sampling_options.names()
+  options = overrides.names()
   for name in keywords:
     if name not in (*fields, *axes, *options, medium.per_prompt):
       raise TypeError(_unexpected(medium, name, [*fields, *axes, *options]))

@@ -6,9 +6,14 @@ from typing import Any
 
 import numpy as np
 
-from lumina_jax.sampling import arguments, callbacks, prompts, request
+from lumina_jax.sampling import (
+  arguments,
+  callbacks,
+  overrides,
+  prompts,
+  request,
+)
 from lumina_jax.sampling import call as calls
-from lumina_jax.sampling import options as sampling_options
 from lumina_jax.sampling.call import Call
 from lumina_jax.sampling.components import Components
 from lumina_jax.sampling.options import SamplingOptions
@@ -54,7 +59,7 @@ def generate(
     call.callback_on_step_end_tensor_inputs,
   )
   components = preset(call.compatibility, components)
-  options = sampling_options.override(components.options, parsed.options)
+  options = overrides.override(components.options, parsed.options)
   times = time_grid(options, _strength(options, parsed))
   texts, encode = _encoder(components, call)
   requests = request.make_requests(components, parsed, options, texts, encode)

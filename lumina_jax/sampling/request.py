@@ -8,8 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from lumina_jax.sampling import arguments, sizes
-from lumina_jax.sampling import options as sampling_options
+from lumina_jax.sampling import arguments, overrides, sizes
 from lumina_jax.sampling.call import Arguments
 from lumina_jax.sampling.components import Components
 from lumina_jax.sampling.options import SamplingOptions
@@ -77,7 +76,7 @@ def make_requests(
   if not isinstance(negatives, str):
     negatives = arguments.prompts(negatives, "negative_prompt")
   negatives = arguments.per_prompt(negatives, count, "negative_prompt")
-  varied = sampling_options.per_sample(options, parsed.options, count)
+  varied = overrides.per_sample(options, parsed.options, count)
   scales = varied["guidance_scale"]
   seeds = iter(arguments.seeds(call.seed, call.generator, count, each))
   initial = initial_samples(components, call.image, count)

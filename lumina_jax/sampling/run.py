@@ -15,7 +15,7 @@ from lumina_jax.flow.solvers import on_path
 from lumina_jax.model.network import Params
 from lumina_jax.parallel import processes
 from lumina_jax.parallel.mesh import divisors
-from lumina_jax.sampling import options as sampling_options
+from lumina_jax.sampling import overrides
 from lumina_jax.sampling import program as programs
 from lumina_jax.sampling.batch import Batch, make_batches
 from lumina_jax.sampling.callbacks import LATENTS, TEXTS, OnStep, Step
@@ -110,7 +110,7 @@ def solve(
   """
   network = components.network
   solver = on_path(configured_solver(options), network.objective.of)
-  program = Program(network, solver, sampling_options.groups(options))
+  program = Program(network, solver, overrides.groups(options))
   for batch in make_batches(
     requests, network, options, components.sizes, times, divisors()
   ):

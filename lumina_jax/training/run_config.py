@@ -31,6 +31,7 @@ from lumina_jax.sampling.sizes import SizeConfig
 from lumina_jax.training.optimizer import OptimizerConfig
 
 FILE = "config.json"
+NO_ENCODERS = EncodersConfig()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -120,7 +121,7 @@ class RunConfig:
   init_strict: bool = True
   model: ModelConfig
   text_encoder: Utf8Config | FrozenTextConfig | None = None
-  encoders: EncodersConfig = EncodersConfig()
+  encoders: EncodersConfig = NO_ENCODERS
   data: DigitsConfig | SyntheticConfig | MediaConfig
   objective: Objective = PLAIN
   time: TimeDistribution
