@@ -81,9 +81,8 @@ def published(name: str, side: int) -> ConfigDict:
     sample_every=checkpoints,
     sample_prompts=("a snowman in a park", "a cup of coffee", ""),
   )
-  config.sampling.update(
-    height=side // 8,
-    width=side // 8,
+  config.sizes.update(
+    default=(side // 8, side // 8),
     ladder=tuple(
       ((288 if flag else 256) * s**2 // 256**2, 256, 1)
       for s in (side, 2 * side)
@@ -106,8 +105,8 @@ def tiny(side: int) -> ConfigDict:
     microbatches=2,
   )
   tokens = side**2 // 4
-  config.sampling.update(
-    height=side, width=side, ladder=((tokens, 8, 1), (4 * tokens, 32, 4))
+  config.sizes.update(
+    default=(side, side), ladder=((tokens, 8, 1), (4 * tokens, 32, 4))
   )
   return config
 

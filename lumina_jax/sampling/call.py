@@ -117,8 +117,10 @@ def parse(medium: Medium, keywords: Mapping[str, Any]) -> Arguments:
     if name not in (*fields, *axes, *options, medium.per_prompt):
       raise TypeError(_unexpected(medium, name, [*fields, *axes, *options]))
   take = lambda names: {k: v for k, v in keywords.items() if k in names}  # noqa: E731
-  each = keywords.get(medium.per_prompt, 1)
-  return Arguments(Call(**take(fields)), each, take(axes), take(options))
+  each = keywords.get(medium.per_prompt)
+  return Arguments(
+    Call(**take(fields)), 1 if each is None else each, take(axes), take(options)
+  )
 
 
 def _unexpected(medium: Medium, name: str, known: Sequence[str]) -> str:
