@@ -179,6 +179,4 @@ def shrink(config: ConfigDict) -> None:
     sample_every=300,
     sample_prompts=("pattern 3", "pattern 7", ""),
   )
-  config.sizes.update(
-    default=(8, 8), ladder=((16, 8, 1), (64, 32, 4)), rows=4
-  )
+  config.sizes.update(default=(8, 8), ladder=((16, 8, 1), (64, 32, 4)), rows=4)

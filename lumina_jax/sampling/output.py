@@ -73,9 +73,9 @@ def converter(
   if output_type not in medium.formats:
     hint = did_you_mean(output_type, known)
     if output_type == "pt":
-      hint = "; torch.from_numpy converts arrays"
+      hint = "; torch.from_numpy converts arrays;"
     elif not medium.formats and not decodes:
-      hint = f"; no codec decodes {medium.name} yet"
+      hint = f"; no codec decodes {medium.name} yet;"
     raise ValueError(
       f"output_type {output_type!r}{hint or ';'} use one of: {', '.join(known)}"
     )

@@ -117,11 +117,8 @@ def grid(
     for axis, value in zip(medium.axes, values, strict=True)
     if value is not None
   )
-  try:
-    shape = medium.shape(values, default, factors, model.patch, sizes.rate)
-    found = model.grid(*shape)
-  except ValueError as error:
-    raise ValueError(f"{described}: {error}" if described else error) from error
+  shape = medium.shape(values, default, factors, model.patch, sizes.rate)
+  found = model.grid(*shape)
   ladder = sizes.ladder
   if ladder and found.num_tokens > ladder[-1][0]:
     raise ValueError(
