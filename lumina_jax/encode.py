@@ -254,7 +254,7 @@ def _guarded(argv: list[str]) -> None:
   logging.basicConfig(
     format="%(levelname)s: %(message)s", level=logging.WARNING, force=True
   )
-  entry_point.keep_interrupts()
+  entry_point.resend_interrupts()
   entry_point.start_jax()
   try:
     main(argv)

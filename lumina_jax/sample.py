@@ -1,6 +1,8 @@
 """Another name of the command `infer`: python -m lumina_jax.sample"""
 
-from lumina_jax.infer import run
+import sys
+
+from lumina_jax import cli
 
 if __name__ == "__main__":
-  run()
+  cli.run("infer", sys.argv[1:])
