@@ -15,6 +15,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import time
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -33,6 +34,7 @@ from lumina_jax.pipeline import LuminaPipeline
 from lumina_jax.pretrained.original import VAES
 from lumina_jax.sampling import arguments, provenance
 from lumina_jax.sampling.components import Components
+from lumina_jax.sampling.options import SamplingOptions
 
 OUTPUT = "samples"
 PRECISIONS = {"bf16": "bfloat16", "fp32": "float32"}
@@ -50,6 +52,7 @@ def main(argv: list[str]) -> None:
   items = per_prompt(args, prompts, settings)
   folder = epath.Path(output or OUTPUT).expanduser()
   processes.on_first(lambda: atomic.make_folder(folder))
+  check_options(option_flags.option_values())
   print_device(args.num_gpus)
   began = time.monotonic()
   pipe, name = load(args, settings)
@@ -210,6 +213,17 @@ def load(args: Any, settings: Settings) -> tuple[LuminaPipeline, str]:
   return pipe, settings.ckpt or "digits"
 
 
+def check_options(values: Mapping[str, Any]) -> None:
+  """Refuses invalid options before anything is loaded.
+
+  Raises:
+    ValueError: naming the option.
+  """
+  plain = {k: v for k, v in values.items() if not isinstance(v, list)}
+  required = SamplingOptions("euler", 1, 1.0, 1.0)
+  dataclasses.replace(required, **plain)
+
+
 def check_sizes(components: Components) -> None:
   """Refuses size flags of another medium.
 
@@ -220,8 +234,8 @@ def check_sizes(components: Components) -> None:
   for name in option_flags.size_values():
     if name not in axes:
       raise ValueError(
-        f"--{name}: this network generates {components.medium.name}; its size "
-        f"is set by {', '.join(f'--{axis}' for axis in axes)}"
+        f"--{name}: this network generates {components.medium.plural}; their "
+        f"size is set by {', '.join(f'--{axis}' for axis in axes)}"
       )
 
 

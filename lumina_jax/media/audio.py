@@ -33,6 +33,7 @@ def write(
 
 AUDIO = Medium(
   name="audio",
+  plural="audio",
   axes=(Axis("audio_length_in_s", "seconds", "Length in seconds."),),
   output="audios",
   per_prompt="num_waveforms_per_prompt",

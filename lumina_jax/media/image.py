@@ -214,6 +214,7 @@ def write(
 
 IMAGE = Medium(
   name="image",
+  plural="images",
   axes=(
     Axis("height", "pixels", "Height in pixels, or latents without a codec."),
     Axis("width", "pixels", "Width in pixels, or latents without a codec."),

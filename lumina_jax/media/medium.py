@@ -81,6 +81,7 @@ class Medium:
 
   Attributes:
     name: "image", "video", "audio"; configs and weights refer to it.
+    plural: of the name, for messages.
     axes: of its grid, in the order of the shape.
     output: attribute of `Output` that holds its samples: "images", "frames".
     per_prompt: argument for the number of samples of each prompt.
@@ -95,6 +96,7 @@ class Medium:
   """
 
   name: str
+  plural: str
   axes: tuple[Axis, ...]
   output: str
   per_prompt: str

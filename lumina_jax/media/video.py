@@ -39,6 +39,7 @@ def write(
 
 VIDEO = Medium(
   name="video",
+  plural="videos",
   axes=(
     Axis("num_frames", "frames", "Number of frames."),
     *image.IMAGE.axes,

@@ -129,7 +129,7 @@ def _unexpected(medium: Medium, name: str, known: Sequence[str]) -> str:
     hint = did_you_mean(name, [*known, medium.per_prompt])
     return f"unexpected argument {name!r}{hint}"
   return (
-    f"unexpected argument {name!r}: this pipeline generates {medium.name}, "
+    f"unexpected argument {name!r}: this pipeline generates {medium.plural}, "
     f"with {', '.join(_of_medium(medium))}"
   )
 

@@ -39,7 +39,7 @@ class Output:
       raise AttributeError(f"Output has no attribute {name!r}")
     if name != self.medium.output:
       raise AttributeError(
-        f"this pipeline generates {self.medium.name}: use .{self.medium.output}"
+        f"this pipeline generates {self.medium.plural}: use .{self.medium.output}"
       )
     return self.samples
 
@@ -75,7 +75,7 @@ def converter(
     if output_type == "pt":
       hint = "; torch.from_numpy converts arrays;"
     elif not medium.formats and not decodes:
-      hint = f"; no codec decodes {medium.name} yet;"
+      hint = f"; no codec decodes {medium.plural} yet;"
     raise ValueError(
       f"output_type {output_type!r}{hint or ';'} use one of: {', '.join(known)}"
     )

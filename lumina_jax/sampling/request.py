@@ -153,7 +153,8 @@ def initial_samples(
   medium = components.medium
   if medium.load is None:
     raise ValueError(
-      f"image: this pipeline generates {medium.name} and takes no initial image"
+      f"image: this pipeline generates {medium.plural}, which take no initial "
+      "sample yet"
     )
   return medium.load(image, count, components.channels)
 
