@@ -39,7 +39,8 @@ class Output:
       raise AttributeError(f"Output has no attribute {name!r}")
     if name != self.medium.output:
       raise AttributeError(
-        f"this pipeline generates {self.medium.plural}: use .{self.medium.output}"
+        f"this pipeline generates {self.medium.plural}: use "
+        f".{self.medium.output}"
       )
     return self.samples
 
