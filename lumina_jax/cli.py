@@ -5,6 +5,7 @@ lumina sample --workdir=runs/digits --prompt="3 1 4"
 lumina evaluate --workdir=runs/digits
 lumina convert SOURCE DESTINATION [--layout=diffusers ...]
 lumina plan --config=configs/digits.py --topology=v5e:1x1
+lumina encode --source=photos --output=shards --resolutions=256
 lumina infer PROMPT [OUTPUT_DIR] [--ckpt=FOLDER ...]
 lumina "A snowman of ..." [OUTPUT_DIR] ...     the same: a first word with a
                                                space in it is a prompt
@@ -17,7 +18,7 @@ import difflib
 import importlib
 import sys
 
-COMMANDS = ("train", "sample", "evaluate", "convert", "plan", "infer")
+COMMANDS = ("train", "sample", "evaluate", "convert", "plan", "infer", "encode")
 
 
 def main() -> None:
