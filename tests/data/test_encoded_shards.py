@@ -1,4 +1,4 @@
-"""Frozen encoders, in shards and while training: the same latents."""
+"""Frozen encoders give the same latents in shards and in training."""
 
 import dataclasses
 
@@ -6,19 +6,20 @@ import jax
 import ml_dtypes
 import numpy as np
 import pytest
-from support.pictures import Fake, captions, grid
+from support.shards import FakeImages, captions, grid
 from support.tiny_pipeline import VOCAB, WIDTH, write_language, write_vae
 from support.tokenizer import write_tokenizer
 
-from data_pipelines import shards
-from data_pipelines.shard_job import Job
-from data_pipelines.shard_source import SAMPLE, ShardSource
+from data_pipelines import shard_folder
+from data_pipelines.shard_job import ShardJob
+from data_pipelines.shard_source import ShardSource
 from data_pipelines.shard_writer import ShardWriter
 from data_pipelines.source import Draw
-from lumina_jax import encode
+from data_pipelines.streams import Stream
+from data_pipelines.write_shards import write_shards
 from lumina_jax.encoders.frozen import FrozenTextConfig
 from lumina_jax.interop.vae import load_vae
-from lumina_jax.pretrained import data_encoders as encoded
+from lumina_jax.pretrained import data_encoders
 
 COUNT = 11
 SHIFT = 0.3
@@ -42,62 +43,64 @@ def folders(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def pictures(folders):
-  return encoded.load_pictures(folders, batch_size=4)
+def latents(folders):
+  return data_encoders.load_latent_encoder(folders, batch_size=4)
 
 
 @pytest.fixture(scope="module")
-def texts(folders):
-  return encoded.load_captions(folders, max_tokens=16)
+def features(folders):
+  return data_encoders.load_feature_encoder(folders, max_tokens=16)
 
 
-def write(folder, pictures, texts, process=0, processes=1):
+def write(folder, latents, features, process=0, processes=1):
   settings = {
-    "channels": pictures.channels,
-    "autoencoder": pictures.identity,
-    "text_encoder": texts.identity,
+    "channels": latents.channels,
+    "autoencoder": latents.identity,
+    "text_encoder": features.identity,
   }
-  job = Job(
-    [Fake(bad=(3,))],
+  job = ShardJob(
+    [FakeImages(bad=(3,))],
     captions(COUNT, each=2),
     4,
-    pictures.moments,
-    texts,
+    latents.moments,
+    features,
     batch_size=4,
   )
   writer = ShardWriter(folder, settings, job.shards, process)
-  return encode.encode(job, writer, 0.1, (), process, processes)
+  return write_shards(job, writer, 0.1, (), process, processes)
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory, pictures, texts):
+def folder(tmp_path_factory, latents, features):
   folder = tmp_path_factory.mktemp("shards") / "whole"
-  assert write(folder, pictures, texts) == []
+  assert write(folder, latents, features) == []
   return folder
 
 
 def batch(count):
-  return np.stack([Fake().pixels(Draw(0, 3 * r, 0))[0] for r in range(count)])
+  return np.stack(
+    [FakeImages().pixels(Draw(0, 3 * r, 0))[0] for r in range(count)]
+  )
 
 
-def test_moments_are_those_of_the_autoencoder(folders, pictures):
+def test_moments_are_those_of_the_autoencoder(folders, latents):
   pixels, autoencoder = batch(5), load_vae(folders)
-  mean, std = pictures.moments(pixels)
+  mean, std = latents.moments(pixels)
   mode = autoencoder.encode(pixels)
   np.testing.assert_allclose(mean, mode, atol=1e-5)
-  # Its own draws are mean + std eps, with JAX's numbers.
+  # It samples mean + std eps, with the random numbers of JAX.
   key = jax.random.key(0)
-  drawn = autoencoder.encode(pixels, key)
+  sampled = autoencoder.encode(pixels, key)
   eps = jax.random.normal(key, mean.shape)
-  np.testing.assert_allclose(drawn, mean + std * eps, atol=1e-5)
+  np.testing.assert_allclose(sampled, mean + std * eps, atol=1e-5)
   assert (std > 0).all()
 
 
-def test_a_picture_does_not_depend_on_its_batch(pictures):
+def test_latents_do_not_depend_on_the_batch(latents):
   pixels = batch(7)
-  whole = pictures.moments(pixels)
+  whole = latents.moments(pixels)
   for n in range(7):
-    alone = pictures.moments(pixels[n : n + 1])
+    alone = latents.moments(pixels[n : n + 1])
     for a, b in zip(alone, whole, strict=True):
       np.testing.assert_allclose(a[0], b[n], rtol=1e-5, atol=1e-6)
 
@@ -105,73 +108,69 @@ def test_a_picture_does_not_depend_on_its_batch(pictures):
 @pytest.mark.parametrize(
   "shape", [(1, 5, 4, 3), (1, 4, 5, 3), (1, 4, 4, 1)], ids=str
 )
-def test_other_pictures_are_refused(pictures, shape):
+def test_samples_of_other_shapes_are_refused(latents, shape):
   with pytest.raises(ValueError, match="takes 3 channels and sides that are"):
-    pictures.moments(np.zeros(shape, np.float32))
+    latents.moments(np.zeros(shape, np.float32))
 
 
-def test_features_do_not_depend_on_what_came_before(texts):
+def test_features_do_not_depend_on_earlier_captions(features):
   words = ["a red fox", "an orange cat sits on a wooden chair", "a red fox"]
-  first = texts(words)
-  texts(["two dogs on the beach at night", words[1]])
-  for a, b in zip(texts(words), first, strict=True):
+  first = features(words)
+  features(["two dogs on the beach at night", words[1]])
+  for a, b in zip(features(words), first, strict=True):
     assert a.dtype == ml_dtypes.bfloat16
     assert a.shape[1] == WIDTH
     np.testing.assert_array_equal(a, b)
   np.testing.assert_array_equal(first[0], first[2])
 
 
-def test_two_processes_write_what_one_does(tmp_path, folder, pictures, texts):
-  # The second one first, and each with what the other has not seen.
-  assert write(tmp_path, pictures, texts, 1, 2)
-  assert write(tmp_path, pictures, texts, 0, 2) == []
+def test_two_processes_write_what_one_does(tmp_path, folder, latents, features):
+  # The second process starts first.
+  assert write(tmp_path, latents, features, 1, 2)
+  assert write(tmp_path, latents, features, 0, 2) == []
   for path in folder.iterdir():
     assert (tmp_path / path.name).read_bytes() == path.read_bytes(), path.name
 
 
-def test_training_from_shards_is_training_from_pictures(
-  folder, pictures, texts
-):
+def test_shards_give_the_samples_of_unencoded_data(folder, latents, features):
   source = ShardSource(folder, grid, dropout=0.25)
   kept = [r for r in range(COUNT) if r != 3]
-  seen = set()
+  captions_seen = set()
   for epoch in range(3):
     for number, r in enumerate(kept):
       sample = source.sample(Draw(epoch, number, number))
-      rng = np.random.default_rng([SAMPLE, 0, epoch, number])
+      rng = np.random.default_rng([Stream.SHARD, 0, epoch, number])
       rng.integers(2), rng.random()
-      expected = pictures.to_latents(Fake().pixels(Draw(0, r, r))[0], rng)
-      found = sample.grid.detokenize(sample.patches)
-      assert found.dtype == expected.dtype == np.float32
+      expected = latents.to_latents(FakeImages().pixels(Draw(0, r, r))[0], rng)
+      actual = sample.grid.detokenize(sample.patches)
+      assert actual.dtype == expected.dtype == np.float32
       # float16 has 11 bits of mean and deviation.
-      np.testing.assert_allclose(found, expected, rtol=2e-3, atol=4e-3)
-      (features,) = texts([sample.caption])
+      np.testing.assert_allclose(actual, expected, rtol=2e-3, atol=4e-3)
+      (text,) = features([sample.caption])
       np.testing.assert_allclose(
-        sample.text, features.astype(np.float32), rtol=2e-2, atol=2e-2
+        sample.text, text.astype(np.float32), rtol=2e-2, atol=2e-2
       )
-      seen.add(sample.caption)
-  assert "" in seen
+      captions_seen.add(sample.caption)
+  assert "" in captions_seen
 
 
-def test_a_folder_tells_what_it_was_made_with(folder, texts):
+def test_a_folder_has_the_settings_of_its_encoders(folder, features):
   source = ShardSource(folder, grid)
   frozen = FrozenTextConfig(WIDTH, max_tokens=16)
-  assert texts.cfg == frozen
-  source.check(4, WIDTH, frozen)
-  with pytest.raises(ValueError, match="max_tokens = 16 there, 256 in"):
-    source.check(4, WIDTH, dataclasses.replace(frozen, max_tokens=256))
-  made_with = shards.read_manifest(folder)["made_with"]
+  assert features.cfg == frozen
+  source.check_network(4, dataclasses.asdict(frozen))
+  made_with = shard_folder.read_manifest(folder)["made_with"]
   assert made_with["autoencoder"]["shift_factor"] == SHIFT
   assert made_with["autoencoder"]["factor"] == 2
 
 
-def test_weights_are_told_apart(folders, pictures, tmp_path):
+def test_the_identity_depends_on_the_weights(folders, latents, tmp_path):
   write_vae(tmp_path / "same", shift_factor=SHIFT)
-  same = encoded.load_pictures(tmp_path / "same")
-  assert same.identity["sha256"] == pictures.identity["sha256"]
+  same = data_encoders.load_latent_encoder(tmp_path / "same")
+  assert same.identity["sha256"] == latents.identity["sha256"]
   path = tmp_path / "same" / "diffusion_pytorch_model.safetensors"
   data = bytearray(path.read_bytes())
   data[-1] ^= 1
   path.write_bytes(data)
-  other = encoded.load_pictures(tmp_path / "same")
-  assert other.identity["sha256"] != pictures.identity["sha256"]
+  other = data_encoders.load_latent_encoder(tmp_path / "same")
+  assert other.identity["sha256"] != latents.identity["sha256"]
