@@ -6,43 +6,46 @@ from typing import NamedTuple
 import jax
 import numpy as np
 import pytest
-from support.configs import tiny_config
+from support.shards import grid, tokenize
 
 from data_pipelines.batches import Batches
 from data_pipelines.mixture import Mixture
 from data_pipelines.row_plan import RowPlan
 from data_pipelines.source import BadRecord, Sample
 from data_pipelines.source_config import LoaderOptions
+from data_pipelines.synthetic import SyntheticConfig
 from lumina_jax.tokens import Grid
 
 ROWS = 8
 BUDGET = (8, 4, 2)
+CFG = SyntheticConfig(
+  sizes=((4, 16), (8, 8), (10, 6), (16, 4)),
+  records_per_size=32,
+  classes=10,
+  caption="pattern {}",
+  condition_dropout=0.1,
+  signal=0.8,
+  row_tokens=64,
+  row_words=8,
+  row_samples=4,
+)
 
 
 @functools.cache
 def source():
-  config = tiny_config("text_to_image")
-  model = config.model
-  return config.data.make_source(
-    model.channels, model.grid, config.network.tokenize, seed=0
-  )
-
-
-@functools.cache
-def budget():
-  return tiny_config("text_to_image").data.budget
+  return CFG.make_source(4, grid, tokenize, seed=0)
 
 
 @functools.cache
 def batches(process=0, processes=1):
   share = ROWS // processes
   own = range(process * share, (process + 1) * share)
-  return Batches(source(), budget(), ROWS, 0, own)
+  return Batches(source(), CFG.budget, ROWS, 0, own)
 
 
 @functools.cache
 def plan():
-  return RowPlan(source().sizes, budget(), 0)
+  return RowPlan(source().sizes, CFG.budget, 0)
 
 
 class Numbers:
@@ -76,7 +79,7 @@ def two_epochs():
 
 
 def test_a_batch_depends_on_its_number_only():
-  again = Batches(source(), budget(), ROWS, 0)
+  again = Batches(source(), CFG.budget, ROWS, 0)
   later = {i: again.batch(i) for i in (7, 0, 3)}
   for i, batch in later.items():
     assert_equal(batches().batch(i), batch)
@@ -108,9 +111,8 @@ def test_all_batches_have_the_same_shapes_and_types():
   }
   assert len(described) == 1
   tokens, condition = batches().batch(0)
-  length, words, samples = budget()
-  model = tiny_config("text_to_image").model
-  assert tokens.patches.shape == (ROWS, length, model.patch_dim)
+  length, words, samples = CFG.budget
+  assert tokens.patches.shape == (ROWS, length, 2 * 2 * 4)
   assert condition.text.shape[:2] == (ROWS, words)
   assert condition.sample_ids.shape == (ROWS, samples)
 

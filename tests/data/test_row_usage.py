@@ -5,10 +5,11 @@ import pytest
 
 from configs import stages
 from data_pipelines.buckets import Buckets
+from data_pipelines.captioned import CaptionedConfig
 from data_pipelines.image_source import ImageSource, ImageSourceConfig
 from data_pipelines.records import Record
 from data_pipelines.row_plan import RowPlan
-from lumina_jax.training import run_config
+from lumina_jax.backbone import ModelConfig
 
 # Photographs are 3:2, 4:3, 1:1, 16:9 and the like; some have any shape.
 RATIOS = (3 / 2, 2 / 3, 4 / 3, 3 / 4, 1.0, 16 / 9, 9 / 16, 2.0)
@@ -27,17 +28,21 @@ def records(count, seed=0):
     yield Record(f"{number}.jpg", (words,), height, round(height * ratio))
 
 
-def source(config, count):
-  data, factor, unit = config.data, 8, 16
+def source(variant, count):
+  """The source of images of a config, and its budget."""
+  config = stages.get_config(variant)
+  data, model = CaptionedConfig(**config.data), ModelConfig(**config.model)
+  factor, unit = 8, 16
   cfg = ImageSourceConfig(3, data.bucket_choices, 0.1, False, 256)
-  return ImageSource(
+  images = ImageSource(
     tuple(records(count)),
     Buckets(data.resolutions, unit, data.max_aspect_ratio),
-    lambda h, w: config.model.grid(h // factor, w // factor),
+    lambda h, w: model.grid(h // factor, w // factor),
     lambda caption: np.zeros((len(caption.split()) or 1, 1)),
     cfg,
     seed=0,
   )
+  return images, data.budget
 
 
 @pytest.mark.parametrize(
@@ -45,9 +50,7 @@ def source(config, count):
   ["next_2b_gqa_256", "next_2b_gqa_1024", "flag_5b_512"],
 )
 def test_rows_hold_at_least_95_percent_tokens(variant):
-  config = run_config.parse(stages.get_config(variant))
-  images = source(config, 2000)
-  budget = config.data.budget
+  images, budget = source(variant, 2000)
   plan = RowPlan(images.sizes, budget, 0, images.kinds)
   used = sum(size[0] for size in images.sizes)
   assert used >= 0.95 * budget[0] * plan.rows_per_epoch
@@ -59,9 +62,8 @@ def test_rows_hold_at_least_95_percent_tokens(variant):
 
 
 def test_an_image_is_cropped_to_several_shapes():
-  config = run_config.parse(stages.get_config("next_2b_gqa_256"))
-  images = source(config, 600)
-  plan = RowPlan(images.sizes, config.data.budget, 0, images.kinds)
+  images, budget = source("next_2b_gqa_256", 600)
+  plan = RowPlan(images.sizes, budget, 0, images.kinds)
   shapes: dict[int, set] = {}
   for k in range(8 * plan.rows_per_epoch):
     for draw in plan.row(k):

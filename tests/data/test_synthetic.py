@@ -5,30 +5,42 @@ import functools
 
 import numpy as np
 import pytest
-from support.configs import tiny_config
+from support.shards import grid, tokenize
 
 from data_pipelines.batches import Batches
 from data_pipelines.source import Draw
-from data_pipelines.synthetic import pattern
+from data_pipelines.synthetic import SyntheticConfig, pattern
+from lumina_jax.encoders import label
 from lumina_jax.tokens import Grid
 
-families = pytest.mark.parametrize("family", ["imagenet", "text_to_image"])
+CLASSES = SyntheticConfig(
+  sizes=((8, 8),),
+  records_per_size=16,
+  classes=10,
+  caption="{}",
+  condition_dropout=0.1,
+  signal=0.8,
+  row_tokens=16,
+  row_words=1,
+  row_samples=1,
+)
+TEXTS = dataclasses.replace(
+  CLASSES,
+  sizes=((4, 16), (8, 8), (10, 6), (16, 4)),
+  caption="pattern {}",
+  row_tokens=64,
+  row_words=32,
+  row_samples=4,
+)
+TOKENIZE = {CLASSES: functools.partial(label.tokenize, 10), TEXTS: tokenize}
+both = pytest.mark.parametrize(
+  "cfg", [CLASSES, TEXTS], ids=["classes", "texts"]
+)
 
 
-@functools.cache
-def run(family="imagenet"):
-  return tiny_config(family)
-
-
-def config(family="imagenet", **changes):
-  return dataclasses.replace(run(family).data, **changes)
-
-
-def latents(family="imagenet", seed=0, tokenize=None, **changes):
-  model = run(family).model
-  tokenize = tokenize or run(family).network.tokenize
-  cfg = config(family, **changes)
-  return cfg.make_source(model.channels, model.grid, tokenize, seed)
+def latents(cfg=CLASSES, seed=0, **changes):
+  changed = dataclasses.replace(cfg, **changes)
+  return changed.make_source(4, grid, TOKENIZE[cfg], seed)
 
 
 def prompts_and_latents(source, records):
@@ -37,9 +49,9 @@ def prompts_and_latents(source, records):
   return [s.caption for s in samples], latents
 
 
-@families
-def test_a_draw_always_gives_the_same_latents(family):
-  forth, back = latents(family), latents(family)
+@both
+def test_a_draw_always_gives_the_same_latents(cfg):
+  forth, back = latents(cfg), latents(cfg)
   draws = [Draw(epoch, r, r) for epoch in (0, 3) for r in (0, 7, 15)]
   first = {draw: forth.sample(draw) for draw in draws}
   for draw in reversed(draws):
@@ -57,22 +69,20 @@ def test_other_epochs_records_and_seeds_give_other_latents(other):
 
 
 def test_sizes_come_equally_often_and_hold():
-  cfg = config("text_to_image")
-  source = latents("text_to_image")
+  source = latents(TEXTS)
   sizes = source.sizes
-  assert len(sizes) == len(cfg.sizes) * cfg.records_per_size
+  assert len(sizes) == len(TEXTS.sizes) * TEXTS.records_per_size
   shapes = []
   for record, (tokens, words, samples) in enumerate(sizes):
     sample = source.sample(Draw(1, record, record))
     assert len(sample.patches) == sample.grid.num_tokens == tokens
     assert len(sample.text) <= words and samples == 1
     shapes.append(sample.grid.shape)
-  assert all(shapes.count(s) == cfg.records_per_size for s in cfg.sizes)
+  assert all(shapes.count(s) == TEXTS.records_per_size for s in TEXTS.sizes)
 
 
 def test_rows_hold_samples_of_several_sizes():
-  config = run("text_to_image")
-  batches = Batches(latents("text_to_image"), config.data.budget, 4, seed=0)
+  batches = Batches(latents(TEXTS), TEXTS.budget, 4, seed=0)
   for i in range(6):
     tokens, condition = batches.batch(i)
     assert tokens.patches.shape == (4, 64, 16)
@@ -121,21 +131,20 @@ def test_a_pattern_looks_the_same_at_every_size():
 
 @pytest.mark.parametrize("shape", [(24,), (4, 6, 8)])
 def test_latents_of_any_rank(shape):
-  cfg = config(sizes=(shape,), records_per_size=2)
+  cfg = dataclasses.replace(TEXTS, sizes=(shape,), records_per_size=2)
   axes = len(shape)
   grid = lambda *size: Grid(size, (2,) * axes, True, False)  # noqa: E731
-  source = cfg.make_source(3, grid, run().network.tokenize, 0)
+  source = cfg.make_source(3, grid, tokenize, 0)
   sample = source.sample(Draw(0, 1, 1))
   assert sample.grid.shape == shape
   assert sample.grid.detokenize(sample.patches).shape == (*shape, 3)
 
 
-@families
-def test_prompts_name_the_class_and_are_dropped_at_their_share(family):
-  source = latents(family, records_per_size=600, condition_dropout=0.3)
+@both
+def test_prompts_name_the_class_and_are_dropped_at_their_share(cfg):
+  source = latents(cfg, records_per_size=600, condition_dropout=0.3)
   prompts, _ = prompts_and_latents(source, range(600))
-  caption = "{}" if family == "imagenet" else "pattern {}"
-  assert set(prompts) == {"", *(caption.format(c) for c in range(10))}
+  assert set(prompts) == {"", *(cfg.caption.format(c) for c in range(10))}
   assert prompts.count("") / 600 == pytest.approx(0.3, abs=0.05)
 
 
