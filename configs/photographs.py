@@ -36,9 +36,9 @@ def get_config() -> ConfigDict:
     dict(
       sources=("photographs",),
       weights=(),
-      sides=(SIDE,),
-      longest=2.5,
-      choices=2,
+      resolutions=(SIDE,),
+      max_aspect_ratio=2.5,
+      bucket_choices=2,
       condition_dropout=0.1,
       flip=False,
       bad_limit=0.02,

@@ -10,7 +10,7 @@ picture of 1024 pixels takes the room of four or of sixteen smaller ones.
 Pictures are encoded before, with the language model that the network reads:
 
   python -m lumina_jax.encode --source=pictures --output=shards/256 \\
-    --sides=256 --vae=stabilityai/sdxl-vae --text_encoder=google/gemma-2b
+    --resolutions=256 --vae=stabilityai/sdxl-vae --text_encoder=google/gemma-2b
   python -m lumina_jax.train --config=configs/stages.py:next_2b_gqa_256 \\
     --workdir=runs/256
   python -m lumina_jax.train --config=configs/stages.py:next_2b_gqa_512 \\
@@ -119,9 +119,9 @@ def pictures(
     dict(
       sources=(source,),
       weights=(),
-      sides=(side,),
-      longest=4.0,
-      choices=4,
+      resolutions=(side,),
+      max_aspect_ratio=4.0,
+      bucket_choices=4,
       condition_dropout=0.1,
       flip=False,
       bad_limit=0.02,

@@ -15,7 +15,7 @@ import optax
 from absl import flags
 from etils import epath
 
-from data_pipelines.bad_records import Faults
+from data_pipelines.bad_records import BadRecordCounter
 from lumina_jax import media
 from lumina_jax.commands import config_flag
 from lumina_jax.commands import start as entry_point
@@ -103,7 +103,7 @@ def train(
         Skips(
           plan.max_skipped, batches.names, saved.latest_step, int(state.skipped)
         ),
-        Faults(data.bad_limit(config)),
+        BadRecordCounter(config.data.bad_limit),
         Work.of(network.model, plan.batch_rows, config.data.budget, mesh),
       ),
       preemption,

@@ -6,14 +6,14 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from data_pipelines import captions
+from data_pipelines import digit_captions
 from lumina_jax.backbone import ModelConfig
 from lumina_jax.files.suggest import check_name
 from lumina_jax.media import Medium
 from lumina_jax.tokens import Grid
 
 # Extents of latents that a prompt asks for; None = the default for all prompts.
-RULES = {"fixed": None, "digits": captions.size}
+RULES = {"fixed": None, "digits": digit_captions.canvas_size}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -13,9 +13,7 @@ from typing import Any
 
 from etils import epath
 
-from data_pipelines.captioned import MediaConfig
-from data_pipelines.digits import DigitsConfig
-from data_pipelines.synthetic import SyntheticConfig
+from data_pipelines.data_config import DataConfig
 from lumina_jax import media
 from lumina_jax.backbone import ModelConfig
 from lumina_jax.encoders.frozen import FrozenTextConfig
@@ -122,7 +120,7 @@ class RunConfig:
   model: ModelConfig
   text_encoder: Utf8Config | FrozenTextConfig | None = None
   encoders: EncodersConfig = NO_ENCODERS
-  data: DigitsConfig | SyntheticConfig | MediaConfig
+  data: DataConfig
   objective: Objective = PLAIN
   time: TimeDistribution
   optimizer: OptimizerConfig

@@ -1,4 +1,4 @@
-"""Captions say what a canvas holds, and how large it is."""
+"""Captions name the digits of a canvas, and its size."""
 
 import re
 from collections import Counter
@@ -6,46 +6,40 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from data_pipelines import captions
-from data_pipelines.captions import SIDE, WORDS, phrase, size
+from data_pipelines import digit_captions
+from data_pipelines.digit_captions import SIDE, WORDS, canvas_size
 
-CANVASES = [(rows, columns) for rows in range(1, 5) for columns in range(1, 5)]
+CANVASES = [(1, 1), (1, 2), (2, 1), (1, 4), (3, 2), (4, 4)]
 
 
-def drawn(canvas, count, seed=0):
+def examples(canvas, count, seed=0):
   """Pairs of labels and a caption of them."""
   rng = np.random.default_rng(seed)
   for _ in range(count):
     labels = rng.integers(10, size=canvas)
-    yield labels, phrase(labels, rng)
+    yield labels, digit_captions.caption(labels, rng)
 
 
 def read(caption):
   """Rows of digits that a caption names."""
-  found = [
+  rows = [
     re.findall(rf"\d|{'|'.join(WORDS)}", line)
     for line in caption.lower().split("/")
   ]
   return [
-    [int(w) if w.isdigit() else WORDS.index(w) for w in row] for row in found
+    [int(w) if w.isdigit() else WORDS.index(w) for w in row] for row in rows
   ]
 
 
 @pytest.mark.parametrize("canvas", CANVASES)
-def test_size_inverts_phrase(canvas):
+def test_a_caption_names_the_digits_in_order_and_the_size(canvas):
   expected = SIDE * canvas[0], SIDE * canvas[1]
-  for seed in range(3):
-    for _, caption in drawn(canvas, 60, seed):
-      assert size(caption) == expected, caption
-
-
-@pytest.mark.parametrize("canvas", CANVASES)
-def test_a_caption_names_the_digits_in_order(canvas):
-  for labels, caption in drawn(canvas, 60):
+  for labels, caption in examples(canvas, 120):
     assert read(caption) == labels.tolist(), caption
+    assert canvas_size(caption) == expected, caption
 
 
-def spelling(caption):
+def style(caption):
   if re.search(r"\d", caption):
     return "joined" if re.search(r"\d\d", caption) else "figures"
   if caption.isupper():
@@ -53,9 +47,9 @@ def spelling(caption):
   return "words" if caption.islower() else "capital"
 
 
-def test_every_spelling_comes_equally_often():
+def test_every_style_is_equally_frequent():
   count = 2000
-  counts = Counter(spelling(c) for _, c in drawn((1, 3), count))
+  counts = Counter(style(c) for _, c in examples((1, 3), count))
   shares = {name: number / count for name, number in counts.items()}
   assert set(shares) == {"joined", "figures", "capitals", "words", "capital"}
   assert all(0.17 < share < 0.23 for share in shares.values()), shares
@@ -63,24 +57,25 @@ def test_every_spelling_comes_equally_often():
 
 @pytest.mark.parametrize(
   ("canvas", "phrases"),
-  [((1, 1), captions.SINGLE), ((1, 2), captions.SEVERAL)],
+  [((1, 1), digit_captions.SINGLE), ((1, 2), digit_captions.SEVERAL)],
 )
 def test_every_phrase_occurs(canvas, phrases):
-  texts = [caption.lower() for _, caption in drawn(canvas, 400)]
+  texts = [caption.lower() for _, caption in examples(canvas, 400)]
   digit = rf"(\d|{'|'.join(WORDS)}|\s)+"
   for pattern in phrases:
     assert any(re.fullmatch(pattern.format(digit), text) for text in texts)
 
 
-def test_rows_are_parted_with_and_without_spaces():
-  texts = [caption for _, caption in drawn((2, 1), 200)]
+def test_rows_are_separated_with_and_without_spaces():
+  texts = [caption for _, caption in examples((2, 1), 200)]
   spaced = np.mean([" / " in text for text in texts])
   assert 0.6 < spaced < 0.9
   assert all("/" in text for text in texts)
 
 
 def test_a_caption_depends_on_labels_and_generator_only():
-  assert [c for _, c in drawn((2, 2), 50)] == [c for _, c in drawn((2, 2), 50)]
+  first, second = ([c for _, c in examples((2, 2), 50)] for _ in range(2))
+  assert first == second
 
 
 @pytest.mark.parametrize(
@@ -96,5 +91,5 @@ def test_a_caption_depends_on_labels_and_generator_only():
     ("/ 3 1 /", (8, 16)),
   ],
 )
-def test_size_of_prompts_people_write(prompt, expected):
-  assert size(prompt) == expected
+def test_sizes_of_prompts_that_people_write(prompt, expected):
+  assert canvas_size(prompt) == expected

@@ -1,4 +1,4 @@
-"""Pictures of a dataset that tfds wrote, read without TensorFlow."""
+"""Images of a dataset that TFDS wrote, read without TensorFlow."""
 
 import io
 import subprocess
@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data_pipelines import tfds_source
+from data_pipelines import tfds_dataset
 from data_pipelines.buckets import Buckets
-from data_pipelines.images import Images, ImagesConfig
+from data_pipelines.image_loader import load_crop
+from data_pipelines.image_source import ImageSource, ImageSourceConfig
 from data_pipelines.manifest import read_manifest, write_manifest
 from data_pipelines.scan import scan
 from data_pipelines.source import BadRecord, Draw
-from lumina_jax.media.crop import load
 from lumina_jax.tokens import Grid
 
 tfds = pytest.importorskip("tensorflow_datasets")
@@ -23,7 +23,7 @@ COUNT = 6
 
 
 def encoded(number):
-  """A picture whose width and shade tell its number; one is none."""
+  """An image whose width and gray value tell its number; one is broken."""
   if number == COUNT - 1:
     return io.BytesIO(b"a snowman")
   file = io.BytesIO()
@@ -34,7 +34,7 @@ def encoded(number):
 
 
 class Shades(tfds.core.GeneratorBasedBuilder):
-  """Grey fields."""
+  """Gray fields."""
 
   VERSION = tfds.core.Version("1.0.0")
 
@@ -72,31 +72,31 @@ class Shades(tfds.core.GeneratorBasedBuilder):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-  where = tmp_path_factory.mktemp("tfds")
-  Shades(data_dir=where, file_format="array_record").download_and_prepare()
-  return where
+  folder = tmp_path_factory.mktemp("tfds")
+  Shades(data_dir=folder, file_format="array_record").download_and_prepare()
+  return folder
 
 
 def address(folder, **options):
-  parts = [f"{key}={value}" for key, value in options.items()]
-  return f"tfds:shades?{'&'.join([*parts, f'data_dir={folder}'])}"
+  items = [f"{key}={value}" for key, value in options.items()]
+  return f"tfds:shades?{'&'.join([*items, f'data_dir={folder}'])}"
 
 
 def test_examples_are_records(folder):
   source = address(folder)
   (group,) = scan(source)
   assert group.name == source
-  found = {record.captions[0]: record for record in group.records}
-  assert set(found) == {f"shade {n}" for n in range(1, COUNT - 1)}
+  records = {record.captions[0]: record for record in group.records}
+  assert set(records) == {f"shade {n}" for n in range(1, COUNT - 1)}
   for number in range(1, COUNT - 1):
-    record = found[f"shade {number}"]
+    record = records[f"shade {number}"]
     assert (record.height, record.width) == (30, 20 + number)
     assert record.path.startswith(f"{source}#")
-    x = load(record.path, (16, 16), np.random.default_rng(0), 3, False)
+    x = load_crop(record.path, (16, 16), np.random.default_rng(0), 3, False)
     np.testing.assert_allclose(x, 10 * number / 127.5 - 1, atol=1e-6)
-  assert len(group.faults) == 2
-  text = "\n".join(group.faults)
-  for reason in ("an empty caption", "no picture that can be read"):
+  assert len(group.errors) == 2
+  text = "\n".join(group.errors)
+  for reason in ("an empty caption", "not an image that can be read"):
     assert f": {reason}" in text
   assert text.count(f"{source}#") == 2
 
@@ -108,27 +108,27 @@ def test_examples_are_records(folder):
     ("several/text", {("a", str(n)) for n in range(COUNT - 1)}),
   ],
 )
-def test_captions_are_classes_or_parts(folder, caption, texts):
+def test_captions_are_classes_or_nested_features(folder, caption, texts):
   (group,) = scan(address(folder, caption=caption))
   assert {record.captions for record in group.records} == texts
 
 
-def test_splits_stand_as_tfds_writes_them(folder):
+def test_splits_are_written_as_tfds_writes_them(folder):
   split = "train[:50%]+train[90%:]"
-  count = len(tfds_source.listing(address(folder, split=split)).entries)
+  count = len(tfds_dataset.list_examples(address(folder, split=split)).entries)
   assert count == COUNT // 2 + 1
 
 
 def test_a_manifest_is_enough_to_draw_from(folder, tmp_path):
   write_manifest(tmp_path / "m.jsonl", scan(address(folder)))
   (group,) = read_manifest(tmp_path / "m.jsonl")
-  source = Images(
+  source = ImageSource(
     group.records,
     Buckets([16], 8),
     lambda h, w: Grid((h, w), (8, 8), False, False),
     lambda caption: np.zeros((len(caption.split()), 1), np.int32),
-    ImagesConfig(
-      channels=1, choices=1, caption_dropout=0.0, flip=False, max_words=4
+    ImageSourceConfig(
+      channels=1, bucket_choices=1, caption_dropout=0.0, flip=False, max_words=4
     ),
     seed=0,
   )
@@ -140,41 +140,48 @@ def test_a_manifest_is_enough_to_draw_from(folder, tmp_path):
 
 
 @pytest.mark.parametrize(
-  "options, said",
+  ("options", "message"),
   [
     (dict(split="test"), "cannot be opened .*test"),
-    (dict(image="number"), "image=number is no feature of images; .* number"),
-    (dict(image="picture"), "image=picture is no feature of images"),
-    (dict(caption="title"), "caption=title is no feature; there are"),
-    (dict(caption="several/name"), "caption=several/name is no feature"),
-    (dict(shuffle=1), "'shuffle=1' is no split=, image=, caption=, data_dir="),
+    (
+      dict(image="number"),
+      "image=number is not a feature of images; .* number",
+    ),
+    (dict(image="picture"), "image=picture is not a feature of images"),
+    (dict(caption="title"), "caption=title is not a feature; the features are"),
+    (dict(caption="several/name"), "caption=several/name is not a feature"),
+    (
+      dict(shuffle=1),
+      "'shuffle=1' is none of split=, image=, caption=, data_dir=",
+    ),
   ],
 )
-def test_addresses_that_ask_for_what_is_not_there(folder, options, said):
-  with pytest.raises(ValueError, match=said):
+def test_addresses_of_features_that_do_not_exist(folder, options, message):
+  with pytest.raises(ValueError, match=message):
     scan(address(folder, **options))
 
 
-def test_datasets_that_are_not_there(tmp_path):
+def test_datasets_that_do_not_exist(tmp_path):
   source = f"tfds:no_such_set?data_dir={tmp_path}"
   with pytest.raises(
     ValueError, match=r"cannot be opened .* `tfds build no_su"
   ):
     scan(source)
-  # No record is to blame.
+  # That is not a bad record.
   with pytest.raises(ValueError, match="cannot be opened"):
-    load(f"{source}#0", (16, 16), np.random.default_rng(0), 3, False)
+    load_crop(f"{source}#0", (16, 16), np.random.default_rng(0), 3, False)
   with pytest.raises(ValueError, match=r"expected tfds:NAME"):
     scan("tfds:?split=train")
 
 
-def test_examples_that_are_not_there(folder):
+def test_examples_that_do_not_exist(folder):
   for number in (COUNT, "x"):
     with pytest.raises(BadRecord, match=f"#{number}: "):
-      tfds_source.record(f"{address(folder)}#{number}")
+      tfds_dataset.read_example(f"{address(folder)}#{number}")
 
 
-def test_other_networks_stay_unimported(folder):
+@pytest.mark.e2e
+def test_jax_and_tensorflow_are_not_imported(folder):
   code = (
     "import sys; from data_pipelines.scan import scan\n"
     f"assert len(scan({address(folder)!r})[0].records) == {COUNT - 2}\n"
