@@ -127,6 +127,7 @@ def model() -> ConfigDict:
       kv_heads=4,
       cond_width=128,
       text_width=128,
+      pad_token=True,
       ffn_multiple=32,
       qk_norm=True,
       dtype="float32",
