@@ -211,9 +211,7 @@ NEXT_DIT = dict(
 )
 # Text: LLaMA-2-7B features for Flag-DiT, Gemma-2B features for Next-DiT.
 FLAG_T2I = FLAG_DIT | dict(text_width=4096, pad_token=True)
-NEXT_T2I = NEXT_DIT | dict(
-  text_width=2048, pad_token=True, final_shift=False
-)
+NEXT_T2I = NEXT_DIT | dict(text_width=2048, pad_token=True, final_shift=False)
 FLAG_IMAGENET = FLAG_DIT | dict(separators=False, num_labels=1000)
 NEXT_IMAGENET = NEXT_DIT | dict(pre_norm_scale=False, num_labels=1000)
 

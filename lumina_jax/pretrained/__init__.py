@@ -59,7 +59,7 @@ def save(
   overwrite: bool,
 ) -> None:
   """Saves a pipeline; see `LuminaPipeline.save_pretrained`."""
-  from lumina_jax.interop.target import check_destination
+  from lumina_jax.interop.pytorch_writer import check_destination
   from lumina_jax.model.offload import Part
   from lumina_jax.pretrained import diffusers, export
 

@@ -6,14 +6,13 @@ import json
 import pathlib
 from typing import Any
 
-from lumina_jax.interop import licences
-from lumina_jax.interop import place as destination
+from lumina_jax.interop import destination, licences
+from lumina_jax.interop.json_file import read_json
 from lumina_jax.interop.pytorch import open_pytorch
-from lumina_jax.interop.source import read_json
-from lumina_jax.interop.target import write_diffusers
+from lumina_jax.interop.pytorch_writer import write_diffusers
 from lumina_jax.interop.tensor import dtype_of
 from lumina_jax.interop.vae import save_vae
-from lumina_jax.interop.weights import InMemory
+from lumina_jax.interop.weights import InMemoryWeights
 from lumina_jax.model.network import Network
 from lumina_jax.pipeline import LuminaPipeline
 from lumina_jax.pretrained import backbone, defaults, encoders
@@ -122,17 +121,18 @@ def save(
         f"came from files; load it with {name}= (a folder or a hub name)"
       )
   kind = dtype_of(dtype)
-  weights = InMemory(pipe.network.model, pipe.params["backbone"])
+  model, params = pipe.network.model, pipe.params["backbone"]
+  weights = InMemoryWeights(model, params, "image")
   nbytes = sum(x.size for x in backbone.flat(pipe.params).values())
   nbytes = nbytes * kind.itemsize + encoders.nbytes(pipe)
-  with destination.new(folder, nbytes, overwrite, destination.PIPELINE) as new:
+  with destination.staged(
+    folder, nbytes, overwrite, destination.PIPELINE_FILES
+  ) as new:
     new.mkdir()
-    write_diffusers(
-      weights, new / "transformer", kind, False, lambda done, of: None
-    )
+    write_diffusers(weights, new / "transformer", kind, overwrite=False)
     _set_side(new / "transformer" / "config.json", pipe)
     save_vae(pipe.vae, new / "vae")
-    licences.carry(pipe.files.get("vae"), new / "vae")
+    licences.copy(pipe.files.get("vae"), new / "vae")
     for part in ("text_encoder", "tokenizer"):
       encoders.copy(pipe.files[part], new / part, part)
     (new / "scheduler").mkdir()
@@ -145,7 +145,7 @@ def save(
         **pipe.scheduler,
       },
     )
-    licences.carry(pipe.files.get("licence"), new)
+    licences.copy(pipe.files.get("licence"), new)
     _json(new / INDEX, _index(new))
 
 

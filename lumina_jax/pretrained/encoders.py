@@ -181,7 +181,7 @@ def copy(source: pathlib.Path, destination: pathlib.Path, part: str) -> None:
   destination.mkdir()
   for path in files:
     shutil.copyfile(path, destination / path.name)
-  licences.carry(source, destination)
+  licences.copy(source, destination)
 
 
 def _files(source: pathlib.Path, part: str) -> list[pathlib.Path]:

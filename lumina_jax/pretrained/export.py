@@ -20,8 +20,8 @@ from lumina_jax.encoders.frozen import FrozenTextConfig
 from lumina_jax.encoders.utf8 import Utf8Config
 from lumina_jax.files import schema
 from lumina_jax.flow.objective import Objective
-from lumina_jax.interop import licences, safetensors, source
-from lumina_jax.interop import place as destination
+from lumina_jax.interop import destination, licences, safetensors
+from lumina_jax.interop.json_file import read_json
 from lumina_jax.interop.tensor import DTYPES, Tensor, dtype_of
 from lumina_jax.interop.vae import save_vae
 from lumina_jax.model.network import Network
@@ -50,13 +50,13 @@ def is_one(folder: pathlib.Path) -> bool:
     return True
   # Each program has a config.json; ours has no class.
   config = folder / CONFIG
-  return config.exists() and "_class_name" not in source.read_json(config)
+  return config.exists() and "_class_name" not in read_json(config)
 
 
 def is_ours(folder: pathlib.Path) -> bool:
   """Whether a folder is an export of ours, and nobody else's weights."""
   config = folder / CONFIG
-  return config.exists() and SECTIONS.keys() <= source.read_json(config).keys()
+  return config.exists() and SECTIONS.keys() <= read_json(config).keys()
 
 
 def save(
@@ -80,10 +80,12 @@ def save(
   values = {
     name: schema.to_dict(section)
     for name, section in zip(SECTIONS, sections, strict=True)
-  } | {OBJECTIVE: schema.to_dict(pipe.network.objective)}
+  } | {OBJECTIVE: schema.to_dict(pipe.network.objective), "medium": "image"}
   nbytes = sum(x.size for x in params.values()) * kind.itemsize
   nbytes += encoders.nbytes(pipe)
-  with destination.new(folder, nbytes, overwrite, destination.PIPELINE) as new:
+  with destination.staged(
+    folder, nbytes, overwrite, destination.PIPELINE_FILES
+  ) as new:
     new.mkdir()
     said = {"format": "lumina_jax"}
     with safetensors.Writer(new / WEIGHTS, shapes, kind, said) as file:
@@ -92,10 +94,10 @@ def save(
     (new / CONFIG).write_text(json.dumps(values, indent=2) + "\n")
     if pipe.vae:
       save_vae(pipe.vae, new / "vae")
-      licences.carry(pipe.files.get("vae"), new / "vae")
+      licences.copy(pipe.files.get("vae"), new / "vae")
     for part in encoders.FILES.keys() & pipe.files.keys():
       encoders.copy(pipe.files[part], new / part, part)
-    licences.carry(pipe.files.get("licence"), new)
+    licences.copy(pipe.files.get("licence"), new)
 
 
 def load(folder: pathlib.Path, options: Options) -> LuminaPipeline:
@@ -111,7 +113,7 @@ def load(folder: pathlib.Path, options: Options) -> LuminaPipeline:
         f"{folder} has no {name}; a folder written by save_pretrained has "
         f"{CONFIG} and {WEIGHTS}"
       )
-  values = source.read_json(folder / CONFIG)
+  values = read_json(folder / CONFIG)
   if missing := SECTIONS.keys() - values.keys():
     raise ValueError(f"{folder / CONFIG} lacks {', '.join(sorted(missing))}")
   model, text, sampling = (

@@ -10,9 +10,10 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
-from lumina_jax.interop.formats import open_weights
-from lumina_jax.interop.ours import NETWORK
-from lumina_jax.interop.source import DIFFUSERS, SHARD
+from lumina_jax.interop.hugging_face import DIFFUSERS
+from lumina_jax.interop.load import open_weights
+from lumina_jax.interop.native import NETWORK
+from lumina_jax.interop.pytorch_files import SHARD
 from lumina_jax.model.network import Network
 from lumina_jax.pipeline import LuminaPipeline
 from lumina_jax.pretrained import backbone, defaults, encoders
@@ -45,10 +46,10 @@ def load(folder: pathlib.Path, options: Options) -> LuminaPipeline:
   """
   weights = open_weights(folder, options.ema)
   model = backbone.model(weights, options)
-  if len(model.patch) != 2:
+  if weights.medium != "image":
     raise ValueError(
-      f"{folder}: a network of {len(model.patch)}-dimensional media; pipelines "
-      "draw pictures so far. lumina_jax.load_pytorch loads it"
+      f"{folder}: pipelines support the medium 'image', not "
+      f"{weights.medium!r}. lumina_jax.load_pytorch loads it"
     )
   text = defaults.text(model)
   network = Network(model, text)

@@ -113,12 +113,14 @@ class RunConfig:
       `lumina convert` reads, which holds the backbone alone; "" = random ones.
     init_strict: whether they have to be of the very network; otherwise what
       fits is taken and the rest is listed.
+    medium: name of the medium that the network generates.
     encoders: networks around the backbone that are not trained.
   """
 
   seed: int
   init_from: str = ""
   init_strict: bool = True
+  medium: str = "image"
   model: ModelConfig
   text_encoder: Utf8Config | FrozenTextConfig | None = None
   encoders: EncodersConfig = EncodersConfig()
