@@ -67,6 +67,7 @@ def get_config(variant: str = "flag_5b") -> ConfigDict:
   config.medium = "video"
   config.seed = 0
   config.init_from = ""
+  config.medium = "video"
   config.model = ConfigDict(dataclasses.asdict(model))
   config.text_encoder = ConfigDict(
     dict(width=model.text_width, byte_width=32, word_bytes=16, max_words=WORDS)

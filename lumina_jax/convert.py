@@ -25,13 +25,13 @@ from absl import flags
 from lumina_jax.backbone import shapes
 from lumina_jax.commands import start as entry_point
 from lumina_jax.files.progress import Progress
-from lumina_jax.interop import licences, ours, target
-from lumina_jax.interop.formats import open_weights
+from lumina_jax.interop import licences, native, pytorch_writer
+from lumina_jax.interop.load import open_weights
 from lumina_jax.interop.tensor import DTYPES, dtype_of
 from lumina_jax.interop.weights import Weights
 
 OURS = "lumina_jax"
-LAYOUTS = (OURS, *target.LAYOUTS)
+LAYOUTS = (OURS, *pytorch_writer.LAYOUTS)
 
 
 def convert(
@@ -70,9 +70,9 @@ def convert(
       what whoever reads them without the rest of the source takes them for.
   """
   folder = pathlib.Path(source).expanduser()
-  if ours.is_ours(folder):
-    _check_objective(folder)
   weights = open_weights(source, ema, model_args)
+  if native.is_native(folder):
+    _check_objective(folder)
   total = len(jax.tree.leaves(shapes(weights.cfg)))
   with Progress("converting", total, unit="parameters", note="") as bar:
 
@@ -81,9 +81,9 @@ def convert(
 
     if layout == OURS:
       kind = dtype_of(dtype)
-      ours.write_ours(weights, destination, kind, overwrite, progress)
+      native.write_native(weights, destination, kind, overwrite, progress)
     else:
-      target.write(
+      pytorch_writer.write(
         weights, destination, layout, dtype, suffix, overwrite, progress
       )
   if destination.is_dir():
@@ -92,7 +92,7 @@ def convert(
 
 
 def _check_objective(source: pathlib.Path) -> None:
-  objective = ours.objective(source)
+  objective = native.read_objective(source)
   if not objective.published:
     raise ValueError(
       f"{source} was trained with {objective.summary}; weights alone do not "
@@ -112,7 +112,7 @@ def choose_layout(
   Raises:
     ValueError: if there are several.
   """
-  if destination.suffix in target.SINGLE_FILE:
+  if destination.suffix in pytorch_writer.SINGLE_FILE:
     if layout not in (None, "lumina"):
       raise ValueError(
         f"--layout={layout} makes a folder; {destination} is the name of a file"
@@ -120,7 +120,7 @@ def choose_layout(
     return "lumina"
   if format_ == "pth" and layout != "lumina":
     raise ValueError("--format=pth is for --layout=lumina")
-  if layout is None and ours.is_ours(source):
+  if layout is None and native.is_native(source):
     raise ValueError(
       f"{source} is ours: name what it shall become, --layout=lumina or "
       "--layout=diffusers"

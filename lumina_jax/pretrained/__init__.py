@@ -17,7 +17,7 @@ import pathlib
 from typing import Any
 
 from lumina_jax.files.suggest import check_name
-from lumina_jax.interop.target import check_destination
+from lumina_jax.interop.pytorch_writer import check_destination
 from lumina_jax.model.offload import Offloadable
 from lumina_jax.pretrained import diffusers, export, hub, original
 from lumina_jax.pretrained.options import parse

@@ -6,14 +6,13 @@ import json
 import pathlib
 from typing import Any
 
-from lumina_jax.interop import licences
-from lumina_jax.interop import place as destination
+from lumina_jax.interop import destination, licences
+from lumina_jax.interop.json_file import read_json
 from lumina_jax.interop.pytorch import open_pytorch
-from lumina_jax.interop.source import read_json
-from lumina_jax.interop.target import write_diffusers
+from lumina_jax.interop.pytorch_writer import write_diffusers
 from lumina_jax.interop.tensor import dtype_of
 from lumina_jax.interop.vae import save_vae
-from lumina_jax.interop.weights import InMemory
+from lumina_jax.interop.weights import InMemoryWeights
 from lumina_jax.media import IMAGE
 from lumina_jax.model.network import Network
 from lumina_jax.pretrained import backbone, defaults, encoders
@@ -123,17 +122,18 @@ def save(
       )
   kind = dtype_of(dtype)
   params = components.params
-  weights = InMemory(components.network.model, params["backbone"])
+  model, medium = components.network.model, components.medium.name
+  weights = InMemoryWeights(model, params["backbone"], medium)
   nbytes = sum(x.size for x in backbone.flat(params).values())
   nbytes = nbytes * kind.itemsize + encoders.nbytes(components)
-  with destination.new(folder, nbytes, overwrite, destination.PIPELINE) as new:
+  with destination.staged(
+    folder, nbytes, overwrite, destination.PIPELINE_FILES
+  ) as new:
     new.mkdir()
-    write_diffusers(
-      weights, new / "transformer", kind, False, lambda done, of: None
-    )
+    write_diffusers(weights, new / "transformer", kind, overwrite=False)
     _set_side(new / "transformer" / "config.json", components)
     save_vae(components.codec, new / "vae")
-    licences.carry(files.get("vae"), new / "vae")
+    licences.copy(files.get("vae"), new / "vae")
     for name in ("text_encoder", "tokenizer"):
       encoders.copy(files[name], new / name, name)
     (new / "scheduler").mkdir()
@@ -146,7 +146,7 @@ def save(
         **components.scheduler,
       },
     )
-    licences.carry(files.get("licence"), new)
+    licences.copy(files.get("licence"), new)
     _json(new / INDEX, _index(new))
 
 

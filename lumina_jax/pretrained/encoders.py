@@ -243,7 +243,7 @@ def copy(source: pathlib.Path, destination: pathlib.Path, name: str) -> None:
   destination.mkdir()
   for path in files:
     shutil.copyfile(path, destination / path.name)
-  licences.carry(source, destination)
+  licences.copy(source, destination)
 
 
 def _files(source: pathlib.Path, name: str) -> list[pathlib.Path]:

@@ -21,8 +21,8 @@ from lumina_jax.encoders.frozen import FrozenTextConfig
 from lumina_jax.encoders.utf8 import Utf8Config
 from lumina_jax.files import schema
 from lumina_jax.flow.objective import Objective
-from lumina_jax.interop import licences, safetensors, source
-from lumina_jax.interop import place as destination
+from lumina_jax.interop import destination, licences, safetensors
+from lumina_jax.interop.json_file import read_json
 from lumina_jax.interop.tensor import DTYPES, Tensor, dtype_of
 from lumina_jax.interop.vae import save_vae
 from lumina_jax.model.network import Network
@@ -57,13 +57,13 @@ def matches(folder: pathlib.Path) -> bool:
     return True
   # Other programs write a config.json too; theirs names a class.
   config = folder / CONFIG
-  return config.exists() and "_class_name" not in source.read_json(config)
+  return config.exists() and "_class_name" not in read_json(config)
 
 
 def is_ours(folder: pathlib.Path) -> bool:
   """Whether a folder is an export of ours, and nobody else's weights."""
   config, sections = folder / CONFIG, {"model", "sampling"}
-  return config.exists() and sections <= source.read_json(config).keys()
+  return config.exists() and sections <= read_json(config).keys()
 
 
 def save(
@@ -94,7 +94,9 @@ def save(
   shapes = {name: x.shape for name, x in params.items()}
   nbytes = sum(x.size for x in params.values()) * kind.itemsize
   nbytes += encoders.nbytes(components)
-  with destination.new(folder, nbytes, overwrite, destination.PIPELINE) as new:
+  with destination.staged(
+    folder, nbytes, overwrite, destination.PIPELINE_FILES
+  ) as new:
     new.mkdir()
     header = {"format": "lumina_jax"}
     with safetensors.Writer(new / WEIGHTS, shapes, kind, header) as file:
@@ -104,10 +106,10 @@ def save(
     (new / CONFIG).write_text(text)
     if components.codec:
       save_vae(components.codec, new / "vae")
-      licences.carry(files.get("vae"), new / "vae")
+      licences.copy(files.get("vae"), new / "vae")
     for name in encoders.FILES.keys() & files.keys():
       encoders.copy(files[name], new / name, name)
-    licences.carry(files.get("licence"), new)
+    licences.copy(files.get("licence"), new)
 
 
 def load(folder: pathlib.Path, options: Options) -> Components:
@@ -123,7 +125,7 @@ def load(folder: pathlib.Path, options: Options) -> Components:
         f"{folder} has no {name}; a folder written by save_pretrained has "
         f"{CONFIG} and {WEIGHTS}"
       )
-  values = source.read_json(folder / CONFIG)
+  values = read_json(folder / CONFIG)
   config = schema.parse(ExportConfig, values, str(folder / CONFIG))
   medium, text = media.find(config.medium), config.text_encoder
   # As it was saved, unless the caller chooses otherwise.

@@ -10,9 +10,10 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
-from lumina_jax.interop.formats import open_weights
-from lumina_jax.interop.ours import NETWORK
-from lumina_jax.interop.source import DIFFUSERS, SHARD
+from lumina_jax.interop.hugging_face import DIFFUSERS
+from lumina_jax.interop.load import open_weights
+from lumina_jax.interop.native import NETWORK
+from lumina_jax.interop.pytorch_files import SHARD
 from lumina_jax.media import IMAGE
 from lumina_jax.model.network import Network
 from lumina_jax.pretrained import backbone, defaults, encoders

@@ -1,20 +1,20 @@
-"""What a file should hold against what it holds, told in full."""
+"""Compares the shapes of a network with the shapes in a file."""
 
 from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 Shapes = Mapping[str, tuple[int, ...]]
 
 
-def check(expected: Shapes, found: Shapes) -> None:
-  """Compares keys and shapes.
+def check_shapes(expected: Shapes, found: Shapes) -> None:
+  """Checks that two sets of tensors have the same keys and shapes.
 
   Raises:
-    ValueError: listing all that is missing, unexpected or of another shape;
-      keys that differ in the number of their block share a line.
+    ValueError: listing every missing, unexpected and misshaped tensor. Keys
+      that differ only in the number of their block share a line.
   """
   missing = [key for key in expected if key not in found]
   unexpected = [key for key in found if key not in expected]
@@ -34,10 +34,12 @@ def check(expected: Shapes, found: Shapes) -> None:
   ]
   if lines:
     text = "\n".join(lines)
-    raise ValueError(f"the tensors are not those of this network\n{text}")
+    raise ValueError(f"the tensors do not fit this network\n{text}")
 
 
-def _lines(title: str, keys: list[str], detail: Callable[[str], str]):
+def _lines(
+  title: str, keys: list[str], detail: Callable[[str], str]
+) -> Iterator[str]:
   if not keys:
     return
   yield f"{len(keys)} {title}:"
@@ -62,6 +64,6 @@ def _ranges(numbers: Iterable[int]) -> str:
 
 
 def _split(key: str) -> tuple[str, str, str]:
-  """("layers.", "7", ".attention.wq.weight"), or the whole key first."""
+  """("layers.", "7", ".attention.wq.weight"); other keys stay whole."""
   numbered = re.match(r"((?:layers|blocks)\.)(\d+)(\..*)", key)
   return numbered.groups() if numbered else (key, "", "")

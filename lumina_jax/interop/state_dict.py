@@ -1,39 +1,36 @@
-"""The shapes of a state dict, and what is easily said about them."""
+"""The shapes of a state dict, with access by block."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 
-Shapes = Mapping[str, tuple[int, ...]]
-
-
-def some(shapes: Shapes) -> str:
-  """The first keys, for a message."""
-  keys = sorted(shapes)
-  return ", ".join(keys[:4]) + (", ..." if len(keys) > 4 else "")
+from lumina_jax.interop.shapes import Shapes
 
 
-class Seen:
-  """Attributes: blocks, how many there are."""
+class StateDictShapes:
+  """Shapes of a Lumina state dict by key.
+
+  Attributes:
+    blocks: Number of blocks.
+  """
 
   def __init__(self, shapes: Shapes):
     self._shapes = shapes
     numbers = re.compile(r"(layers|blocks)\.(\d+)\.")
     found = [m for key in shapes if (m := numbers.match(key))]
-    # How many, not the highest: a stray one shall show as unexpected.
+    # Counted: a stray block with a high number is reported as unexpected.
     self.blocks = len({m[2] for m in found})
     self._prefix = found[0][1] if found else "layers"
 
   def __getitem__(self, key: str) -> tuple[int, ...]:
     if key not in self._shapes:
       raise ValueError(
-        f"no state dict of a Lumina network: {key} is missing among "
-        f"{some(self._shapes)}"
+        f"not the state dict of a Lumina network: {key} is missing; the keys "
+        f"are {self.some_keys()}"
       )
     return self._shapes[key]
 
-  def has(self, key: str) -> bool:
+  def __contains__(self, key: str) -> bool:
     return key in self._shapes
 
   def block(self, key: str) -> tuple[int, ...]:
@@ -41,9 +38,15 @@ class Seen:
     return self[f"{self._prefix}.0.{key}"]
 
   def has_block(self, key: str) -> bool:
+    """Whether the first block has a parameter."""
     return f"{self._prefix}.0.{key}" in self._shapes
 
   def count(self, key: str) -> int:
     """How many of a numbered parameter the first block has, e.g. experts."""
     numbers = range(len(self._shapes))
     return next(n for n in numbers if not self.has_block(key.format(n)))
+
+  def some_keys(self) -> str:
+    """The first keys, for messages."""
+    keys = sorted(self._shapes)
+    return ", ".join(keys[:4]) + (", ..." if len(keys) > 4 else "")

@@ -1,15 +1,18 @@
-"""model_args: a network in the words of the original's constructors."""
+"""model_args: arguments of the original's constructors.
+
+The original stores them in `model_args.pth` beside the weights.
+"""
 
 from __future__ import annotations
 
 import dataclasses
-import difflib
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 from lumina_jax.backbone.config import COMPUTING, PUBLISHED, ModelConfig
+from lumina_jax.files.suggest import did_you_mean
 
-# Our name of a published network -> the constructor of the original.
+# Published image network -> its constructor in the original code.
 CONSTRUCTORS = {
   "flag_dit_t2i_5b": "DiT_Llama_5B_patch2",
   "next_dit_t2i_2b": "NextDiT_2B_patch2",
@@ -28,10 +31,8 @@ CONSTRUCTORS = {
   "next_dit_moe_token_600m": "DiT_Llama_600M_patch2_Spatial",
   "next_dit_moe_both_600m": "DiT_Llama_600M_patch2_Both",
 }
-
-
-# Argument -> where we have the same number.
-SAID = {
+# Arguments that the weights determine -> our field.
+FIELDS = {
   "dim": "width",
   "hidden_size": "width",
   "n_layers": "depth",
@@ -45,10 +46,8 @@ SAID = {
   "num_classes": "num_labels",
   "qk_norm": "qk_norm",
 }
-
-
-# Arguments that nothing in the weights contradicts.
-OTHERS = (
+# Arguments that the weights do not contradict.
+OTHER_ARGS = (
   "model",
   "patch_size",
   "norm_eps",
@@ -62,37 +61,49 @@ OTHERS = (
   "num_experts",
   "num_experts_per_tok",
 )
-KNOWN = {*SAID, *OTHERS}
+KNOWN_ARGS = (*FIELDS, *OTHER_ARGS)
+# Flags of training scripts that resemble a known argument.
+UNRELATED_FLAGS = ("batch_size", "z_channels", "scaling_factor")
 
 
-def model_args(cfg: ModelConfig, known: dict[str, Any]) -> dict[str, Any]:
-  """Arguments that make this network, and what demos of the original ask for.
+def model_args(
+  cfg: ModelConfig, medium: str, stored: Mapping[str, Any]
+) -> dict[str, Any]:
+  """Arguments that make a network, and those that the original's demos need.
 
   Args:
     cfg: the network.
-    known: what the files it came from said; kept where the network does not
-      decide, e.g. the text encoder and the VAE.
+    medium: the medium that it generates.
+    stored: arguments that its files held. They are kept where the network does
+      not determine them, e.g. the text encoder and the VAE.
   """
-  return _usual(cfg) | known | _sizes(cfg)
+  if medium == "audio":
+    return dict(stored) | _audio_sizes(cfg)
+  return _published_args(cfg) | dict(stored) | _image_sizes(cfg)
 
 
-def _sizes(cfg: ModelConfig) -> dict[str, Any]:
-  sizes = {
+def _common_sizes(cfg: ModelConfig) -> dict[str, Any]:
+  return {
     "multiple_of": cfg.ffn_multiple,
     "ffn_dim_multiplier": None if cfg.ffn_factor == 1 else cfg.ffn_factor,
     "norm_eps": cfg.norm_eps,
     "qk_norm": cfg.qk_norm,
     "in_channels": cfg.channels,
   }
-  if len(cfg.patch) == 1:
-    return sizes | {
-      "hidden_size": cfg.width,
-      "depth": cfg.depth,
-      "num_heads": cfg.heads,
-      "context_dim": cfg.text_width,
-      "time_scale": cfg.time_scale,
-    }
-  sizes |= {
+
+
+def _audio_sizes(cfg: ModelConfig) -> dict[str, Any]:
+  return _common_sizes(cfg) | {
+    "hidden_size": cfg.width,
+    "depth": cfg.depth,
+    "num_heads": cfg.heads,
+    "context_dim": cfg.text_width,
+    "time_scale": cfg.time_scale,
+  }
+
+
+def _image_sizes(cfg: ModelConfig) -> dict[str, Any]:
+  sizes = _common_sizes(cfg) | {
     "patch_size": cfg.patch[0],
     "dim": cfg.width,
     "n_layers": cfg.depth,
@@ -114,29 +125,28 @@ def _sizes(cfg: ModelConfig) -> dict[str, Any]:
   return sizes | {"cap_feat_dim": cfg.text_width}
 
 
-def _usual(cfg: ModelConfig) -> dict[str, Any]:
-  """What the published networks were trained with."""
-  if len(cfg.patch) == 1:
-    return {}
-  usual = {"model": _model(cfg)}
+def _published_args(cfg: ModelConfig) -> dict[str, Any]:
+  """Arguments beside the network that the published image networks have."""
+  args = {"model": _constructor(cfg)}
   if cfg.num_labels:
-    return usual | {"image_size": 256, "vae": "ema"}
+    return args | {"image_size": 256, "vae": "ema"}
   llama, gemma = "meta-llama/Llama-2-7b-hf", "google/gemma-2b"
-  reader = llama if cfg.separators else gemma
-  return usual | {
+  language_model = llama if cfg.separators else gemma
+  return args | {
     "image_size": 1024,
     "vae": "sd3" if cfg.channels == 16 else "sdxl",
-    "lm": reader,
-    "tokenizer_path": reader,
+    "lm": language_model,
+    "tokenizer_path": language_model,
   }
 
 
-def _model(cfg: ModelConfig) -> str:
+def _constructor(cfg: ModelConfig) -> str:
   """The constructor of a published network, else the folder of its family."""
-  for name, published in PUBLISHED.items():
-    how = {key: getattr(published, key) for key in COMPUTING}
-    if dataclasses.replace(cfg, **how) == published:
-      return CONSTRUCTORS[name]
+  for name, constructor in CONSTRUCTORS.items():
+    published = PUBLISHED[name]
+    computing = {field: getattr(published, field) for field in COMPUTING}
+    if dataclasses.replace(cfg, **computing) == published:
+      return constructor
   if cfg.routing:
     routers = [router.replace("token", "space") for router in cfg.routing]
     return f"Next-DiT-MoE/{routers[0] if len(routers) == 1 else 'both'}"
@@ -145,40 +155,39 @@ def _model(cfg: ModelConfig) -> str:
   return "lumina_t2i" if cfg.shift else "lumina_next_t2i"
 
 
-# Flags of training scripts that only look like arguments of the network.
-UNRELATED = ("batch_size", "z_channels", "scaling_factor")
-
-
-def check_names(
-  args: Mapping[str, Any], known: Iterable[str] = tuple(KNOWN)
+def check_arg_names(
+  args: Mapping[str, Any], known: Iterable[str] = KNOWN_ARGS
 ) -> None:
-  """Refuses a name that is nearly one we know; all others are left alone.
+  """Refuses names that resemble a known one; other names are ignored.
 
   Args:
-    args: to look through.
-    known: the names that mean something.
+    args: the arguments.
+    known: names of the arguments that are used.
 
   Raises:
-    ValueError: naming the one that was probably meant.
+    ValueError: suggesting the known name.
   """
+  known = tuple(known)
   for name in args:
-    near = difflib.get_close_matches(name, known, 1, cutoff=0.8)
-    if near and near[0] != name and name not in UNRELATED:
-      raise ValueError(f"model_args: {name!r}; did you mean {near[0]!r}?")
+    if name in known or name in UNRELATED_FLAGS:
+      continue
+    if hint := did_you_mean(name, known, cutoff=0.8):
+      raise ValueError(f"model_args: {name!r}{hint}")
 
 
-def compare(cfg: ModelConfig, args: Mapping[str, Any]) -> None:
-  """Holds arguments against the network that the weights show.
+def check_args(cfg: ModelConfig, args: Mapping[str, Any]) -> None:
+  """Checks that arguments agree with the network that the weights show.
 
   Raises:
-    ValueError: naming what each says.
+    ValueError: naming both values of each argument that differs.
   """
   wrong = [
-    f"{name} = {args[name]!r}, the weights {getattr(cfg, ours)!r}"
-    for name, ours in SAID.items()
-    if args.get(name) is not None and args[name] != getattr(cfg, ours)
+    f"{name} = {args[name]!r}, the weights {getattr(cfg, field)!r}"
+    for name, field in FIELDS.items()
+    if args.get(name) is not None
+    and args[name] != getattr(cfg, field)
+    # The original's train.py stores num_classes for text networks too.
+    and (cfg.num_labels or name != "num_classes")
   ]
-  # train.py of the original has num_classes among its flags for text, too.
-  wrong = [w for w in wrong if cfg.num_labels or "num_classes" not in w]
   if wrong:
     raise ValueError(f"model_args do not fit: they say {'; '.join(wrong)}")
