@@ -10,7 +10,7 @@ import pytest
 from flax import linen as nn
 
 from lumina_jax.encoders import captions as module
-from lumina_jax.encoders.captions import CaptionEncoder, Utf8Captions
+from lumina_jax.encoders.caption_encoder import CaptionEncoder, Utf8Captions
 from lumina_jax.encoders.language import (
   LanguageConfig,
   boxed_shapes,

@@ -6,7 +6,7 @@ import unicodedata
 import pytest
 
 from lumina_jax.encoders import cleaning
-from lumina_jax.encoders.cleaning import clean_caption, normalize
+from lumina_jax.encoders.caption_cleaning import clean_caption, normalize
 
 CASES = {
   "A Red FOX ": "a red fox",

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from support.tokenizer import SENTENCES, write_tokenizer
 
-from lumina_jax.encoders.captions import CaptionEncoder
+from lumina_jax.encoders.caption_encoder import CaptionEncoder
 from lumina_jax.encoders.language import encode_tokens
 from lumina_jax.encoders.tokenizer import Tokenizer
 from lumina_jax.interop.language import load_language
