@@ -97,9 +97,9 @@ class Tokenizer:
     token = max(ids, key=ids.__getitem__)
     if ids[token] >= vocab:
       raise ValueError(
-        f"the tokenizer in {self._folder} has {len(ids)} tokens up to "
-        f"{ids[token]} ({token!r}), the language model has {vocab}; use the "
-        "model's own tokenizer"
+        f"the tokenizer in {self._folder} has tokens up to {ids[token]} "
+        f"({token!r}), the language model has {vocab} rows; use the model's "
+        "own tokenizer"
       )
 
   @functools.cached_property
