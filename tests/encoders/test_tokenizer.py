@@ -84,7 +84,7 @@ def test_a_model_with_fewer_rows_is_refused(folder):
   tokenizer.check(VOCAB)
   tokenizer.check(VOCAB + 64)  # Rows are often rounded up.
   with pytest.raises(
-    ValueError, match=r"tokens up to 399 .* model has 399 rows;"
+    ValueError, match=r"up to 399 .* model has 399 rows;"
   ):
     tokenizer.check(VOCAB - 1)
 

@@ -436,7 +436,7 @@ def test_an_autoencoder_of_other_channels(folder, tmp_path):
 
 def test_a_tokenizer_that_does_not_fit(folder, tmp_path):
   words = write_tokenizer(tmp_path / "words", vocab=tiny.VOCAB + 50)
-  with pytest.raises(ValueError, match="up to 449 .* model has 400 rows"):
+  with pytest.raises(ValueError, match=r"up to 449 .* model has 400 rows"):
     LuminaPipeline.from_pretrained(folder, tokenizer=words)
 
 
