@@ -83,9 +83,7 @@ def test_a_model_with_fewer_rows_is_refused(folder):
   tokenizer = Tokenizer(folder, 8)
   tokenizer.check(VOCAB)
   tokenizer.check(VOCAB + 64)  # Rows are often rounded up.
-  with pytest.raises(
-    ValueError, match=r"up to 399 .* model has 399 rows;"
-  ):
+  with pytest.raises(ValueError, match=r"up to 399 .* model has 399 rows;"):
     tokenizer.check(VOCAB - 1)
 
 
