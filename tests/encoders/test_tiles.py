@@ -15,6 +15,7 @@ from lumina_jax.encoders.tiles import (
   tile_starts,
 )
 from lumina_jax.encoders.vae import VaeConfig
+from lumina_jax.parallel import processes
 
 CELL = 8
 CFG = VaeConfig(widths=(16, 32, 32, 32), norm_groups=8, layers=1)
@@ -96,6 +97,25 @@ def test_tiles_of_batches_of_frames():
   out = run_in_parts(run, x.astype(np.float32), 1, 2, 8, 2)
   np.testing.assert_allclose(out, double(x), atol=1e-6)
   assert shapes == {(2, 8, 8, 1)}
+
+
+class Remote:
+  """An array on devices of other processes, which numpy cannot read."""
+
+  def __init__(self, value):
+    self.value, self.shape = value, value.shape
+
+  def __array__(self, *args, **options):
+    raise RuntimeError("spans non-addressable devices")
+
+
+def test_parts_may_lie_on_devices_of_several_processes(monkeypatch):
+  monkeypatch.setattr(
+    processes, "gather", lambda x: x.value if isinstance(x, Remote) else x
+  )
+  x = np.random.default_rng(0).standard_normal((3, 10, 24, 1), np.float32)
+  out = run_in_parts(lambda x: Remote(double(x)), x, 1, 2, 8, 2)
+  np.testing.assert_allclose(out, double(x), atol=1e-6)
 
 
 def smooth(rows, columns, channels, seed):
