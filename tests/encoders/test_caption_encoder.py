@@ -239,6 +239,12 @@ def test_a_file_that_cannot_be_written_leaves_nothing(
   assert list(tmp_path.iterdir()) == []
 
 
+def test_a_cache_that_cannot_be_written_to_is_refused_at_once(make, tmp_path):
+  (tmp_path / "file").touch()
+  with pytest.raises(OSError, match=r"cannot write to .*file/cache"):
+    make(cache=tmp_path / "file" / "cache")
+
+
 def test_a_system_prompt_precedes_captions_as_it_is(make):
   encoder = make(system_prompt="Draw <It>: ", cleaning="strip")
   (features,) = encoder.encode([" A Fox "])
