@@ -70,3 +70,12 @@ def pytest_runtest_setup(item):
 @pytest.fixture(scope="session")
 def root() -> pathlib.Path:
   return pathlib.Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="session")
+def diffusers_folder(tmp_path_factory) -> pathlib.Path:
+  """A tiny random text-to-image pipeline as diffusers stores it; read only."""
+  from support import tiny_pipeline
+
+  folder = tmp_path_factory.mktemp("hub") / "peer"
+  return tiny_pipeline.write_diffusers(folder)
