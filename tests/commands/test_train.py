@@ -228,7 +228,9 @@ def test_one_program_trains_all_canvas_sizes(variant, sizes):
   pure = steps.make_train_step(config.network, tx, config.time, 0.9, 0)
   with jax.set_mesh(mesh):
     state = create_state(config.network, tx, mesh, 0)
-    step = steps.compile_step(pure, config.network, tx, mesh, batches.batch(0))
+    step = steps.jit_train_step(
+      pure, config.network, tx, mesh, batches.batch(0)
+    )
     packings = set()
     for i in range(4):
       batch = batches.batch(i)

@@ -7,7 +7,8 @@ import pytest
 
 from lumina_jax.training import checkpoint
 from lumina_jax.training import restore as restoring
-from lumina_jax.training.checkpoint import Checkpoints, read_ema
+from lumina_jax.training.checkpoint import Checkpoints
+from lumina_jax.training.restore import read_ema
 from lumina_jax.training.state import TrainState
 
 

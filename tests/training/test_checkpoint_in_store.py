@@ -7,7 +7,8 @@ from orbax.checkpoint._src.path import gcs_utils
 from support.store import BUCKET, mounted
 
 from lumina_jax.files import atomic
-from lumina_jax.training.checkpoint import FOLDER, Checkpoints, read_ema
+from lumina_jax.training.checkpoint import Checkpoints
+from lumina_jax.training.restore import FOLDER, read_ema
 from lumina_jax.training.state import TrainState
 
 KEY = f"bucket/run/{FOLDER}/"

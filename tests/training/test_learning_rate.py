@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lumina_jax.training.optimizer import OptimizerConfig, schedule
+from lumina_jax.training.optimizer_config import OptimizerConfig
+from lumina_jax.training.schedule import make_schedule
 
 STEPS = 40
 CFG = OptimizerConfig(

@@ -74,8 +74,8 @@ def compiled():
   mesh = make_mesh(config.mesh)
   tx = make_optimizer(config.optimizer, config.training.steps)
   with jax.set_mesh(mesh):
-    step = steps.compile_step(
-      steps.configured(config, tx), config.network, tx, mesh, batch
+    step = steps.jit_train_step(
+      steps.train_step_for(config, tx), config.network, tx, mesh, batch
     )
 
   def advance(state, batch):

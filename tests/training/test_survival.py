@@ -14,7 +14,8 @@ from data_pipelines.digits import DigitCanvases
 from data_pipelines.source import BadRecord
 from lumina_jax import train as training
 from lumina_jax.training import metrics
-from lumina_jax.training.checkpoint import FOLDER, Checkpoints, read_ema
+from lumina_jax.training.checkpoint import Checkpoints
+from lumina_jax.training.restore import FOLDER, read_ema
 from lumina_jax.training.preemption import Preempted, Preemption
 from lumina_jax.training.state import TrainState
 
