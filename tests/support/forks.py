@@ -15,7 +15,7 @@ import sys
 import tempfile
 
 ROOT = pathlib.Path(__file__).parents[2]
-COMMANDS = ("train", "sample", "convert", "plan", "infer")
+COMMANDS = ("train", "sample", "evaluate", "convert", "plan", "infer")
 
 
 def fork(module: str, *words) -> subprocess.CompletedProcess:
@@ -63,8 +63,12 @@ def _become(module: str, words: list[str], printed: list[str]) -> None:
   found = importlib.import_module(f"lumina_jax.{module}")
   sys.argv = [found.__file__, *words]
   sys.modules["__main__"].__doc__ = found.__doc__  # What --help begins with.
-  found.main() if module == "cli" else found.run()
+  if module == "sample":  # Another name of infer.
+    importlib.import_module("lumina_jax.cli").run("infer", words)
+  else:
+    found.main() if module == "cli" else found.run()
 
 
 if __name__ == "__main__":
+  sys.path.pop(0)  # This folder, whose configs.py hides those of the project.
   _serve()
