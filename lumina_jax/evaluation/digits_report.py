@@ -11,7 +11,13 @@ import numpy as np
 from data_pipelines.batches import Batches
 from data_pipelines.digit_captions import SIDE
 from data_pipelines.digits import DigitCanvases, DigitsConfig, Split, split
-from lumina_jax.evaluation.digits import Group, Neighbours, Reader, cut, groups
+from lumina_jax.evaluation.digits import (
+  DigitClassifier,
+  NearestNeighbors,
+  PromptGroup,
+  prompt_groups,
+  split_canvases,
+)
 from lumina_jax.evaluation.held_out_loss import loss_by_time
 from lumina_jax.files.progress import Progress
 from lumina_jax.runs.tables import Table, by_time
@@ -45,24 +51,24 @@ def evaluate(
   training, held_out = split(config.data.held_out)
   trained = list(config.data.canvases)
   canvases = trained + [c for c in EXTRAPOLATED if c not in trained]
-  classifier, neighbors = Reader(training), Neighbours(training)
+  classifier, neighbors = DigitClassifier(training), NearestNeighbors(training)
   accuracy, memorisation = _evaluate_prompts(
     components,
     classifier,
     neighbors,
-    list(groups(canvases, cells, seed=0)),
+    list(prompt_groups(canvases, cells, seed=0)),
     guidance,
   )
   names = {f"{rows}x{columns}" for rows, columns in trained}
   for row in accuracy:
     row["trained"] = row["canvas"] in names
   result = {
-    "reader_accuracy_held_out": classifier.accuracy(
+    "classifier_accuracy_held_out": classifier.accuracy(
       held_out.images, held_out.labels
     ),
     "accuracy": accuracy,
     "memorisation": memorisation,
-    "held_out_digits": neighbors.judge(held_out.images),
+    "held_out_digits": neighbors.compare(held_out.images),
     "held_out_loss_by_time": loss_by_time(
       components, _held_out_batches(config, held_out), LOSS_BATCHES
     ),
@@ -85,9 +91,9 @@ def check(config: RunConfig) -> None:
 
 def _evaluate_prompts(
   components: Components,
-  classifier: Reader,
-  neighbors: Neighbours,
-  prompts: Sequence[Group],
+  classifier: DigitClassifier,
+  neighbors: NearestNeighbors,
+  prompts: Sequence[PromptGroup],
   guidance: Sequence[float],
 ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
   """Accuracy by canvas, phrasing and guidance; memorisation by guidance."""
@@ -106,13 +112,13 @@ def _evaluate_prompts(
           width=SIDE * group.columns,
           output_type="uint8",
         ).samples
-        digits = cut(canvases, group.rows, group.columns)
+        digits = split_canvases(canvases, group.rows, group.columns)
         if group.rows == group.columns == 1:
           singles.append(digits)
         accuracy.append(
           {
             "canvas": f"{group.rows}x{group.columns}",
-            "phrasing": group.spelling,
+            "phrasing": group.phrasing,
             "example": group.prompts[0],
             "guidance": scale,
             "cells": len(digits),
@@ -121,7 +127,7 @@ def _evaluate_prompts(
         )
         progress.show(len(accuracy))
       if singles:
-        memorisation[str(scale)] = neighbors.judge(np.concatenate(singles))
+        memorisation[str(scale)] = neighbors.compare(np.concatenate(singles))
   return accuracy, memorisation
 
 
@@ -135,12 +141,12 @@ def _held_out_batches(config: RunConfig, digits: Split) -> Batches:
 
 def tables(result: dict[str, Any]) -> list[Table]:
   """Tables of the figures of `evaluate`."""
-  reader = f"{result['reader_accuracy_held_out']:.3f}"
+  real = ("real, held out", f"{result['classifier_accuracy_held_out']:.3f}")
   return [
     _accuracy_table(result["accuracy"]),
     _memorisation_table(result["held_out_digits"], result["memorisation"]),
     by_time("Held-out flow loss by time", result["held_out_loss_by_time"]),
-    Table("Classifier", ("digits", "accuracy"), (("real, held out", reader),)),
+    Table("Classifier", ("digits", "accuracy"), (real,)),
   ]
 
 
