@@ -25,12 +25,8 @@ def own(tmp_path):
 @pytest.mark.parametrize(
   ("module", "override", "message"),
   [
-    ("train", "training.microbatches=3", "divide into microbatches = 3"),
-    ("train", "optimizer.frozen=('backbone/(',)", "'backbone/('"),
     ("train", "objective.path=linaer", "'linear'"),
     ("plan", "optimizer.momentum=1", "momentum = 1.0: must be at least 0"),
-    ("train", "training.max_skiped=3", 'Did you mean "max_skipped"'),
-    ("train", "init_stric=False", 'Did you mean "init_strict"'),
     ("train", "encoders.va=a", 'Did you mean "vae"'),
   ],
 )

@@ -113,7 +113,10 @@ def share_programs(monkeypatch) -> None:
       sample_every=1,
       max_skipped=1,
     )
-    key = dataclasses.replace(config, training=plan, init_from=""), tx, mesh
+    same = dataclasses.replace(
+      config, training=plan, data=config.data.budget, init_from=""
+    )
+    key = same, tx, mesh
     if key not in steps_by_key:
       step = steps.compile_train_step(config, tx, state, batch, mesh)
       steps_by_key[key] = step
