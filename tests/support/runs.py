@@ -7,12 +7,12 @@ import fcntl
 import functools
 import os
 import pathlib
-import subprocess
 import sys
 from collections.abc import Callable
 from typing import NamedTuple
 
-from support.configs import ROOT, small_flags
+from support.configs import small_flags
+from support.forks import fork
 
 
 class Run(NamedTuple):
@@ -27,14 +27,10 @@ class Run(NamedTuple):
   printed: str
 
 
-def command(module: str, *words) -> list[str]:
-  """The words of a command as a user types it."""
-  return [sys.executable, "-m", f"lumina_jax.{module}", *map(str, words)]
-
-
 def train_command(workdir, **changes) -> list[str]:
-  """The command that trains the small digits."""
-  return command("train", *train_words(workdir, **changes))
+  """The command that trains the small digits, as a user types it."""
+  words = train_words(workdir, **changes)
+  return [sys.executable, "-m", "lumina_jax.train", *words]
 
 
 def train_words(workdir, **changes) -> list[str]:
@@ -45,13 +41,7 @@ def train_words(workdir, **changes) -> list[str]:
 
 def run(module: str, *words) -> str:
   """Runs a command that must succeed in a process; returns what it printed."""
-  done = subprocess.run(
-    command(module, *words),
-    cwd=ROOT,
-    capture_output=True,
-    text=True,
-    check=False,
-  )
+  done = fork(module, *words)
   assert done.returncode == 0, done.stderr
   return done.stdout
 
