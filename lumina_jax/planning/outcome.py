@@ -151,7 +151,7 @@ def _step(job: Job, mesh: Mesh) -> tuple[Parts, jax.stages.Lowered]:
   tx = make_optimizer(config.optimizer, config.training.steps)
   # Rows that were asked for here are those of one microbatch.
   whole = job.rows == config.training.batch_rows
-  pure = steps.configured(config, tx, None if whole else 1)
+  pure = steps.train_step_for(config, tx, None if whole else 1)
   tokens, words, samples = job.budget
   batch = (
     _tokens(job, job.rows, tokens),
@@ -160,7 +160,7 @@ def _step(job: Job, mesh: Mesh) -> tuple[Parts, jax.stages.Lowered]:
   # Not under the mesh: a topology has no device to make a key on.
   state = abstract_state(network, tx, mesh)
   placed = _placed(batch, steps.batch_shardings(batch, mesh))
-  step = steps.compile_step(pure, network, tx, mesh, batch)
+  step = steps.jit_train_step(pure, network, tx, mesh, batch)
   with jax.set_mesh(mesh):
     lowered = step.lower(state, placed)
   parts = Parts(

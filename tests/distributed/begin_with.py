@@ -14,9 +14,9 @@ from support.configs import tiny_config
 
 from lumina_jax.parallel import processes
 from lumina_jax.parallel.mesh import MeshConfig, make_mesh
-from lumina_jax.runs.init_from import begin_with, open_start
+from lumina_jax.runs import init_from
 from lumina_jax.training.optimizer import make_optimizer
-from lumina_jax.training.state import create_state
+from lumina_jax.training.state import create_state, replace_params
 
 
 def main(workdir: str, *words: str) -> None:
@@ -27,22 +27,22 @@ def main(workdir: str, *words: str) -> None:
   mesh = make_mesh(MeshConfig(data=1, fsdp=-1))
   with jax.set_mesh(mesh):
     tx = make_optimizer(config.optimizer, 1000)
-    start = open_start(config.network, workdir, strict=False)
+    start = init_from.resolve(config.network, workdir, strict=False)
     fresh = create_state(config.network, tx, mesh, 0)
     placed = jax.tree.map(lambda x: x.sharding, fresh)
-    state = begin_with(fresh, start)
+    state = replace_params(fresh, start)
   alike = jax.tree.map(lambda x: x.sharding, state) == placed
   cut = 0
   for tree in (state.params, state.ema):
     flat = traverse_util.flatten_dict(tree)
-    for path in start.taken:
+    for path in start.paths:
       there = start.read(path)
       shards = flat[path].addressable_shards
       cut += shards[0].data.shape != there.shape
       alike &= all(
         np.array_equal(shard.data, there[shard.index]) for shard in shards
       )
-  found = {"alike": bool(alike), "cut": cut, "taken": len(start.taken)}
+  found = {"alike": bool(alike), "cut": cut, "taken": len(start.paths)}
   print(json.dumps(found), flush=True)
   processes.finish()
 

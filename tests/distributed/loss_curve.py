@@ -31,7 +31,7 @@ def main(degrees: list[str]) -> None:
   batches = make_batches(config)
   with jax.set_mesh(devices):
     state = create_state(config.network, tx, devices, config.seed)
-    train_step = steps.compile_step(
+    train_step = steps.jit_train_step(
       steps.make_train_step(config.network, tx, config.time, 0.9, config.seed),
       config.network,
       tx,
