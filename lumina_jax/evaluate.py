@@ -201,9 +201,9 @@ def write(result: dict[str, Any], folder: epath.Path) -> None:
   report.write(folder)
 
 
-@processes.one_voice()
+@processes.only_first_prints()
 def main(_) -> None:
-  processes.end_on_sigterm()  # Files are whole or not there.
+  processes.exit_on_sigterm()  # Files are whole or not there.
   args = flags.FLAGS
   config = run_config.load(args.workdir)
   if not isinstance(config.data, DigitsConfig):

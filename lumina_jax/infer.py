@@ -134,7 +134,7 @@ def load(args: Any, chosen: Settings) -> tuple[LuminaPipeline, str]:
   # All prompts are encoded at once, so that neither network waits for the
   # other in memory.
   pipe = LuminaPipeline.from_pretrained(
-    chosen.ckpt, one_at_a_time=True, mesh=processes.everywhere(), **said
+    chosen.ckpt, one_at_a_time=True, mesh=processes.data_parallel_mesh(), **said
   )
   return pipe, chosen.ckpt or "digits"
 
@@ -201,9 +201,9 @@ def _tolerances(
   return {}
 
 
-@processes.one_voice()
+@processes.only_first_prints()
 def main(argv: list[str]) -> None:
-  processes.end_on_sigterm()  # Files are whole or not there.
+  processes.exit_on_sigterm()  # Files are whole or not there.
   args = flags.FLAGS
   prompts, output = wishes.positional(argv[1:], args.prompt_file)
   chosen = choose(args)

@@ -184,9 +184,9 @@ def _call(pipe, group, each, watch) -> list[Image.Image]:
   return pipe(**columns, num_images_per_prompt=each, **watch).images
 
 
-@processes.one_voice()
+@processes.only_first_prints()
 def main(argv: list[str]) -> None:
-  processes.end_on_sigterm()  # Files are whole or not there.
+  processes.exit_on_sigterm()  # Files are whole or not there.
   args = flags.FLAGS
   if len(argv) > 1:
     raise ValueError(f'unexpected {argv[1:]}; write --prompt="..."')
@@ -199,7 +199,7 @@ def main(argv: list[str]) -> None:
     pipe = LuminaPipeline.from_workdir(args.workdir)
   else:
     print("no --workdir: sampling from the digits that ship with the package")
-    pipe = LuminaPipeline.from_pretrained(mesh=processes.everywhere())
+    pipe = LuminaPipeline.from_pretrained(mesh=processes.data_parallel_mesh())
   pipe.sampling = presets.choose(pipe.sampling, None, {}, wishes.how(args))
   each = args.num_images_per_prompt
   model = {"model": provenance.public(args.workdir) or "digits"}

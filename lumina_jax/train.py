@@ -84,7 +84,7 @@ def train(
       raise ValueError(
         f"{folder} stands at step {start}, past training.steps = {plan.steps}"
       )
-    processes.agree(batches.fingerprint, "fingerprint of the data")
+    processes.check_equal(batches.fingerprint, "fingerprint of the data")
     pinned = start > 0 and not allow_change
     processes.on_first(lambda: data.pin(folder, batches, pinned))
     processes.on_first(lambda: begin(config, folder, start))
@@ -173,7 +173,7 @@ def begin(config: RunConfig, folder: epath.Path, step: int) -> None:
   record.write(folder, config.seed, step)
 
 
-@processes.one_voice()
+@processes.only_first_prints()
 def main(_) -> None:
   args = flags.FLAGS
   config = run_config.parse(args.config)

@@ -76,32 +76,27 @@ def attend(
   degrees = split.choose(
     sequence_split,
     devices,
-    q.shape[2] // head_shards,
-    k.shape[2] // head_shards,
-    q.shape[1],
-    q.shape[3] * q.dtype.itemsize,
-    q.shape[0] // _size(rows or (), mesh),
+    heads=q.shape[2] // head_shards,
+    kv_heads=k.shape[2] // head_shards,
+    length=q.shape[1],
+    width=q.shape[3] * q.dtype.itemsize,
+    rows=q.shape[0] // _size(rows or (), mesh),
   )
 
   def attend_shard(q, k, v, q_segments, kv_segments):
     q, k, v = (jnp.swapaxes(x, 1, 2) for x in (q, k, v))
     inputs = q, k, v, q_segments, kv_segments
     local = choose_kernel(ring=degrees.ring > 1)
-    out = sequence_parallel.attend(
-      length, devices, degrees, local, *inputs, name
-    )
-    return jnp.swapaxes(out, 1, 2)
+    args = length, devices, degrees, local, *inputs, name
+    return jnp.swapaxes(sequence_parallel.attend(*args), 1, 2)
 
   P = PartitionSpec
+  queries, keys_values = P(rows, length, heads), P(rows, keys, heads)
+  segments = P(rows, length), P(rows, keys)
   return jax.shard_map(
     attend_shard,
-    in_specs=(
-      P(rows, length, heads),
-      *[P(rows, keys, heads)] * 2,
-      P(rows, length),
-      P(rows, keys),
-    ),
-    out_specs=P(rows, length, heads),
+    in_specs=(queries, keys_values, keys_values, *segments),
+    out_specs=queries,
     check_vma=False,
   )(q, k, v, q_segments, kv_segments)
 

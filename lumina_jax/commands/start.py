@@ -76,7 +76,7 @@ def join() -> None:
   """Finds the other processes, if there are any."""
   args = flags.FLAGS
   try:
-    processes.start(args.coordinator, args.num_processes, args.process_id)
+    processes.initialize(args.coordinator, args.num_processes, args.process_id)
     if jax.distributed.is_initialized():
       # Where one dies the runtime aborts the others and says which it was; the
       # stacks of all threads would bury that.

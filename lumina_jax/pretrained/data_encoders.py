@@ -109,7 +109,7 @@ class PictureEncoder:
       missing = most - len(batch)
       batch = np.pad(batch, [(0, missing), (0, 0), (0, 0), (0, 0)])
       params = self._autoencoder.params
-      with processes.devices_of(params):
+      with processes.use_mesh_of(params):
         pair = _moments(params, batch, cfg=cfg)
       done.append([np.asarray(x)[: most - missing] for x in pair])
     mean, std = (np.concatenate(x) for x in zip(*done, strict=True))

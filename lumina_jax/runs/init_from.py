@@ -15,7 +15,6 @@ from flax import traverse_util
 from lumina_jax.backbone.config import COMPUTING
 from lumina_jax.interop.weights import Path
 from lumina_jax.model.network import Network
-from lumina_jax.parallel import processes
 from lumina_jax.runs.init_source import (
   TEXT,
   Source,
@@ -90,7 +89,7 @@ def open_start(
     count = f"{len(taken)} of {len(wanted)} tensors"
     rest = f"{len(wanted) - len(taken)} start anew"
     head = f"init_from = {source}: {count} taken, {rest}"
-    processes.say("\n  ".join([head, *lines]))
+    print("\n  ".join([head, *lines]), flush=True)
   return Start(taken, there.read)
 
 

@@ -94,7 +94,7 @@ def _open_run(folder: pathlib.Path, objective: Objective) -> Source:
   # One step for all tensors and processes, though the run may add another.
   steps = (folder / FOLDER).glob("*")
   step = max(int(entry.name) for entry in steps if entry.name.isdigit())
-  step = processes.first_says(step)
+  step = processes.broadcast(step)
   item = (folder / FOLDER / str(step) / "ema").absolute()
   config = run_config.load(folder)
   weights = ours.OrbaxWeights(config.model, item, ("backbone",), ema=True)

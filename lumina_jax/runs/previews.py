@@ -42,7 +42,7 @@ def draw_data(
     return  # No pictures, or none that can be read.
   images = [sample.grid.detokenize(sample.patches) for sample in samples]
   if encoders.vae:
-    with processes.devices_of(encoders.vae.params):
+    with processes.use_mesh_of(encoders.vae.params):
       images = [np.asarray(encoders.vae.decode(image)) for image in images]
   captions = [sample.caption for sample in samples]
   _write([output.to_pil(image) for image in images], captions, path)

@@ -86,7 +86,7 @@ def load_step(
   """Like `load_pipeline`, and the step at which the parameters were saved."""
   config = run_config.load(workdir)
   network = config.network
-  mesh = mesh or processes.everywhere()
+  mesh = mesh or processes.data_parallel_mesh()
   abstract = _abstract(network, mesh)
   found = read_ema(workdir, abstract) if has_checkpoint(workdir) else None
   if found is None:

@@ -91,7 +91,7 @@ def images(
             "solver of fixed steps"
           )
         if decode:
-          with processes.devices_of(pipe.vae.params):
+          with processes.use_mesh_of(pipe.vae.params):
             image = pipe.vae.decode(image, tile=pipe.vae_tile or None)
           image = processes.gather(image)
           output.check_finite(image, f"{what}, decoded", pipe.vae.cfg.dtype)
@@ -109,7 +109,7 @@ def _encoded(
     return pictures
   images = {id(p.image): p.image for p in pictures}
   tile = pipe.vae_tile or None
-  with processes.devices_of(pipe.vae.params):
+  with processes.use_mesh_of(pipe.vae.params):
     latents = {
       key: processes.gather(pipe.vae.encode(image, tile=tile))
       for key, image in images.items()

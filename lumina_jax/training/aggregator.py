@@ -44,7 +44,7 @@ class Work(NamedTuple):
     mesh: Mesh,
   ) -> Work:
     """Of a step of so many rows; `budget` is (tokens, words, samples)."""
-    chip = chips.of_device(mesh.devices.flat[0])
+    chip = chips.chip_of(mesh.devices.flat[0])
     peak = chip.device_flops * mesh.size if chip else 0.0
     return cls(flops.count(model, rows, *budget).train, peak)
 

@@ -12,7 +12,6 @@ from support.configs import ROOT
 SCRIPT = pathlib.Path(__file__).parent / "splash_memory.py"
 
 
-@pytest.mark.slow
 @pytest.mark.compiler
 @pytest.mark.parametrize("split", ["ulysses", "ring"])
 def test_temporaries_of_a_device_are_linear_in_the_length(split):

@@ -8,8 +8,8 @@ import optax
 import pytest
 from support.configs import tiny_config
 
-from lumina_jax.parallel import inventory
 from lumina_jax.parallel.mesh import make_mesh
+from lumina_jax.parallel.sharding_table import tree_bytes
 from lumina_jax.training import muon
 from lumina_jax.training.checkpoint import Checkpoints
 from lumina_jax.training.optimizer import make_optimizer
@@ -72,8 +72,8 @@ def test_nothing_is_held_that_is_not_needed(config):
       assert name not in counts
     else:
       assert counts[name] == (1 if muon.matrix(name) else 2)
-  local, whole = inventory.weigh(state.opt_state)
-  assert local == whole < 2 * inventory.weigh(state.params)[0]
+  local, whole = tree_bytes(state.opt_state)
+  assert local == whole < 2 * tree_bytes(state.params)[0]
 
 
 def test_a_checkpoint_gives_every_bit_back(config, tmp_path):
