@@ -18,8 +18,9 @@ import jax
 import numpy as np
 from absl import app, flags
 
-from lumina_jax.backbone import PUBLISHED, ModelConfig, shapes
-from lumina_jax.interop import target
+from lumina_jax.backbone import PUBLISHED, shapes
+from lumina_jax.interop import pytorch_writer
+from lumina_jax.interop.lumina import published_medium
 from lumina_jax.interop.weights import paths
 
 PEAK = re.compile(r"peak memory [\d.]+ GB")
@@ -43,8 +44,9 @@ ROUTE = (
 class Random:
   """Weights of a network, drawn when they are read."""
 
-  def __init__(self, cfg: ModelConfig):
-    self.cfg, self.args, self.ema = cfg, {}, None
+  def __init__(self, network: str):
+    self.cfg = cfg = PUBLISHED[network]
+    self.medium, self.args, self.ema = published_medium(network), {}, None
     leaves = jax.tree.leaves(shapes(cfg))
     self._shapes = dict(zip(paths(cfg), (x.shape for x in leaves), strict=True))
 
@@ -72,12 +74,13 @@ def size(path: pathlib.Path) -> int:
 
 
 def main(_) -> None:
-  cfg = PUBLISHED[flags.FLAGS.network]
-  largest = max(x.size for x in jax.tree.leaves(shapes(cfg)))
-  print(f"{flags.FLAGS.network}: largest parameter {4 * largest / 1e9:.2f} GB")
+  network = flags.FLAGS.network
+  leaves = jax.tree.leaves(shapes(PUBLISHED[network]))
+  largest = max(x.size for x in leaves)
+  print(f"{network}: largest parameter {4 * largest / 1e9:.2f} GB")
   with tempfile.TemporaryDirectory(dir=flags.FLAGS.folder) as folder:
     folder = pathlib.Path(folder)
-    target.write(Random(cfg), folder / "original_float32", "lumina")
+    pytorch_writer.write(Random(network), folder / "original_float32", "lumina")
     seconds, least = run("-c", IDLE)
     print(f"JAX started, nothing converted: {int(least) / 1e9:.2f} GB")
     for source, made, layout, dtype in ROUTE:

@@ -38,7 +38,7 @@ def check(
   Raises:
     ValueError: if they are not alike.
   """
-  sizes = Buckets([side], PATCH).of(side)
+  sizes = Buckets([side], PATCH).sizes(side)
   first = (len(sizes) - len(records)) // 2
   sizes = sizes[max(first, 0) :]
   scale = 9 / 8 * 2 ** max(0, int(math.log2(longer / side / 1.125)))

@@ -27,11 +27,12 @@ from etils import epath
 from benchmarks import photographs, readers
 from benchmarks.table import print_head, print_row
 from configs import text_to_image
-from data_pipelines.batches import AHEAD, Batches, Reading
+from data_pipelines.batches import PREFETCH, Batches
 from data_pipelines.buckets import Buckets
-from data_pipelines.captioned import MediaConfig
+from data_pipelines.captioned import CaptionedConfig
 from data_pipelines.records import Record
 from data_pipelines.scan import scan
+from data_pipelines.source_config import LoaderOptions
 from lumina_jax.commands import start as entry_point
 from lumina_jax.encoders.utf8 import Utf8Config
 from lumina_jax.train import train
@@ -40,14 +41,14 @@ from lumina_jax.training.goodput import Ledger
 from lumina_jax.training.run_config import RunConfig
 
 READINGS = (
-  Reading(threads=1),
-  Reading(threads=2),
-  Reading(workers=1),
-  Reading(workers=2),
+  LoaderOptions(threads=1),
+  LoaderOptions(threads=2),
+  LoaderOptions(workers=1),
+  LoaderOptions(workers=2),
 )
 FILE = "metrics.jsonl"
 Wait = tuple[float, float]  # Share of the time, and seconds a step.
-Found = dict[tuple[str, Reading], list[Wait]]  # By step, of each round.
+Found = dict[tuple[str, LoaderOptions], list[Wait]]  # By step, of each round.
 
 
 def asleep(batches: Batches, seconds: float, steps: int, first: int) -> Wait:
@@ -60,10 +61,10 @@ def asleep(batches: Batches, seconds: float, steps: int, first: int) -> Wait:
     first: number of the first batch.
   """
   ledger = Ledger()
-  count = steps + 2 * AHEAD
+  count = steps + 2 * PREFETCH
   with contextlib.closing(batches.read(first, first + count)) as reading:
     stream = ledger.waiting(reading)
-    for _ in range(2 * AHEAD):
+    for _ in range(2 * PREFETCH):
       next(stream)
     waited, began = ledger.spent["data"], time.monotonic()
     for _ in range(steps):
@@ -74,7 +75,7 @@ def asleep(batches: Batches, seconds: float, steps: int, first: int) -> Wait:
 
 
 def trained(
-  folder: str, side: int, width: int, steps: int, reading: Reading
+  folder: str, side: int, width: int, steps: int, reading: LoaderOptions
 ) -> Wait:
   """Share of waiting, and seconds a step, of a run of `lumina_jax.train`."""
   config = make_config(folder, side, width, steps, reading)
@@ -88,14 +89,14 @@ def trained(
 
 
 def make_config(
-  folder: str, side: int, width: int, steps: int, reading: Reading
+  folder: str, side: int, width: int, steps: int, reading: LoaderOptions
 ) -> RunConfig:
   """The tiny text-to-image run on photographs, its network as wide as asked."""
   tiny = run_config.parse(text_to_image.get_config("tiny"))
   tokens, words = (side // readers.PATCH) ** 2, readers.TEXT.max_words
-  data = MediaConfig(
+  data = CaptionedConfig(
     sources=(folder,),
-    sides=(side,),
+    resolutions=(side,),
     row_tokens=readers.EACH * tokens,
     row_words=readers.EACH * words,
     row_samples=readers.EACH,
@@ -177,7 +178,7 @@ def asleep_in_turn(records: tuple[Record, ...], args: Any) -> Found:
     for ms in map(int, args.milliseconds):
       for reading in READINGS[: args.readings]:
         batches = readers.batches_of(images, args.side, reading)
-        first = number * (args.steps + 2 * AHEAD)
+        first = number * (args.steps + 2 * PREFETCH)
         how = asleep(batches, ms / 1e3, args.steps, first)
         found.setdefault((f"sleeps {ms} ms", reading), []).append(how)
   return found
@@ -192,7 +193,7 @@ def trained_in_turn(folder: str, args: Any) -> Found:
   return found
 
 
-def named(reading: Reading) -> str:
+def named(reading: LoaderOptions) -> str:
   if reading.workers:
     return readers.plural(reading.workers, "worker")
   return readers.plural(reading.threads, "thread")

@@ -25,7 +25,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from data_pipelines.captions import SIDE
+from data_pipelines.digit_captions import SIDE
 from data_pipelines.digits import split
 from lumina_jax.backbone.rope import RULES
 from lumina_jax.commands import start as entry_point

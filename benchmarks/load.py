@@ -16,7 +16,7 @@ from absl import app, flags
 
 from benchmarks.convert import IDLE, Random, run, size
 from lumina_jax.backbone import PUBLISHED
-from lumina_jax.interop import target
+from lumina_jax.interop import pytorch_writer
 from lumina_jax.pretrained.diffusers import INDEX
 
 LOAD = """
@@ -29,16 +29,16 @@ print(convert.peak_memory())
 
 
 def main(_) -> None:
-  cfg = PUBLISHED[flags.FLAGS.network]
+  network = flags.FLAGS.network
   with tempfile.TemporaryDirectory(dir=flags.FLAGS.folder) as name:
     folders = pathlib.Path(name) / "diffusers", pathlib.Path(name) / "original"
     folders[0].mkdir()
-    target.write(
-      Random(cfg), folders[0] / "transformer", "diffusers", "bfloat16"
+    pytorch_writer.write(
+      Random(network), folders[0] / "transformer", "diffusers", "bfloat16"
     )
     index = {"_class_name": "LuminaPipeline"}
     (folders[0] / INDEX).write_text(json.dumps(index))
-    target.write(Random(cfg), folders[1], "lumina", "bfloat16")
+    pytorch_writer.write(Random(network), folders[1], "lumina", "bfloat16")
     idle = int(run("-c", IDLE)[1])
     print(f"JAX started, nothing loaded: {idle / 1e9:.2f} GB")
     for folder in folders:

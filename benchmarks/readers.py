@@ -10,10 +10,11 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from data_pipelines.batches import Batches, Reading
+from data_pipelines.batches import Batches
 from data_pipelines.buckets import Buckets
-from data_pipelines.images import Images, ImagesConfig
+from data_pipelines.image_source import ImageSource, ImageSourceConfig
 from data_pipelines.records import Record
+from data_pipelines.source_config import LoaderOptions
 from lumina_jax.encoders import utf8
 from lumina_jax.media import crop
 from lumina_jax.tokens import Grid
@@ -44,11 +45,11 @@ def plural(number: int, what: str) -> str:
   return f"{number} {what}{'' if number == 1 else 's'}"
 
 
-def source(records: tuple[Record, ...], buckets: Buckets) -> Images:
-  cfg = ImagesConfig(
-    channels=3, choices=4, caption_dropout=0.0, flip=False, max_words=64
+def source(records: tuple[Record, ...], buckets: Buckets) -> ImageSource:
+  cfg = ImageSourceConfig(
+    channels=3, bucket_choices=4, caption_dropout=0.0, flip=False, max_words=64
   )
-  return Images(
+  return ImageSource(
     records,
     buckets,
     lambda height, width: Grid((height, width), (PATCH,) * 2, False, False),
@@ -58,10 +59,12 @@ def source(records: tuple[Record, ...], buckets: Buckets) -> Images:
   )
 
 
-def batches_of(images: Images, side: int, reading: Reading) -> Batches:
+def batches_of(
+  images: ImageSource, side: int, reading: LoaderOptions
+) -> Batches:
   tokens = (side // PATCH) ** 2
   budget = EACH * tokens, EACH * TEXT.max_words, EACH
-  return Batches(images, budget, ROWS, seed=0, reading=reading)
+  return Batches(images, budget, ROWS, seed=0, options=reading)
 
 
 def ours(
@@ -75,7 +78,7 @@ def ours(
       for r in range(k * BATCH, (k + 1) * BATCH):
         r %= len(records)
         rng = np.random.default_rng([number, r])
-        crop.load(records[r].path, images.own[r], rng, 3, False, draft)
+        crop.load(records[r].path, images.buckets[r], rng, 3, False, draft)
       yield BATCH
 
   def read(number, count, reading):
@@ -90,8 +93,8 @@ def ours(
   }
   for n in range(1, most + 1):
     how = {
-      plural(n, "thread"): Reading(threads=n),
-      plural(n, "worker"): Reading(workers=n),
+      plural(n, "thread"): LoaderOptions(threads=n),
+      plural(n, "worker"): LoaderOptions(workers=n),
     }
     for name, reading in how.items():
       found[name] = Contestant(functools.partial(read, reading=reading), n)
@@ -104,7 +107,7 @@ def theirs(
   """The same with PyTorch, each with and without draft."""
   from benchmarks import torch_loader
 
-  sizes = buckets.of(side)
+  sizes = buckets.sizes(side)
 
   def crops(number, batches, draft):
     rng = np.random.default_rng(number)

@@ -21,6 +21,7 @@ def get_config(variant: str = "next") -> ConfigDict:
   if variant not in ("flag", "next"):
     raise ValueError(f"unknown variant {variant!r}: use 'flag' or 'next'")
   config = ConfigDict()
+  config.medium = "image"
   config.seed = 0
   config.init_from = ""
   config.model = model(variant)
@@ -84,6 +85,7 @@ def get_config(variant: str = "next") -> ConfigDict:
     )
   )  # fmt: skip
   config.sampling = sampling()
+  config.sizes = sizes()
   return config
 
 
@@ -95,12 +97,18 @@ def sampling() -> ConfigDict:
       num_inference_steps=20,
       guidance_scale=2.0,
       shift=1.0,
-      size_rule="digits",
-      height=8,
-      width=8,
+    )
+  )
+
+
+def sizes() -> ConfigDict:
+  """As many rows and columns of digits as the prompt has."""
+  return ConfigDict(
+    dict(
+      default=(8, 8),
+      rule="digits",
       ladder=((40, 40, 10), (80, 40, 10), (160, 40, 10)),
       rows=8,
-      beyond=dict(rule="none", side=0, base_tokens=0, proportional=False),
     )
   )
 
@@ -117,6 +125,7 @@ def model(variant: str) -> ConfigDict:
       kv_heads=4,
       cond_width=128,
       text_width=128,
+      pad_token=True,
       ffn_multiple=32,
       qk_norm=True,
       dtype="float32",

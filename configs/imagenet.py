@@ -55,6 +55,7 @@ def get_config(variant: str = "next_600m") -> ConfigDict:
     raise ValueError(f"unknown variant {variant!r}: use one of {[*MODELS]}")
   model = MODELS[variant]
   config = ConfigDict()
+  config.medium = "image"
   config.seed = 0
   config.init_from = ""
   config.model = ConfigDict(dataclasses.asdict(model))
@@ -114,9 +115,12 @@ def get_config(variant: str = "next_600m") -> ConfigDict:
       num_inference_steps=20,
       guidance_scale=4.0,
       shift=1.0,
-      size_rule="fixed",
-      height=32,
-      width=32,
+    )
+  )
+  config.sizes = ConfigDict(
+    dict(
+      default=(32, 32),
+      rule="fixed",
       ladder=((256, 1, 1), (1024, 1, 1), (4096, 1, 1)),
       rows=16,
     )
@@ -138,4 +142,4 @@ def shrink(config: ConfigDict) -> None:
     sample_every=300,
     sample_prompts=("0", "1", "2", "3", "4", "5", "6", "7"),
   )
-  config.sampling.update(height=8, width=8, ladder=((16, 1, 1),))
+  config.sizes.update(default=(8, 8), ladder=((16, 1, 1),))

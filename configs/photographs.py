@@ -25,6 +25,7 @@ WORDS = 32  # of a caption at the most
 
 def get_config() -> ConfigDict:
   config = ConfigDict()
+  config.medium = "image"
   config.seed = 0
   config.init_from = ""
   config.model = model()
@@ -35,9 +36,9 @@ def get_config() -> ConfigDict:
     dict(
       sources=("photographs",),
       weights=(),
-      sides=(SIDE,),
-      longest=2.5,
-      choices=2,
+      resolutions=(SIDE,),
+      max_aspect_ratio=2.5,
+      bucket_choices=2,
       condition_dropout=0.1,
       flip=False,
       bad_limit=0.02,
@@ -93,24 +94,31 @@ def get_config() -> ConfigDict:
     )
   )  # fmt: skip
   config.sampling = sampling()
+  config.sizes = sizes()
   return config
 
 
 def sampling() -> ConfigDict:
-  """Squares, unless a height and a width are asked for."""
-  tokens = (SIDE // PATCH) ** 2
+  """Adams-Bashforth, as for the digits."""
   return ConfigDict(
     dict(
       solver="ab2",
       num_inference_steps=20,
       guidance_scale=2.0,
       shift=1.0,
-      size_rule="fixed",
-      height=SIDE,
-      width=SIDE,
+    )
+  )
+
+
+def sizes() -> ConfigDict:
+  """Squares by default."""
+  tokens = (SIDE // PATCH) ** 2
+  return ConfigDict(
+    dict(
+      default=(SIDE, SIDE),
+      rule="fixed",
       ladder=((tokens, WORDS, 1), (4 * tokens, WORDS, 1)),
       rows=8,
-      beyond=dict(rule="none", side=0, base_tokens=0, proportional=False),
     )
   )
 
@@ -127,6 +135,7 @@ def model() -> ConfigDict:
       kv_heads=4,
       cond_width=128,
       text_width=128,
+      pad_token=True,
       ffn_multiple=32,
       qk_norm=True,
       dtype="float32",

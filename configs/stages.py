@@ -10,7 +10,7 @@ picture of 1024 pixels takes the room of four or of sixteen smaller ones.
 Pictures are encoded before, with the language model that the network reads:
 
   python -m lumina_jax.encode --source=pictures --output=shards/256 \\
-    --sides=256 --vae=stabilityai/sdxl-vae --text_encoder=google/gemma-2b
+    --resolutions=256 --vae=stabilityai/sdxl-vae --text_encoder=google/gemma-2b
   python -m lumina_jax.train --config=configs/stages.py:next_2b_gqa_256 \\
     --workdir=runs/256
   python -m lumina_jax.train --config=configs/stages.py:next_2b_gqa_512 \\
@@ -81,9 +81,8 @@ def published(name: str, side: int) -> ConfigDict:
     sample_every=checkpoints,
     sample_prompts=("a snowman in a park", "a cup of coffee", ""),
   )
-  config.sampling.update(
-    height=side // 8,
-    width=side // 8,
+  config.sizes.update(
+    default=(side // 8, side // 8),
     ladder=tuple(
       ((288 if flag else 256) * s**2 // 256**2, 256, 1)
       for s in (side, 2 * side)
@@ -106,8 +105,8 @@ def tiny(side: int) -> ConfigDict:
     microbatches=2,
   )
   tokens = side**2 // 4
-  config.sampling.update(
-    height=side, width=side, ladder=((tokens, 8, 1), (4 * tokens, 32, 4))
+  config.sizes.update(
+    default=(side, side), ladder=((tokens, 8, 1), (4 * tokens, 32, 4))
   )
   return config
 
@@ -120,9 +119,9 @@ def pictures(
     dict(
       sources=(source,),
       weights=(),
-      sides=(side,),
-      longest=4.0,
-      choices=4,
+      resolutions=(side,),
+      max_aspect_ratio=4.0,
+      bucket_choices=4,
       condition_dropout=0.1,
       flip=False,
       bad_limit=0.02,

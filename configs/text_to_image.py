@@ -64,6 +64,7 @@ def get_config(variant: str = "next_2b_gqa") -> ConfigDict:
   # Flag-DiT adds a token to each line of patches, 32 lines at the most.
   tokens = 288 if flag else 256
   config = ConfigDict()
+  config.medium = "image"
   config.seed = 0
   config.init_from = ""
   config.model = ConfigDict(dataclasses.asdict(model))
@@ -120,23 +121,31 @@ def get_config(variant: str = "next_2b_gqa") -> ConfigDict:
       dcn_data=1, dcn_fsdp=1, dcn_context=1, dcn_tensor=1,
     )
   )  # fmt: skip
-  config.sampling = sampling(tokens, words)
+  config.sampling = sampling()
+  config.sizes = sizes(tokens, words)
   if variant == "tiny":
     shrink(config)
   return config
 
 
-def sampling(tokens: int, words: int) -> ConfigDict:
-  """Midpoint steps, as the original's; tokens and words are those of a row."""
+def sampling() -> ConfigDict:
+  """Midpoint steps, as the original's."""
   return ConfigDict(
     dict(
       solver="midpoint",
       num_inference_steps=20,
       guidance_scale=4.0,
       shift=1.0,
-      size_rule="fixed",
-      height=32,
-      width=32,
+    )
+  )
+
+
+def sizes(tokens: int, words: int) -> ConfigDict:
+  """256 pixels a side; a training row has so many tokens and words."""
+  return ConfigDict(
+    dict(
+      default=(32, 32),
+      rule="fixed",
       # One image of 256, 512 or 1024 pixels a side.
       ladder=tuple((side**2 * tokens, words, 1) for side in (1, 2, 4)),
       rows=8,
@@ -170,6 +179,4 @@ def shrink(config: ConfigDict) -> None:
     sample_every=300,
     sample_prompts=("pattern 3", "pattern 7", ""),
   )
-  config.sampling.update(
-    height=8, width=8, ladder=((16, 8, 1), (64, 32, 4)), rows=4
-  )
+  config.sizes.update(default=(8, 8), ladder=((16, 8, 1), (64, 32, 4)), rows=4)

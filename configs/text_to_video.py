@@ -64,8 +64,10 @@ def get_config(variant: str = "flag_5b") -> ConfigDict:
   # tokens after lines and frames are up to 1472 of a row.
   tokens = 34 * 1024 if model.separators else 32 * 1024
   config = ConfigDict()
+  config.medium = "video"
   config.seed = 0
   config.init_from = ""
+  config.medium = "video"
   config.model = ConfigDict(dataclasses.asdict(model))
   config.text_encoder = ConfigDict(
     dict(width=model.text_width, byte_width=32, word_bytes=16, max_words=WORDS)
@@ -120,24 +122,31 @@ def get_config(variant: str = "flag_5b") -> ConfigDict:
       dcn_data=1, dcn_fsdp=1, dcn_context=1, dcn_tensor=1,
     )
   )  # fmt: skip
-  config.sampling = sampling(tokens)
+  config.sampling = sampling()
+  config.sizes = sizes(tokens)
   if variant == "tiny":
     shrink(config)
   return config
 
 
-def sampling(tokens: int) -> ConfigDict:
-  """Midpoint steps, as the original's; a row has so many tokens in training."""
+def sampling() -> ConfigDict:
+  """Midpoint steps, as the original's."""
   return ConfigDict(
     dict(
       solver="midpoint",
       num_inference_steps=20,
       guidance_scale=4.0,
       shift=1.0,
-      size_rule="fixed",
-      frames=32,
-      height=64,
-      width=64,
+    )
+  )
+
+
+def sizes(tokens: int) -> ConfigDict:
+  """32 frames of 512 x 512 pixels; a training row has so many tokens."""
+  return ConfigDict(
+    dict(
+      default=(32, 64, 64),
+      rule="fixed",
       # A quarter of the trained length, all of it, and of the second stage's.
       ladder=tuple((n * tokens // 4, WORDS, 1) for n in (1, 4, 16)),
       rows=1,
@@ -175,10 +184,8 @@ def shrink(config: ConfigDict) -> None:
     sample_prompts=("pattern 3", "pattern 7", ""),
     samples_per_prompt=2,
   )
-  config.sampling.update(
-    frames=4,
-    height=6,
-    width=4,
+  config.sizes.update(
+    default=(4, 6, 4),
     ladder=((tokens, 8, 1), (videos * tokens, videos * 8, videos)),
     rows=4,
   )

@@ -1,45 +1,67 @@
-"""Records that could not be used: counted, named, and too many stop a run."""
+"""Counts bad records and stops a run that has too many of them."""
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 
-FEWEST = 100  # Records below which a share says little.
-NAMED = 20  # Faults that the log names one by one, then one in so many.
+MIN_RECORDS = 100  # Shares of fewer records say little.
+MAX_LOGGED = 20  # Bad records that are logged one by one, then every 20th.
 
 
-class Faults:
-  """Counts what was asked for of a run's records, and what was broken of it.
+class BadRecordCounter:
+  """Counts records, and the bad ones among them.
 
   Attributes:
-    count: how often a broken record was drawn.
-    records: of all draws.
+    count: number of bad records.
+    records: number of all records.
   """
 
-  def __init__(self, limit: float):
-    """Starts at nothing.
+  def __init__(
+    self, limit: float, option: str = "data.bad_limit", log: bool = True
+  ):
+    """Starts at zero.
 
     Args:
-      limit: largest share of broken records that a run goes on with.
-    """
-    self.count, self.records, self._limit = 0, 0, limit
-    self._known: set[str] = set()
-
-  def add(self, faults: tuple[str, ...], records: int) -> None:
-    """Takes what was read of a batch.
+      limit: largest share of bad records.
+      option: name of the option that sets the limit, for messages.
+      log: whether to log bad records, each once.
 
     Raises:
-      OSError: if the share of broken records passes the limit.
+      ValueError: if the limit is not from 0 to 1.
+    """
+    if not 0 <= limit <= 1:
+      raise ValueError(f"{option} = {limit:g}: must be a share from 0 to 1")
+    self.count, self.records = 0, 0
+    self._limit, self._option, self._log = limit, option, log
+    self._known: set[str] = set()
+
+  def add(self, bad: Sequence[str], records: int) -> None:
+    """Counts records that were read.
+
+    Args:
+      bad: messages of the bad ones.
+      records: number of all of them.
+
+    Raises:
+      OSError: if the share of bad records exceeds the limit.
     """
     self.records += records
-    self.count += len(faults)
-    for fault in set(faults) - self._known:  # Not anew in every epoch.
-      self._known.add(fault)
-      if len(self._known) <= NAMED or len(self._known) % NAMED == 0:
-        logging.warning("left out, fault %d: %s", len(self._known), fault)
-    if self.count > self._limit * max(self.records, FEWEST):
+    self.count += len(bad)
+    if self._log:
+      self._log_new(bad)
+    if bad and self.count > self._limit * max(self.records, MIN_RECORDS):
       raise OSError(
         f"{self.count} of {self.records} records could not be used, more than "
-        f"data.bad_limit = {self._limit:g}; the last one: {faults[-1]}. Mend "
-        "the data, or raise the limit"
+        f"{self._option} = {self._limit:g}; the last one: {bad[-1]}. Fix the "
+        "data, or raise the limit"
       )
+
+  def _log_new(self, bad: Sequence[str]) -> None:
+    for message in dict.fromkeys(bad):
+      if message in self._known:
+        continue  # Every epoch meets it again.
+      self._known.add(message)
+      number = len(self._known)
+      if number <= MAX_LOGGED or number % MAX_LOGGED == 0:
+        logging.warning("bad record %d left out: %s", number, message)

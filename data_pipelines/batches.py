@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import hashlib
 import signal
@@ -13,64 +12,34 @@ import grain
 import numpy as np
 from absl import flags
 
-from data_pipelines.plan import RowPlan
+from data_pipelines.row_plan import RowPlan
 from data_pipelines.source import BadRecord, Draw, Sample, Source
+from data_pipelines.source_config import LoaderOptions
 from lumina_jax import packing
 from lumina_jax.tokens import Condition, Tokens
 
-AHEAD = 4  # Batches that are ready before they are asked for.
+PREFETCH = 4  # Batches that are loaded before they are needed.
 
 
-@dataclasses.dataclass(frozen=True)
-class Reading:
-  """Who makes rows; it changes nothing of what is in them.
-
-  Attributes:
-    threads: that make batches. One is enough where rows are cheap; the step
-      needs the cores. Decoding pictures gives way to other threads.
-    workers: processes that do, in place of this one; 0 = none.
-  """
-
-  threads: int = 1
-  workers: int = 0
-
-  def __post_init__(self):
-    if self.threads < 1 or self.workers < 0:
-      raise ValueError(
-        f"threads = {self.threads}, workers = {self.workers}: at least one "
-        "thread, and workers from 0"
-      )
-
-
-def _outlive(*_) -> None:
-  """Lets a worker work on while this process saves.
-
-  Schedulers send SIGTERM and terminals SIGINT to all processes at once; workers
-  end with the one that started them.
-  """
-  for number in (signal.SIGTERM, signal.SIGINT):
-    signal.signal(number, signal.SIG_IGN)
-
-
-class Loaded(NamedTuple):
-  """Rows of a batch as they were read.
+class LoadedBatch(NamedTuple):
+  """Rows of a batch.
 
   Attributes:
     batch: tokens and their condition.
-    faults: a line for each record that was broken; its segment is empty.
-    records: how many were asked for.
+    bad_records: a message for each bad record; its segment is empty.
+    records: number of records in the rows, bad ones included.
   """
 
   batch: tuple[Tokens, Condition]
-  faults: tuple[str, ...]
+  bad_records: tuple[str, ...]
   records: int
 
 
 class Batches:
-  """Batch i = rows [i B, (i + 1) B) of the plan, this process's share of them.
+  """Batch i is rows [i B, (i + 1) B) of the plan, or this process's share.
 
-  Every batch has the same shapes, whatever its rows hold. A record that is
-  broken leaves its segment empty, so that shapes and order stay.
+  All batches have the same shapes. A bad record leaves its segment empty, so
+  shapes and order do not change.
   """
 
   def __init__(
@@ -81,18 +50,18 @@ class Batches:
     seed: int,
     share: range | None = None,
     weights: Sequence[float] | None = None,
-    reading: Reading = Reading(),
+    options: LoaderOptions | None = None,
   ):
-    """Plans batches.
+    """Plans the batches.
 
     Args:
-      source: of samples.
+      source: source of samples.
       budget: tokens L, words S and samples N of a row.
-      rows: B of the global batch.
-      seed: of the row plan.
-      share: rows of each batch that this process makes; None = all.
+      rows: number B of rows of the global batch.
+      seed: seed of the row plan.
+      share: rows of each batch that this process loads; None = all.
       weights: how often each record is drawn, see `RowPlan`.
-      reading: who makes the rows.
+      options: threads or processes that load batches; None = one thread.
 
     Raises:
       ValueError: if a sample does not fit a row.
@@ -106,16 +75,17 @@ class Batches:
     self._source, self._budget, self._rows = source, budget, rows
     self._share = range(rows) if share is None else share
     self._plan = RowPlan(source.sizes, budget, seed, source.kinds, weights)
-    self._reading, self._weights = reading, weights
+    self._options = options or LoaderOptions()
+    self._weights = weights
 
   @property
   def per_epoch(self) -> float:
-    """Batches of an epoch."""
+    """Number of batches in an epoch."""
     return self._plan.rows_per_epoch / self._rows
 
   @functools.cached_property
   def fingerprint(self) -> str:
-    """Of all that the row plan is a function of: other data have another."""
+    """Checksum of everything that the row plan depends on."""
     digest = hashlib.sha256(np.asarray(self._source.sizes).tobytes())
     for kind in self._source.kinds:
       digest.update(repr(kind).encode())
@@ -129,93 +99,107 @@ class Batches:
     return self._plan.usage
 
   def batch(self, i: int) -> tuple[Tokens, Condition]:
-    """This process's rows of batch i."""
+    """Loads this process's rows of batch i."""
     return self.load(i).batch
 
-  def load(self, i: int) -> Loaded:
-    """This process's rows of batch i, and what was wrong with its records."""
-    drawn = [self._draw(k) for k in self._numbers(i)]
+  def load(self, i: int) -> LoadedBatch:
+    """Loads this process's rows of batch i, with the errors of bad records."""
+    loaded = [self._load_samples(k) for k in self._row_numbers(i)]
     rows = [
-      self._row(k, samples)
-      for k, (samples, _) in zip(self._numbers(i), drawn, strict=True)
+      self._pack(k, samples)
+      for k, (samples, _) in zip(self._row_numbers(i), loaded, strict=True)
     ]
     tokens, conditions = zip(*rows, strict=True)
-    faults = tuple(fault for _, found in drawn for fault in found)
-    count = sum(len(samples) for samples, _ in drawn)
+    bad = tuple(error for _, errors in loaded for error in errors)
+    count = sum(len(samples) for samples, _ in loaded)
     batch = packing.stack(tokens), packing.stack(conditions)
-    return Loaded(batch, faults, count)
+    return LoadedBatch(batch, bad, count)
 
   def names(self, i: int) -> list[str]:
-    """Says which records this process's rows of batch i are made of."""
-    rows = [self._plan.row(k) for k in self._numbers(i)]
+    """Names the records of this process's rows of batch i."""
+    rows = [self._plan.row(k) for k in self._row_numbers(i)]
     return [self._source.name(draw.record) for row in rows for draw in row]
 
   def samples(self, i: int) -> Iterator[Sample]:
-    """What this process's rows of batch i hold, without what is broken."""
-    for k in self._numbers(i):
-      yield from (s for s in self._draw(k)[0] if s is not None)
+    """Yields the samples of this process's rows of batch i, but no bad ones."""
+    for k in self._row_numbers(i):
+      yield from (s for s in self._load_samples(k)[0] if s is not None)
 
-  def read(self, start: int, stop: int) -> Iterator[Loaded]:
-    """Iterates over batches start, ..., stop - 1, a few of them ahead."""
+  def read(self, start: int, stop: int) -> Iterator[LoadedBatch]:
+    """Yields batches start, ..., stop - 1; a few are loaded ahead."""
     dataset = grain.MapDataset.range(start, stop).map(self.load)
-    how = self._reading
-    ahead = max(AHEAD, 2 * how.threads)
-    options = grain.ReadOptions(
-      num_threads=how.threads, prefetch_buffer_size=ahead
+    threads, workers = self._options.threads, self._options.workers
+    batches = dataset.to_iter_dataset(
+      grain.ReadOptions(
+        num_threads=threads, prefetch_buffer_size=max(PREFETCH, 2 * threads)
+      )
     )
-    batches = dataset.to_iter_dataset(options)
-    if how.workers:
+    if workers:
       if not flags.FLAGS.is_parsed():
-        flags.FLAGS.mark_as_parsed()  # Grain's own, which workers inherit.
+        flags.FLAGS.mark_as_parsed()  # Workers inherit grain's own flags.
       batches = batches.mp_prefetch(
-        grain.MultiprocessingOptions(num_workers=how.workers),
-        worker_init_fn=_outlive,
+        grain.MultiprocessingOptions(num_workers=workers),
+        worker_init_fn=_ignore_stop_signals,
       )
     return iter(batches)
 
-  def _numbers(self, i: int) -> list[int]:
+  def _row_numbers(self, i: int) -> list[int]:
     return [i * self._rows + k for k in self._share]
 
-  def _draw(self, k: int) -> tuple[list[Sample | None], list[str]]:
-    """Samples of row k, None for those that are broken, and why."""
-    samples, faults = [], []
+  def _load_samples(self, k: int) -> tuple[list[Sample | None], list[str]]:
+    """Samples of row k, None for bad records, and the errors of these."""
+    samples, errors = [], []
     for draw in self._plan.row(k):
       try:
         samples.append(self._source.sample(draw))
       except BadRecord as error:
         samples.append(None)
-        faults.append(str(error))
-    return samples, faults
+        errors.append(str(error))
+    return samples, errors
 
-  def _row(
-    self, k: int, drawn: list[Sample | None]
+  def _pack(
+    self, k: int, samples: list[Sample | None]
   ) -> tuple[Tokens, Condition]:
-    length, words, samples = self._budget
-    like = next((s for s in drawn if s is not None), None) or self._example
-    ids = np.arange(k * samples, (k + 1) * samples, dtype=np.int32)
+    length, words, count = self._budget
+    template = next((s for s in samples if s is not None), None)
+    template = template or self._template
+    ids = np.arange(k * count, (k + 1) * count, dtype=np.int32)
     condition = packing.pack_text(
-      [s and s.text for s in drawn], words, like.text.shape[-1], like.text.dtype
+      [s and s.text for s in samples],
+      words,
+      template.text.shape[-1],
+      template.text.dtype,
     )
     row = packing.pack(
-      [s and s.grid for s in drawn],
-      [s and s.patches for s in drawn],
+      [s and s.grid for s in samples],
+      [s and s.patches for s in samples],
       length,
-      like.patches.shape[-1],
-      like.grid.ids.shape[-1],
+      template.patches.shape[-1],
+      template.grid.ids.shape[-1],
     )
     return row, condition._replace(sample_ids=ids)
 
   @functools.cached_property
-  def _example(self) -> Sample:
-    """The first record that is whole, for what a row of none has to be like.
+  def _template(self) -> Sample:
+    """Template for empty rows: the first readable record.
 
     Raises:
-      OSError: if there is none.
+      OSError: if no record can be read.
     """
-    fault = ""
+    message = ""
     for record in range(len(self._source.sizes)):
       try:
         return self._source.sample(Draw(0, record, record))
       except BadRecord as error:
-        fault = str(error)
-    raise OSError(f"no record of the data can be read, the last one: {fault}")
+        message = str(error)
+    raise OSError(f"no record of the data can be read, the last one: {message}")
+
+
+def _ignore_stop_signals(*_) -> None:
+  """Keeps a worker alive while the main process saves.
+
+  Schedulers send SIGTERM, and terminals SIGINT, to all processes at once.
+  Workers end with the process that started them.
+  """
+  for number in (signal.SIGTERM, signal.SIGINT):
+    signal.signal(number, signal.SIG_IGN)

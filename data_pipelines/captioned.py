@@ -1,43 +1,37 @@
-"""What a run learns from: pictures in folders, shards of latents, datasets."""
+"""Config of captioned data: folders of images, shards of latents, datasets."""
 
 from __future__ import annotations
 
 import dataclasses
 
-from data_pipelines.batches import Reading
+from data_pipelines.source_config import LoaderOptions, SourceConfig
 
 
-@dataclasses.dataclass(frozen=True)
-class MediaConfig:
-  """Pictures with captions, as they are or encoded before.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CaptionedConfig(SourceConfig):
+  """Samples with captions, from files or encoded in advance.
 
   Attributes:
-    sources: each a folder of pictures, a .yaml of the original's format, a
-      folder of shards that `lumina_jax.encode` made, or "tfds:NAME...".
-    weights: how often a record of each source is drawn relative to those of
-      the others; () = equally often.
-    sides: of the squares whose area a picture is brought to, in pixels; with
-      several, a picture takes the largest that it need not be enlarged for.
-    longest: side of a picture relative to the other, at the most.
-    choices: of the shapes that fit a picture best, how many it may get.
-    condition_dropout: share of pictures whose caption is "".
-    flip: whether half of the pictures are mirrored.
-    bad_limit: share of broken records above which a run ends.
-    threads: that read and decode.
-    workers: processes that do in their place; 0 = none.
-    row_tokens: token budget L of a row.
-    row_words: text budget S of a row.
-    row_samples: pictures N of a row at the most.
+    sources: each a folder of images, a .yaml file in the original's format, a
+      folder of shards that `lumina_jax.encode` wrote, or "tfds:NAME...".
+    resolutions: sides of the squares whose area images are resized to, in
+      pixels. An image takes the largest that does not enlarge it.
+    weights: how often a record of each source is drawn, relative to records
+      of the others; () = equally often.
+    max_aspect_ratio: largest ratio of an image's sides.
+    bucket_choices: an image gets one of this many shapes that fit it best.
+    condition_dropout: share of samples whose caption is "".
+    flip: whether half of the images are mirrored.
+    bad_limit: a larger share of bad records ends the run.
+    threads: threads that load batches.
+    workers: processes that load batches instead; 0 = none.
   """
 
   sources: tuple[str, ...]
-  sides: tuple[int, ...]
-  row_tokens: int
-  row_words: int
-  row_samples: int
+  resolutions: tuple[int, ...]
   weights: tuple[float, ...] = ()
-  longest: float = 4.0
-  choices: int = 4
+  max_aspect_ratio: float = 4.0
+  bucket_choices: int = 4
   condition_dropout: float = 0.1
   flip: bool = False
   bad_limit: float = 0.02
@@ -45,7 +39,7 @@ class MediaConfig:
   workers: int = 0
 
   def __post_init__(self):
-    for name in ("sources", "sides", "weights"):
+    for name in ("sources", "resolutions", "weights"):
       object.__setattr__(self, name, tuple(getattr(self, name)))
     if not self.sources or not all(isinstance(s, str) for s in self.sources):
       raise ValueError(
@@ -57,18 +51,12 @@ class MediaConfig:
         f"weights {self.weights} of {len(self.sources)} sources: one for each"
       )
     if not all(weight > 0 for weight in self.weights):
-      raise ValueError(f"weights {self.weights}: all positive")
-    for name in ("condition_dropout", "bad_limit"):
-      if not 0 <= getattr(self, name) <= 1:
-        raise ValueError(f"{name} {getattr(self, name)}: from 0 to 1")
-    if self.choices < 1:
-      raise ValueError(f"choices = {self.choices}: at least 1")
-    _ = self.reading
+      raise ValueError(f"weights {self.weights}: must be positive")
+    self.check_share("condition_dropout", "bad_limit")
+    self.check_positive("bucket_choices")
+    _ = self.loader
 
   @property
-  def budget(self) -> tuple[int, int, int]:
-    return self.row_tokens, self.row_words, self.row_samples
-
-  @property
-  def reading(self) -> Reading:
-    return Reading(self.threads, self.workers)
+  def loader(self) -> LoaderOptions:
+    """Who loads batches."""
+    return LoaderOptions(self.threads, self.workers)

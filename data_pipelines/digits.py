@@ -1,8 +1,8 @@
-"""Canvases of real handwritten digits with captions, made on the fly.
+"""Canvases of real handwritten digits with captions, composed on the fly.
 
 The digits are the 1,797 of scikit-learn (UCI Optical Recognition of Handwritten
-Digits, 8x8 pixels, 17 shades); every canvas is composed of digits drawn at
-random from the training split.
+Digits, 8x8 pixels, 17 shades). A canvas shows random digits of the training
+split.
 """
 
 from __future__ import annotations
@@ -14,34 +14,29 @@ from typing import NamedTuple
 
 import numpy as np
 
-from data_pipelines import captions
-from data_pipelines.captions import SIDE
-from data_pipelines.source import Draw, Sample
+from data_pipelines import digit_captions
+from data_pipelines.digit_captions import SIDE
+from data_pipelines.source import Draw, Sample, Size
+from data_pipelines.source_config import SourceConfig
+from data_pipelines.streams import Stream
 from lumina_jax.tokens import Grid
 
 SHADES = 16
 
-# Streams of random numbers: numpy pads seeds with zeros, so that seeds of other
-# lengths would meet. plan.py has the first two.
-DIGITS, PHRASES = 3, 4
 
-
-@dataclasses.dataclass(frozen=True)
-class DigitsConfig:
-  """Which canvases an epoch holds.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DigitsConfig(SourceConfig):
+  """The canvases of an epoch.
 
   Attributes:
-    canvases: (rows, columns) of digits, each equally frequent.
+    canvases: (rows, columns) of digits, equally frequent.
     records_per_canvas: canvases of each size in an epoch.
     caption_dropout: share of canvases whose caption is "".
-    held_out: share of the digits never trained on.
-    origins: where positions have two axes, a canvas begins up to this many rows
-      and columns of digits from the origin, drawn at random, and its words as
-      many lines and columns. So places beyond the largest canvas are trained,
-      and larger canvases can be asked for.
-    row_tokens: token budget L of a row.
-    row_words: text budget S of a row.
-    row_samples: canvases N of a row at the most.
+    held_out: share of the digits that is never trained on.
+    origins: where positions have two axes, a canvas starts at a random origin,
+      up to this many rows and columns of digits away, and its words at as many
+      lines and columns. So positions beyond the largest canvas are trained, and
+      larger canvases can be sampled.
   """
 
   canvases: tuple[tuple[int, int], ...]
@@ -49,24 +44,27 @@ class DigitsConfig:
   caption_dropout: float
   held_out: float
   origins: tuple[int, int]
-  row_tokens: int
-  row_words: int
-  row_samples: int
 
   def __post_init__(self):
     canvases = tuple(tuple(canvas) for canvas in self.canvases)
     object.__setattr__(self, "canvases", canvases)
     object.__setattr__(self, "origins", tuple(self.origins))
-    if not 0 <= self.caption_dropout <= 1:
-      raise ValueError(f"caption_dropout {self.caption_dropout}: from 0 to 1")
+    self.check_share("caption_dropout")
     if not 0 < self.held_out < 1:
-      raise ValueError(f"held_out {self.held_out}: between 0 and 1")
+      raise ValueError(f"held_out = {self.held_out}: must lie between 0 and 1")
     if len(self.origins) != 2 or min(self.origins) < 0:
-      raise ValueError(f"origins {self.origins}: (rows, columns), from 0")
+      raise ValueError(f"origins {self.origins}: (rows, columns), at least 0")
 
-  @property
-  def budget(self) -> tuple[int, int, int]:
-    return self.row_tokens, self.row_words, self.row_samples
+  def make_source(
+    self,
+    channels: int,
+    grid: Callable[..., Grid],
+    tokenize: Callable[..., np.ndarray],
+    seed: int,
+  ) -> DigitCanvases:
+    """Makes the source of the training split; see `DigitCanvases`."""
+    train, _ = split(self.held_out)
+    return DigitCanvases(self, train, grid, tokenize, seed)
 
 
 class Split(NamedTuple):
@@ -78,7 +76,7 @@ class Split(NamedTuple):
 
 @functools.cache
 def split(held_out: float) -> tuple[Split, Split]:
-  """The digits (to train on, held out), always cut in the same way."""
+  """Returns the digits to train on and those held out, always the same ones."""
   from sklearn import datasets  # Takes a second to import.
 
   digits = datasets.load_digits()
@@ -86,12 +84,12 @@ def split(held_out: float) -> tuple[Split, Split]:
   labels = digits.target.astype(np.int32)
   order = np.random.default_rng(0).permutation(len(images))
   cut = round(len(order) * held_out)
-  kept, out = order[cut:], order[:cut]
-  return Split(images[kept], labels[kept]), Split(images[out], labels[out])
+  train, test = order[cut:], order[:cut]
+  return Split(images[train], labels[train]), Split(images[test], labels[test])
 
 
 class DigitCanvases:
-  """Record r of an epoch -> a canvas, the same whenever it is asked for."""
+  """A source of canvases; see `Source`."""
 
   def __init__(
     self,
@@ -105,39 +103,41 @@ class DigitCanvases:
 
     Args:
       cfg: canvases and budgets.
-      digits: what to draw from.
-      grid: (height, width) in pixels -> layout, e.g. `ModelConfig.grid`.
-      tokenize: (caption, origin) -> codes of the text encoder; the origin, a
-        line and a column, may be left out.
-      seed: of digits and captions.
+      digits: digits to compose canvases of.
+      grid: height and width in pixels -> layout, e.g. `ModelConfig.grid`.
+      tokenize: caption and origin -> codes `i32[S, K]`; the origin, a line and
+        a column, is optional.
+      seed: seed of digits and captions.
     """
     self._cfg, self._digits, self._seed = cfg, digits, seed
     self._grid, self._tokenize = grid, tokenize
     self._of_label = [np.nonzero(digits.labels == d)[0] for d in range(10)]
 
   @functools.cached_property
-  def sizes(self) -> list[tuple[int, int, int]]:
-    """(tokens, words, 1) that each record takes at the most, in any epoch."""
+  def sizes(self) -> list[Size]:
+    """Tokens, words and samples (1) that each record takes at most."""
     sizes = []
     for record in range(len(self._cfg.canvases) * self._cfg.records_per_canvas):
       rows, columns = self._canvas(record)
       grid = self._grid(rows * SIDE, columns * SIDE)
-      longest = np.full((rows, columns), captions.LONGEST)
+      longest = np.full((rows, columns), digit_captions.LONGEST)
       caption = self._caption(record, longest)
       sizes.append((grid.num_tokens, len(self._tokenize(caption)), 1))
     return sizes
 
   @property
-  def kinds(self) -> list[tuple[int, int, int]]:
+  def kinds(self) -> list[Size]:
+    """Records of equal size may swap slots."""
     return self.sizes
 
   def name(self, record: int) -> str:
+    """Returns the name of a record, for messages."""
     return f"canvas {record}"
 
   def sample(self, draw: Draw) -> Sample:
-    """The canvas of a record; its digits are new in each epoch."""
+    """Composes the canvas of a record; every epoch has new digits."""
     epoch, record, _ = draw
-    rng = np.random.default_rng([DIGITS, self._seed, epoch, record])
+    rng = np.random.default_rng([Stream.DIGITS, self._seed, epoch, record])
     labels = rng.integers(10, size=self._canvas(record))
     dropped = rng.random() < self._cfg.caption_dropout
     caption = "" if dropped else self._caption(record, labels)
@@ -150,14 +150,6 @@ class DigitCanvases:
     codes = self._tokenize(caption, origin)
     return Sample(grid, grid.tokenize(pixels), codes, caption)
 
-  def _canvas(self, record: int) -> tuple[int, int]:
-    return self._cfg.canvases[record // self._cfg.records_per_canvas]
-
-  def _caption(self, record: int, labels: np.ndarray) -> str:
-    """A record keeps its phrasing, so that its number of words is known."""
-    rng = np.random.default_rng([PHRASES, self._seed, record])
-    return captions.phrase(labels, rng)
-
   def compose(self, labels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Labels `i32[rows, columns]` -> a canvas `f32[8 rows, 8 columns, 1]`."""
     rows = [
@@ -167,3 +159,11 @@ class DigitCanvases:
       for row in labels
     ]
     return np.vstack(rows)[..., None]
+
+  def _canvas(self, record: int) -> tuple[int, int]:
+    return self._cfg.canvases[record // self._cfg.records_per_canvas]
+
+  def _caption(self, record: int, labels: np.ndarray) -> str:
+    """A record keeps its phrase, so that its number of words is known."""
+    rng = np.random.default_rng([Stream.DIGIT_CAPTION, self._seed, record])
+    return digit_captions.caption(labels, rng)

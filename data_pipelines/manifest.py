@@ -1,7 +1,7 @@
-"""A manifest keeps the very records that a run began with.
+"""Reads and writes manifests: the records that a run started with.
 
-JSON lines: a header that names the groups and counts their records, then the
-records, group after group.
+A manifest is a JSON Lines file: a header with the groups and their numbers of
+records, then the records, group after group.
 """
 
 from __future__ import annotations
@@ -16,15 +16,17 @@ from etils import epath
 from data_pipelines.records import Group, Record
 from lumina_jax.files import atomic
 
-KIND, VERSION = "lumina_jax pictures", 1
+KIND, VERSION = "lumina_jax images", 1
 
 
-def write_manifest(path: str | os.PathLike[str], groups: Sequence[Group]):
+def write_manifest(
+  path: str | os.PathLike[str], groups: Sequence[Group]
+) -> None:
   """Writes a manifest, whole or not at all.
 
   Args:
-    path: of the file; its folder has to be there.
-    groups: of `scan`.
+    path: the file, in a folder that exists.
+    groups: groups of records, from `scan`.
 
   Raises:
     OSError: if it cannot be written.
@@ -37,7 +39,7 @@ def read_manifest(path: str | os.PathLike[str]) -> list[Group]:
 
   Raises:
     OSError: if it cannot be read.
-    ValueError: if it is none, of another version, or cut off.
+    ValueError: if it is not a manifest, has another version, or is cut off.
   """
   with epath.Path(path).expanduser().open("rb") as lines:
     headers = _header(path, lines.readline())
@@ -46,13 +48,13 @@ def read_manifest(path: str | os.PathLike[str]) -> list[Group]:
       Group(
         header["name"],
         tuple(_records(path, numbered, header["records"])),
-        tuple(header["faults"]),
+        tuple(header["errors"]),
         header["weight"],
       )
       for header in headers
     ]
     if next(numbered, None) is not None:
-      raise ValueError(f"{path} has more records than its header counts")
+      raise ValueError(f"{path} has more records than its header says")
   return groups
 
 
@@ -65,7 +67,7 @@ def _lines(groups: Sequence[Group]) -> Iterator[bytes]:
         "name": group.name,
         "weight": group.weight,
         "records": len(group.records),
-        "faults": group.faults,
+        "errors": group.errors,
       }
       for group in groups
     ],
@@ -77,7 +79,7 @@ def _lines(groups: Sequence[Group]) -> Iterator[bytes]:
 
 
 def _line(value: Any) -> bytes:
-  # ASCII: names of files may hold bytes that are no text.
+  # ASCII: names of files may hold bytes that are not text.
   return (json.dumps(value) + "\n").encode("ascii")
 
 
@@ -86,11 +88,11 @@ def _header(path: os.PathLike[str] | str, line: bytes) -> list[dict[str, Any]]:
     header = json.loads(line)
     kind, version = header["kind"], header["version"]
   except (ValueError, TypeError, KeyError) as error:
-    raise ValueError(f"{path} is no manifest of pictures") from error
+    raise ValueError(f"{path} is not a manifest of images") from error
   if (kind, version) != (KIND, VERSION):
     raise ValueError(
       f"{path} is a manifest of kind {kind!r}, version {version}; this program "
-      f"reads {KIND!r}, version {VERSION}: scan the pictures again"
+      f"reads {KIND!r}, version {VERSION}: scan the images again"
     )
   return header["groups"]
 
@@ -104,11 +106,11 @@ def _records(
     number, line = next(lines, (0, b""))
     if not line.endswith(b"\n"):
       raise ValueError(
-        f"{path} is cut off: {done} of {count} records of a group are there; "
-        "scan the pictures again"
+        f"{path} is cut off after {done} of {count} records of a group; "
+        "scan the images again"
       )
     try:
       name, captions, height, width = json.loads(line)
     except (ValueError, TypeError) as error:
-      raise ValueError(f"{path}:{number} is no record: {line!r}") from error
+      raise ValueError(f"{path}:{number} is not a record: {line!r}") from error
     yield Record(name, tuple(captions), height, width)

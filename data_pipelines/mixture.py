@@ -1,4 +1,4 @@
-"""Several sources as one, each drawn from as often as its weight says."""
+"""Several sources as one, each drawn as often as its weight says."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from collections.abc import Hashable, Sequence
 
 import numpy as np
 
-from data_pipelines.source import Draw, Sample, Source
+from data_pipelines.source import Draw, Sample, Size, Source
 
 
 class Mixture:
-  """Records of all sources, numbered one source after the other.
+  """The records of all sources, numbered one source after the other.
 
   Attributes:
-    weights: of each record, for the row plan: a record of a source of weight 2
-      is drawn twice as often as one of weight 1.
+    weights: weight of each record, for `RowPlan`. A record of a source of
+      weight 2 is drawn twice as often as one of a source of weight 1.
   """
 
   def __init__(self, sources: Sequence[Source], weights: Sequence[float] = ()):
@@ -23,16 +23,16 @@ class Mixture:
 
     Args:
       sources: at least one.
-      weights: of the records of each source; () = equal ones.
+      weights: weight of the records of each source; () = equal weights.
 
     Raises:
-      ValueError: if there is not one positive weight for each source.
+      ValueError: unless every source has a positive weight.
     """
     weights = tuple(weights) or (1.0,) * len(sources)
     if len(weights) != len(sources) or min(weights, default=0) <= 0:
       raise ValueError(
-        f"{len(sources)} sources with weights {weights}: a positive one for "
-        "each, or none"
+        f"{len(sources)} sources with weights {weights}: give a positive one "
+        "for each, or none"
       )
     self._sources = list(sources)
     counts = [len(source.sizes) for source in sources]
@@ -40,12 +40,13 @@ class Mixture:
     self.weights = np.repeat(np.asarray(weights, np.float64), counts)
 
   @functools.cached_property
-  def sizes(self) -> list[tuple[int, int, int]]:
+  def sizes(self) -> list[Size]:
+    """Tokens, words and samples (1) that each record takes at most."""
     return [tuple(size) for source in self._sources for size in source.sizes]
 
   @functools.cached_property
   def kinds(self) -> list[Hashable]:
-    """Only records of one source change places: else weights would mix."""
+    """Records swap slots within a source only, so that weights are kept."""
     return [
       (number, kind)
       for number, source in enumerate(self._sources)
@@ -53,16 +54,19 @@ class Mixture:
     ]
 
   def sample(self, draw: Draw) -> Sample:
-    source, start = self._find(draw.record)
+    """Returns the sample of a draw."""
+    source, start = self._locate(draw.record)
     return source.sample(
-      Draw(draw.epoch, draw.record - start, draw.place - start)
+      Draw(draw.epoch, draw.record - start, draw.slot - start)
     )
 
   def name(self, record: int) -> str:
-    source, start = self._find(record)
+    """Returns the name of a record, for messages."""
+    source, start = self._locate(record)
     return source.name(record - start)
 
-  def _find(self, record: int) -> tuple[Source, int]:
+  def _locate(self, record: int) -> tuple[Source, int]:
+    """The source of a record, and the number of its first record."""
     number = int(np.searchsorted(self._ends, record, side="right"))
     start = int(self._ends[number - 1]) if number else 0
     return self._sources[number], start

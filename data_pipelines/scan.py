@@ -1,20 +1,17 @@
-"""Looks at every picture of a source once: its captions, and its size."""
+"""Reads the captions and sizes of all images of a source, once."""
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Sequence
 
-from data_pipelines import annotations
-from data_pipelines.annotations import Entry, Listing
-from data_pipelines.records import Group, Record
+from data_pipelines import annotations, image_loader, meta_yaml, tfds_dataset
+from data_pipelines.records import Entry, Group, Listing, Record
 from data_pipelines.source import BadRecord
-from lumina_jax.media import image_file as picture_file
+from data_pipelines.threads import map_ahead
 
-CHUNK = 64  # entries that a thread takes at a time
-AHEAD = 4  # chunks of each thread on their way, so that memory stays small
-SHOWN = 3  # faults that a message names
+CHUNK = 64  # Entries that a thread reads at a time.
+MAX_SHOWN = 3  # Errors that a message quotes.
 
 
 def scan(
@@ -22,81 +19,95 @@ def scan(
   progress: Callable[[int, int], None] | None = None,
   threads: int = 16,
 ) -> list[Group]:
-  """Reads the records of a source, sizes by the pictures' headers alone.
+  """Reads the records of a source; of images it reads the headers only.
 
   Args:
     source: a folder or a YAML file, see `annotations`, or an address
-      `tfds:...`, see `tfds_source`.
-    progress: called with (pictures looked at, pictures there are).
-    threads: that read; files of stores take long to answer.
+      `tfds:...`, see `tfds_dataset`.
+    progress: called with the number of images read and of all images.
+    threads: threads that read; stores take long to answer.
 
   Returns:
-    One group, or one for each entry of a YAML file. A picture that cannot be
-    used is left out and its fault told in the group.
+    One group, or one for each entry of a YAML file. Images that cannot be
+    used are left out and listed in `Group.errors`.
 
   Raises:
     OSError: if the source cannot be read.
-    ValueError: if it is malformed, or a group has no record.
+    ValueError: if it is malformed, or a group has no records.
   """
-  if source.startswith("tfds:"):
-    from data_pipelines import tfds_source  # Slow to import.
-
-    listings = [tfds_source.listing(source)]
-  else:
-    listings = annotations.listings(source)
-  total, done, groups = sum(len(found.entries) for found in listings), 0, []
-  for found in listings:
-    records, faults = [], list(found.faults)
-    for chunk in _measured(found.entries, threads):
-      records += [one for one in chunk if isinstance(one, Record)]
-      faults += [one for one in chunk if isinstance(one, str)]
+  listings = list_source(source)
+  total, done, groups = sum(len(one.entries) for one in listings), 0, []
+  for listing in listings:
+    starts = range(0, len(listing.entries), CHUNK)
+    chunks = (listing.entries[start : start + CHUNK] for start in starts)
+    results: list[Record | str] = []
+    for chunk in map_ahead(_read_chunk, chunks, threads):
+      results += chunk
       done += len(chunk)
       if progress is not None:
         progress(done, total)
-    groups.append(_group(found, records, faults))
+    groups.append(_group(listing, results))
   return groups
 
 
-def _group(
-  found: Listing, records: Sequence[Record], faults: Sequence[str]
-) -> Group:
+def list_source(source: str) -> list[Listing]:
+  """Lists a folder, the entries of a YAML file, or a dataset of TFDS.
+
+  Raises:
+    FileNotFoundError: if the source does not exist.
+    ValueError: if it is none of these, is malformed, or is an address in a
+      network.
+  """
+  if tfds_dataset.is_address(source):
+    return [tfds_dataset.list_examples(source)]
+  path = annotations.resolve(source)
+  if path.is_dir():
+    return [annotations.list_folder(path)]
+  if not path.exists():
+    raise FileNotFoundError(f"no folder or YAML file of images at {source}")
+  if path.suffix.lower() not in (".yaml", ".yml"):
+    raise ValueError(
+      f"{source}: expected a folder of images, or a .yaml file with "
+      "META: [{path: x.jsonl}]"
+    )
+  return meta_yaml.list_yaml(path)
+
+
+def _group(listing: Listing, results: Sequence[Record | str]) -> Group:
+  records = tuple(one for one in results if isinstance(one, Record))
+  errors = tuple(
+    itertools.chain(listing.errors, (e for e in results if isinstance(e, str)))
+  )
   if records:
-    return Group(found.name, tuple(records), tuple(faults), found.weight)
-  message = f"no pictures with captions in {found.name}"
-  if not faults:
+    return Group(listing.name, records, errors, listing.weight)
+  message = f"no images with captions in {listing.name}"
+  if not errors:
     raise ValueError(f"{message}; {annotations.EXPECTED}")
-  shown = "\n  ".join(faults[:SHOWN])
-  count = f"{len(faults)} cannot be used, such as"
-  raise ValueError(f"{message}; {count}\n  {shown}")
+  shown = "\n  ".join(errors[:MAX_SHOWN])
+  raise ValueError(
+    f"{message}; {len(errors)} cannot be used, such as\n  {shown}"
+  )
 
 
-def _measured(
-  entries: Sequence[Entry], threads: int
-) -> Iterator[list[Record | str]]:
-  """Records, or faults, in the order of their entries, a few at a time."""
-  starts = range(0, len(entries), CHUNK)
-  chunks = (entries[start : start + CHUNK] for start in starts)
-  with ThreadPoolExecutor(threads) as pool:
-    while window := list(itertools.islice(chunks, AHEAD * threads)):
-      yield from pool.map(lambda chunk: [_measure(e) for e in chunk], window)
+def _read_chunk(entries: Sequence[Entry]) -> list[Record | str]:
+  """Records of entries, or the errors of those that cannot be used."""
+  results: list[Record | str] = []
+  for entry in entries:
+    try:
+      results.append(_read(entry))
+    except BadRecord as error:
+      results.append(str(error))
+  return results
 
 
-def _measure(entry: Entry) -> Record | str:
-  """The record of an entry, or what is wrong with it."""
-  try:
-    if entry.path.startswith("tfds:"):
-      from data_pipelines import tfds_source
-
-      return tfds_source.record(entry.path)
-    captions = entry.captions or _beside(entry)
-    height, width = entry.size or picture_file.size(entry.path)
-  except BadRecord as fault:
-    return str(fault)
+def _read(entry: Entry) -> Record:
+  captions, file = entry.captions, None
+  if tfds_dataset.is_address(entry.path):
+    captions, file = tfds_dataset.read_example(entry.path)
+  elif not captions:
+    try:
+      captions = annotations.read_captions(entry.caption_file)
+    except (OSError, ValueError) as error:
+      raise BadRecord(f"{entry.caption_file}: {error}") from error
+  height, width = entry.size or image_loader.image_size(entry.path, file)
   return Record(entry.path, captions, height, width)
-
-
-def _beside(entry: Entry) -> tuple[str, ...]:
-  try:
-    return annotations.beside(entry.beside)
-  except (OSError, ValueError) as error:
-    raise BadRecord(f"{entry.beside}: {error}") from error

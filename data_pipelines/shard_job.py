@@ -1,50 +1,51 @@
-"""What goes into each shard: pictures loaded, encoded and put in order.
+"""The content of each shard: samples loaded, encoded and put in order.
 
 A shard depends on its own records alone: its batches begin and end with it, and
-what goes into one depends on their order. So it has the same bytes whoever
-writes it, and whatever was written before; but for last bits where XLA picks
-kernels by timing them, as it does for GPUs.
+their composition depends on the order of records. So it has the same bytes
+whoever writes it, and whatever was written before. Only last bits of latents
+may differ where XLA chooses kernels by timing them, as it does for GPUs.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any, NamedTuple, Protocol, TypeVar
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from data_pipelines.bad_records import FEWEST
-from data_pipelines.shard_record import Record, to_bytes
-from data_pipelines.shards import Bad
+from data_pipelines.shard_folder import BadRecordInfo
+from data_pipelines.shard_record import ShardRecord, to_bytes
 from data_pipelines.source import BadRecord, Draw
+from data_pipelines.threads import map_ahead
 
-AHEAD = 4  # Pictures of each thread on their way, so that memory stays small.
-# Batches' worth of records that wait for one of a rare size, before its batch
-# is encoded as it is: few enough to be held, so many that few are not full.
-WAITING = 32
+# A batch of a rare size is encoded before it is full once this many batches'
+# worth of records wait for it: they fit in memory, and few batches are partial.
+MAX_WAITING = 32
 
-In, Out = TypeVar("In"), TypeVar("Out")
+# Samples in values, `f32[B, *axes, C]` -> mean and standard deviation of their
+# latents, `f32[B, *axes, C]` each.
+Moments = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
+# Captions -> features `bf16[S, E]` each.
+Features = Callable[[Sequence[str]], list[np.ndarray]]
 
 
-class Pictures(Protocol):
-  """Pictures by draw, such as `images.Images`."""
+class PixelSource(Protocol):
+  """Samples by draw, not encoded, such as `image_source.ImageSource`."""
 
   def pixels(self, draw: Draw) -> tuple[np.ndarray, str]:
-    """The crop `f32[H, W, C]` in [-1, 1] and a caption.
+    """Returns values `f32[*axes, C]` in [-1, 1] and a caption.
 
     Raises:
-      BadRecord: if it cannot be read.
+      BadRecord: if the record cannot be read.
     """
 
   def name(self, record: int) -> str:
-    """Says which record that is."""
+    """Returns the name of a record."""
 
 
 class Loaded(NamedTuple):
-  """A picture `f32[H, W, C]` and all its captions."""
+  """A sample `f32[*axes, C]` and all its captions."""
 
   draw: Draw
   pixels: np.ndarray
@@ -52,26 +53,25 @@ class Loaded(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class Job:
-  """Pictures to be written into shards, epoch after epoch.
+class ShardJob:
+  """Samples to be written into shards, epoch after epoch.
 
   Attributes:
-    sources: of pictures, one for each epoch, all of the same records.
-    captions: of each record.
-    records_per_shard: the last shard has what is left.
-    moments: pictures `f32[B, H, W, C]` -> mean and deviation of their latents,
-      `f32[B, h, w, C]`; None = pixels are stored.
-    features: captions -> `bf16[S, E]` each; None = text is stored.
-    batch_size: pictures that are encoded at once.
-    threads: that load pictures.
-    root: what names begin with and records leave out.
+    sources: a source for each epoch, all of the same records.
+    captions: captions of each record.
+    records_per_shard: records of a shard; the last one has the rest.
+    moments: encodes samples; None = pixels are stored.
+    features: encodes captions; None = text is stored.
+    batch_size: samples that are encoded at once.
+    threads: threads that load samples.
+    root: prefix of names, which records leave out.
   """
 
-  sources: Sequence[Pictures]
+  sources: Sequence[PixelSource]
   captions: Sequence[tuple[str, ...]]
   records_per_shard: int
-  moments: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]] | None = None
-  features: Callable[[Sequence[str]], list[np.ndarray]] | None = None
+  moments: Moments | None = None
+  features: Features | None = None
   batch_size: int = 8
   threads: int = 4
   root: str = ""
@@ -81,44 +81,45 @@ class Job:
       if getattr(self, name) < 1:
         raise ValueError(f"{name} = {getattr(self, name)}: must be positive")
     if not self.sources or not self.captions:
-      raise ValueError("no pictures to encode")
+      raise ValueError("no records to encode")
 
   @property
   def total(self) -> int:
-    """Records of all epochs."""
+    """Number of records of all epochs."""
     return len(self.sources) * len(self.captions)
 
   @property
   def shards(self) -> int:
+    """Number of shards."""
     return -(-self.total // self.records_per_shard)
 
   def draws(self, shard: int) -> list[Draw]:
-    """What goes into a shard, bad or not."""
+    """Draws of a shard, including bad ones."""
     start = shard * self.records_per_shard
     stop = min(start + self.records_per_shard, self.total)
     pairs = (divmod(k, len(self.captions)) for k in range(start, stop))
     return [Draw(epoch, record, record) for epoch, record in pairs]
 
-  def records(self, shard: int) -> Iterator[Record | Bad]:
-    """The records of a shard, in order; pictures of equal size in batches.
+  def records(self, shard: int) -> Iterator[ShardRecord | BadRecordInfo]:
+    """Yields the records of a shard in order; encodes equal sizes in batches.
 
-    No more than WAITING * batch_size of them are held at a time, besides those
+    At most MAX_WAITING * batch_size records are held at a time, besides those
     that threads load ahead.
     """
     waiting: dict[tuple[int, ...], dict[int, Loaded]] = {}
-    done: dict[int, Record | Bad] = {}
+    done: dict[int, ShardRecord | BadRecordInfo] = {}
     following = 0
-    loaded = ahead(self._load, self.draws(shard), self.threads)
+    loaded = map_ahead(self._load, self.draws(shard), self.threads)
     for place, one in enumerate(loaded):
-      if isinstance(one, Bad):
+      if isinstance(one, BadRecordInfo):
         done[place] = one
       else:
         batch = waiting.setdefault(one.pixels.shape, {})
         batch[place] = one
         if len(batch) == self.batch_size:
           done |= self._encode(waiting.pop(one.pixels.shape))
-      if place - following >= WAITING * self.batch_size - 1:
-        done |= self._encode_of(following, waiting)
+      if place - following >= MAX_WAITING * self.batch_size - 1:
+        done |= self._encode_batch_with(following, waiting)
       while following in done:
         yield done.pop(following)
         following += 1
@@ -127,16 +128,16 @@ class Job:
     for place in sorted(done):
       yield done[place]
 
-  def _encode_of(
+  def _encode_batch_with(
     self, place: int, waiting: dict[tuple[int, ...], dict[int, Loaded]]
-  ) -> dict[int, Record | Bad]:
-    """Encodes the batch that a place waits in, if any, however few it has."""
+  ) -> dict[int, ShardRecord | BadRecordInfo]:
+    """Encodes the batch in which a record waits, if any, though not full."""
     for shape, batch in waiting.items():
       if place in batch:
         return self._encode(waiting.pop(shape))
     return {}
 
-  def _load(self, draw: Draw) -> Loaded | Bad:
+  def _load(self, draw: Draw) -> Loaded | BadRecordInfo:
     captions = self.captions[draw.record]
     try:
       pixels, _ = self.sources[draw.epoch].pixels(draw)
@@ -145,101 +146,47 @@ class Job:
     except (BadRecord, UnicodeEncodeError) as error:
       name = self._name(draw.record)
       reason = str(error).removeprefix(self.root).removeprefix(f"{name}: ")
-      return Bad(name, reason)
+      return BadRecordInfo(name, reason)
     return Loaded(draw, pixels, captions)
 
-  def _encode(self, batch: dict[int, Loaded]) -> dict[int, Record | Bad]:
-    """Records of pictures of one size, by their places in the shard."""
+  def _encode(
+    self, batch: dict[int, Loaded]
+  ) -> dict[int, ShardRecord | BadRecordInfo]:
+    """Encodes samples of one size; keys are their places in the shard."""
     pixels = np.stack([one.pixels for one in batch.values()])
     if self.moments is None:
-      media = [{"pixels": to_bytes(x)} for x in pixels]
+      arrays = [{"pixels": to_bytes(x)} for x in pixels]
     else:
       with np.errstate(over="ignore"):
         pair = [x.astype(np.float16) for x in self.moments(pixels)]
-      media = [{"mean": m, "std": s} for m, s in zip(*pair, strict=True)]
-    texts = self._features([one.captions for one in batch.values()])
+      arrays = [{"mean": m, "std": s} for m, s in zip(*pair, strict=True)]
+    texts = self._encode_captions([one.captions for one in batch.values()])
     return {
-      place: self._record(one, medium, features)
-      for (place, one), medium, features in zip(
-        batch.items(), media, texts, strict=True
+      place: self._record(one, values, features)
+      for (place, one), values, features in zip(
+        batch.items(), arrays, texts, strict=True
       )
     }
 
-  def _features(
+  def _encode_captions(
     self, captions: list[tuple[str, ...]]
   ) -> list[tuple[np.ndarray, ...]]:
     if self.features is None:
       return [()] * len(captions)
-    found = iter(self.features([text for texts in captions for text in texts]))
-    return [tuple(next(found) for _ in texts) for texts in captions]
+    features = self.features([text for texts in captions for text in texts])
+    remaining = iter(features)
+    return [tuple(next(remaining) for _ in texts) for texts in captions]
 
   def _record(
-    self, one: Loaded, medium: dict[str, Any], features: tuple[np.ndarray, ...]
-  ) -> Record | Bad:
+    self, one: Loaded, arrays: dict[str, Any], features: tuple[np.ndarray, ...]
+  ) -> ShardRecord | BadRecordInfo:
     name = self._name(one.draw.record)
-    if not all(np.isfinite(x).all() for x in medium.values()):
-      return Bad(name, "its latents are no finite numbers in float16")
-    captions, epoch = one.captions, one.draw.epoch
-    return Record(name, epoch, captions, features=features, **medium)
+    if not all(np.isfinite(x).all() for x in arrays.values()):
+      return BadRecordInfo(name, "its latents are not finite in float16")
+    epoch = one.draw.epoch
+    return ShardRecord(name, epoch, one.captions, features=features, **arrays)
 
   def _name(self, record: int) -> str:
     name = self.sources[0].name(record).removeprefix(self.root)
-    # Names of files are bytes, and not all are text.
+    # File names are bytes, and not all of them are text.
     return name.encode("utf-8", "replace").decode()
-
-
-class BadLimit:
-  """Stops a run that leaves out too many of its records."""
-
-  def __init__(self, share: float):
-    """Starts at nothing.
-
-    Args:
-      share: of records that may be left out, of those seen so far, and of the
-        first hundred.
-
-    Raises:
-      ValueError: if it is no share.
-    """
-    if not 0 <= share <= 1:
-      raise ValueError(f"max_bad = {share:g}: a share, from 0 to 1")
-    self._share, self.seen, self.bad = share, 0, 0
-
-  def add(self, seen: int, bad: Sequence[Bad]) -> None:
-    """Counts.
-
-    Raises:
-      OSError: if there are too many.
-    """
-    self.seen += seen
-    self.bad += len(bad)
-    if bad and self.bad > self._share * max(self.seen, FEWEST):
-      raise OSError(
-        f"{self.bad} of {self.seen} records could not be used, more than "
-        f"--max_bad={self._share:g}; the last one: {bad[-1].name} "
-        f"({bad[-1].reason}). Mend the pictures, or raise the limit"
-      )
-
-  def watch(self, records: Iterable[Record | Bad]) -> Iterator[Record | Bad]:
-    """Passes records on, and counts them."""
-    for record in records:
-      self.add(1, [record] if isinstance(record, Bad) else [])
-      yield record
-
-
-def ahead(
-  function: Callable[[In], Out], items: Iterable[In], threads: int
-) -> Iterator[Out]:
-  """function of each item, in order, a few of them ahead in threads."""
-  with ThreadPoolExecutor(threads) as pool:
-    queue = deque()
-    try:
-      for item in items:
-        queue.append(pool.submit(function, item))
-        if len(queue) > AHEAD * threads:
-          yield queue.popleft().result()
-      while queue:
-        yield queue.popleft().result()
-    finally:
-      for future in queue:
-        future.cancel()

@@ -1,4 +1,4 @@
-"""What to encode of a source, and the settings that its shards depend on."""
+"""Makes the job that encodes a source, and the settings of its shards."""
 
 from __future__ import annotations
 
@@ -6,116 +6,143 @@ import dataclasses
 import hashlib
 import json
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import numpy as np
 
-from data_pipelines import shards
+from data_pipelines import shard_folder
 from data_pipelines.buckets import Buckets
-from data_pipelines.images import Images, ImagesConfig
+from data_pipelines.image_source import ImageSource, ImageSourceConfig
 from data_pipelines.records import Group, Record
-from data_pipelines.shard_job import Job
+from data_pipelines.shard_job import ShardJob
 from lumina_jax.tokens import Grid
-
-if TYPE_CHECKING:
-  from lumina_jax.pretrained.data_encoders import PictureEncoder, TextFeatures
 
 
 @dataclasses.dataclass(frozen=True)
-class Crops:
-  """How pictures are cropped; see `Buckets` and `ImagesConfig`."""
+class CropSettings:
+  """How images are cropped; see `Buckets` and `ImageSourceConfig`."""
 
-  sides: tuple[int, ...]
+  resolutions: tuple[int, ...]
   unit: int
-  longest: float
-  choices: int
+  max_aspect_ratio: float
+  bucket_choices: int
   flip: bool
   channels: int
   seed: int
 
 
+class LatentEncoder(Protocol):
+  """Encodes samples.
+
+  Attributes:
+    channels: channels C of latents.
+    factor: pixels per latent along a side.
+    identity: which autoencoder it is, as JSON values.
+  """
+
+  channels: int
+  factor: int
+  identity: dict[str, Any]
+
+  def moments(self, pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """See `shard_job.Moments`."""
+
+
+class FeatureEncoder(Protocol):
+  """Encodes captions.
+
+  Attributes:
+    identity: which language model it is, as JSON values.
+  """
+
+  identity: dict[str, Any]
+
+  def __call__(self, captions: Sequence[str]) -> list[np.ndarray]:
+    """See `shard_job.Features`."""
+
+
 def make_job(
   groups: Sequence[Group],
-  crops: Crops,
-  pictures: PictureEncoder | None,
-  captions: TextFeatures | None,
+  crops: CropSettings,
+  latents: LatentEncoder | None,
+  features: FeatureEncoder | None,
   epochs: int = 1,
   records_per_shard: int = 1000,
   batch_size: int = 8,
   threads: int = 4,
   root: str = "",
-) -> tuple[Job, dict[str, Any]]:
-  """What to encode, and the settings that its bytes depend on.
+) -> tuple[ShardJob, dict[str, Any]]:
+  """Returns a job, and the settings that the bytes of its shards depend on.
 
   Args:
-    groups: of `scan`.
-    crops: how pictures are cropped.
-    pictures: autoencoder; None = pixels.
-    captions: language model; None = text.
-    epochs: crops of each picture.
-    records_per_shard: pictures of a file.
-    batch_size: pictures that are encoded at once.
-    threads: that load pictures.
+    groups: records of the source, from `scan`.
+    crops: how images are cropped.
+    latents: autoencoder; None = pixels are stored.
+    features: language model; None = text is stored.
+    epochs: number of crops of each image.
+    records_per_shard: records of a shard.
+    batch_size: samples that are encoded at once.
+    threads: threads that load images.
     root: folder of the source, which names leave out.
 
   Raises:
-    ValueError: if they do not fit together.
+    ValueError: if a number is out of range, or weights of groups differ.
   """
   if epochs < 1:
     raise ValueError(f"epochs = {epochs}: at least 1")
-  records = _all(groups)
-  buckets = Buckets(crops.sides, crops.unit, crops.longest)
-  job = Job(
+  records = _all_records(groups)
+  buckets = Buckets(crops.resolutions, crops.unit, crops.max_aspect_ratio)
+  job = ShardJob(
     [_source(records, buckets, crops, epoch) for epoch in range(epochs)],
     [record.captions for record in records],
     records_per_shard,
-    pictures and pictures.moments,
-    captions,
+    latents and latents.moments,
+    features,
     batch_size,
     threads,
     root,
   )
   settings = {
-    "version": shards.VERSION,
+    "version": shard_folder.VERSION,
     "source": {"path": root, "sha256": _digest(records, root)},
     "crops": dataclasses.asdict(crops),
     "buckets": " ".join(
-      f"{h}x{w}" for side in buckets.sides for h, w in buckets.of(side)
+      f"{h}x{w}" for side in buckets.resolutions for h, w in buckets.sizes(side)
     ),
     "records": job.total,
     "epochs": epochs,
     "records_per_shard": records_per_shard,
     "batch_size": batch_size,
-    "media": "latents" if pictures else "pixels",
-    "channels": pictures.channels if pictures else crops.channels,
-    "autoencoder": pictures and pictures.identity,
-    "text_encoder": captions and captions.identity,
+    "media": "latents" if latents else "pixels",
+    "channels": latents.channels if latents else crops.channels,
+    "autoencoder": latents and latents.identity,
+    "text_encoder": features and features.identity,
   }
   return job, settings
 
 
-def _all(groups: Sequence[Group]) -> list[Record]:
-  """Records of all groups, which no shard tells apart."""
+def _all_records(groups: Sequence[Group]) -> list[Record]:
+  """Records of all groups; shards do not keep the weights of groups."""
   weights = {group.name: group.weight for group in groups}
   if len(set(weights.values())) > 1:
     raise ValueError(
       f"the entries of this source have different ratios, {weights}; encode "
-      "each into a folder of its own, and mix these when training"
+      "each into its own folder, and mix the folders in training"
     )
   return [record for group in groups for record in group.records]
 
 
 def _source(
-  records: list[Record], buckets: Buckets, crops: Crops, epoch: int
-) -> Images:
-  """Pictures of an epoch, each with another bucket of those that fit."""
+  records: list[Record], buckets: Buckets, crops: CropSettings, epoch: int
+) -> ImageSource:
+  """Images of an epoch; each epoch chooses other buckets."""
   unit, word = (crops.unit, crops.unit), np.zeros((1, 1), np.int32)
-  return Images(
+  return ImageSource(
     records,
     buckets,
     lambda height, width: Grid((height, width), unit, False, False),
-    lambda caption: word,  # Nothing is tokenized yet.
-    ImagesConfig(crops.channels, crops.choices, 0.0, crops.flip, 1),
+    lambda caption: word,  # Training tokenizes.
+    ImageSourceConfig(crops.channels, crops.bucket_choices, 0.0, crops.flip, 1),
     crops.seed + epoch,
   )
 
@@ -123,6 +150,6 @@ def _source(
 def _digest(records: list[Record], root: str) -> str:
   digest = hashlib.sha256()
   for r in records:
-    facts = [r.path.removeprefix(root), r.captions, r.height, r.width]
-    digest.update(f"{json.dumps(facts)}\n".encode())
+    values = [r.path.removeprefix(root), r.captions, r.height, r.width]
+    digest.update(f"{json.dumps(values)}\n".encode())
   return digest.hexdigest()

@@ -1,7 +1,7 @@
 """Writes a folder of shards, each of them whole or not at all.
 
-A shard gets its name when it is on the disk, and its sidecar after that; so
-whatever has a sidecar is complete, and an interrupted run goes on behind it.
+A shard gets its name once its data are on the disk, and its sidecar after that.
+So whatever has a sidecar is complete, and an interrupted run continues there.
 """
 
 from __future__ import annotations
@@ -18,19 +18,26 @@ from typing import Any
 import numpy as np
 from array_record.python.array_record_module import ArrayRecordWriter
 
-from data_pipelines import shard_record, shards
-from data_pipelines.shard_record import Record
-from data_pipelines.shards import Bad, Shard
+from data_pipelines import shard_checks, shard_folder, shard_record
+from data_pipelines.shard_folder import (
+  EMPTY,
+  MANIFEST,
+  SETTINGS,
+  BadRecordInfo,
+  ShardInfo,
+  sidecar_path,
+)
+from data_pipelines.shard_record import ShardRecord
 
 OPTIONS = "group_size:1"  # Each record can be read alone.
 
 
 class ShardWriter:
-  """Shards that are being written, by one process or several.
+  """A folder that one process, or several, writes shards to.
 
   Attributes:
-    path: of their folder.
-    count: how many there will be.
+    path: the folder.
+    count: total number of shards.
   """
 
   def __init__(
@@ -40,33 +47,33 @@ class ShardWriter:
     count: int,
     process: int = 0,
   ):
-    """Makes the folder, or goes on with one.
+    """Makes the folder, or continues one.
 
     Args:
-      path: of the folder.
-      settings: JSON values: all that the bytes of shards depend on.
-      count: of the shards.
-      process: number of this process among those that write now.
+      path: the folder.
+      settings: JSON values that the bytes of shards depend on.
+      count: total number of shards.
+      process: number of this process among those that write.
 
     Raises:
-      ValueError: if the folder was begun with other settings, naming them.
+      ValueError: if the folder was started with other settings, naming them.
     """
     self.path = pathlib.Path(path).expanduser()
     self.count, self._process = count, process
-    self._settings = json.loads(json.dumps(settings))  # As it is read again.
-    self._digest = shards.settings_digest(self._settings)
+    self._settings = json.loads(json.dumps(settings))  # As read back.
+    self._digest = shard_checks.settings_digest(self._settings)
     self.path.mkdir(parents=True, exist_ok=True)
-    begun = self.path / shards.SETTINGS
-    if not begun.exists():
-      self._write_file(begun, _json(self._settings))
-    shards.check_settings(begun, self._settings)
+    existing = self.path / SETTINGS
+    if not existing.exists():
+      self._write_file(existing, _to_json(self._settings))
+    shard_checks.check_settings(existing, self._settings)
 
   @contextlib.contextmanager
-  def alone(self) -> Iterator[None]:
-    """Keeps others of this number out, and removes what one left half done.
+  def lock(self) -> Iterator[None]:
+    """Keeps other processes of this number out, and removes their leftovers.
 
     Raises:
-      OSError: if another one is at work.
+      OSError: if another process of this number is running.
     """
     path = self.path / f".process_{self._process}.lock"
     with path.open("w") as file:
@@ -74,119 +81,124 @@ class ShardWriter:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
       except BlockingIOError as error:
         raise OSError(
-          f"{self.path}: process {self._process} is at work here already; wait "
-          "for it, or give each its own --process_id"
+          f"{self.path}: process {self._process} is already running; wait for "
+          "it, or give each process its own --process_id"
         ) from error
       except OSError:
-        pass  # Some network drives know no locks.
-      for left in self.path.glob(self._trial("*")):
-        left.unlink(missing_ok=True)
+        pass  # Some network drives have no locks.
+      for leftover in self.path.glob(self._temporary("*")):
+        leftover.unlink(missing_ok=True)
       try:
         yield
       finally:
         path.unlink(missing_ok=True)
 
   def file(self, number: int) -> str:
-    """Name of a shard."""
-    return shards.file_name(number, self.count)
+    """Name of the file of a shard."""
+    return shard_folder.file_name(number, self.count)
 
-  def find(self, number: int) -> Shard | None:
-    """A shard that is complete, by its checksum; None = has to be written.
+  def find(self, number: int) -> ShardInfo | None:
+    """Returns a shard that is complete by its checksum, else None.
 
     Raises:
-      ValueError: if it was made with other settings.
+      ValueError: if the shard was made with other settings.
     """
     shard = self._sidecar(number)
     if shard is None:
       return None
-    wrong = shards.fault(self.path, shard.file, shard.bytes, shard.sha256)
-    return None if wrong else shard
+    error = shard_checks.file_error(
+      self.path, shard.file, shard.bytes, shard.sha256
+    )
+    return None if error else shard
 
-  def write(self, number: int, records: Iterable[Record | Bad]) -> Shard:
-    """Writes a shard, then its sidecar; what stops it leaves neither.
+  def write(
+    self, number: int, records: Iterable[ShardRecord | BadRecordInfo]
+  ) -> ShardInfo:
+    """Writes a shard, then its sidecar; an error leaves neither.
 
     Args:
-      number: of the shard.
-      records: in order; bad ones go into the sidecar.
+      number: number of the shard.
+      records: records in order; bad ones are listed in the sidecar.
 
     Raises:
-      OSError: if the disk has no room.
+      OSError: if the disk is full.
     """
     path = self._path(number)
-    shards.sidecar_path(path).unlink(missing_ok=True)
-    trial = self.path / self._trial(path.name)
+    sidecar_path(path).unlink(missing_ok=True)
+    temporary = self.path / self._temporary(path.name)
     try:
-      columns = _write_records(trial, records)
-      shard = Shard(
+      columns = _write_records(temporary, records)
+      shard = ShardInfo(
         file=path.name,
-        bytes=trial.stat().st_size,
-        sha256=shards.checksum(trial),
+        bytes=temporary.stat().st_size,
+        sha256=shard_checks.checksum(temporary),
         settings=self._digest,
         **columns,
       )
-      _publish(trial, path)
+      _publish(temporary, path)
     finally:
-      trial.unlink(missing_ok=True)
+      temporary.unlink(missing_ok=True)
     text = json.dumps(dataclasses.asdict(shard), ensure_ascii=False)
-    self._write_file(shards.sidecar_path(path), text)
+    self._write_file(sidecar_path(path), text)
     return shard
 
   @property
   def has_empty(self) -> bool:
-    """Whether features of the empty caption are there."""
-    return (self.path / shards.EMPTY).exists()
+    """Whether features of the empty caption exist."""
+    return (self.path / EMPTY).exists()
 
   def write_empty(self, features: np.ndarray) -> None:
     """Writes features `bf16[S, E]` of the empty caption."""
     data = shard_record.pack_arrays({"features": features}, {})
-    self._write_file(self.path / shards.EMPTY, data)
+    self._write_file(self.path / EMPTY, data)
 
-  def finish(self, faults: Sequence[str] = ()) -> list[str]:
-    """Writes the manifest if all shards are there; returns those that miss.
+  def finish(self, errors: Sequence[str] = ()) -> list[str]:
+    """Writes the manifest if all shards exist; returns missing files.
 
-    Whoever comes last does it; of several at once each writes the same.
+    The last process does so; if several finish at once, each writes the same.
 
     Args:
-      faults: of the source, what was no record to begin with.
+      errors: messages of items of the source that could not be scanned.
 
     Raises:
-      ValueError: if a shard was made with other settings, or none of the
-        records could be used.
+      ValueError: if a shard was made with other settings, or no record could
+        be used.
     """
-    found = [self._sidecar(number) for number in range(self.count)]
+    shards = [self._sidecar(number) for number in range(self.count)]
     missing = [
       self.file(number)
-      for number, shard in enumerate(found)
-      if shard is None or shards.fault(self.path, shard.file, shard.bytes)
+      for number, shard in enumerate(shards)
+      if shard is None
+      or shard_checks.file_error(self.path, shard.file, shard.bytes)
     ]
     if not missing:
-      manifest = _json(self._manifest(found, faults))
-      self._write_file(self.path / shards.MANIFEST, manifest)
+      manifest = _to_json(self._manifest(shards, errors))
+      self._write_file(self.path / MANIFEST, manifest)
     return missing
 
   def _manifest(
-    self, found: list[Shard], faults: Sequence[str]
+    self, shards: list[ShardInfo], errors: Sequence[str]
   ) -> dict[str, Any]:
-    records = sum(shard.records for shard in found)
+    records = sum(shard.records for shard in shards)
     if not records:
       raise ValueError(f"{self.path}: none of the records could be used")
-    empty = self.path / shards.EMPTY
+    empty = self.path / EMPTY
     return {
-      "version": shards.VERSION,
+      "version": shard_folder.VERSION,
       "made_with": self._settings,
       "records": records,
-      "bytes": sum(shard.bytes for shard in found),
-      "empty": shards.checksum(empty) if empty.exists() else None,
-      "shards": [shard.listed() for shard in found],
-      "bad": [bad._asdict() for shard in found for bad in shard.bad],
-      "faults": list(faults),
+      "bytes": sum(shard.bytes for shard in shards),
+      "empty": shard_checks.checksum(empty) if empty.exists() else None,
+      "shards": [shard.summary() for shard in shards],
+      "bad": [bad._asdict() for shard in shards for bad in shard.bad],
+      "errors": list(errors),
     }
 
-  def _sidecar(self, number: int) -> Shard | None:
-    path = shards.sidecar_path(self._path(number))
+  def _sidecar(self, number: int) -> ShardInfo | None:
+    path = sidecar_path(self._path(number))
     if not path.exists():
       return None
-    shard = shards.read_sidecar(path)
+    shard = shard_folder.read_sidecar(path)
     if shard.settings != self._digest:
       raise ValueError(
         f"{path} was made with other settings than the rest of its folder; "
@@ -197,72 +209,60 @@ class ShardWriter:
   def _path(self, number: int) -> pathlib.Path:
     return self.path / self.file(number)
 
-  def _trial(self, name: str) -> str:
+  def _temporary(self, name: str) -> str:
     return f".{name}.of_process_{self._process}"
 
   def _write_file(self, path: pathlib.Path, data: bytes | str) -> None:
-    trial = self.path / self._trial(path.name)
+    temporary = self.path / self._temporary(path.name)
     try:
-      trial.write_bytes(data.encode() if isinstance(data, str) else data)
-      _publish(trial, path)
+      temporary.write_bytes(data.encode() if isinstance(data, str) else data)
+      _publish(temporary, path)
     finally:
-      trial.unlink(missing_ok=True)
+      temporary.unlink(missing_ok=True)
 
 
 def _write_records(
-  path: pathlib.Path, records: Iterable[Record | Bad]
+  path: pathlib.Path, records: Iterable[ShardRecord | BadRecordInfo]
 ) -> dict[str, tuple]:
   """Writes good records; returns columns of a sidecar."""
   extents, words, captions, bad = [], [], [], []
-  writer = _Writer(path)
+  with _disk_errors(path):
+    writer = ArrayRecordWriter(str(path), OPTIONS)
   try:
     for record in records:
-      if isinstance(record, Bad):
+      if isinstance(record, BadRecordInfo):
         bad.append(record)
         continue
-      writer.add(shard_record.pack(record))
+      with _disk_errors(path):
+        writer.write(shard_record.pack(record))
       extents.append(record.extents)
       if record.features:
         words.append(max(map(len, record.features)))
       else:
         captions.append(record.captions)
   finally:
-    writer.close()
+    with _disk_errors(path):
+      writer.close()
   columns = dict(extents=extents, words=words, captions=captions, bad=bad)
   return {name: tuple(column) for name, column in columns.items()}
 
 
-class _Writer:
-  """ArrayRecordWriter with the errors that a full disk should raise."""
-
-  def __init__(self, path: pathlib.Path):
-    self._path = path
-    with self._said():
-      self._writer = ArrayRecordWriter(str(path), OPTIONS)
-
-  def add(self, data: bytes) -> None:
-    with self._said():
-      self._writer.write(data)
-
-  def close(self) -> None:
-    with self._said():
-      self._writer.close()
-
-  @contextlib.contextmanager
-  def _said(self) -> Iterator[None]:
-    try:
-      yield
-    except RuntimeError as error:
-      raise OSError(
-        f"{self._path.parent}: a shard could not be written ({error}); make "
-        "room and run the same again, what is complete stays"
-      ) from error
+@contextlib.contextmanager
+def _disk_errors(path: pathlib.Path) -> Iterator[None]:
+  """Turns what ArrayRecordWriter raises on a full disk into an OSError."""
+  try:
+    yield
+  except RuntimeError as error:
+    raise OSError(
+      f"{path.parent}: a shard could not be written ({error}); free some space "
+      "and run the same command again, complete shards are kept"
+    ) from error
 
 
-def _publish(trial: pathlib.Path, path: pathlib.Path) -> None:
-  """Gives a file its name once it is on the disk, and makes that last."""
-  _sync(trial)
-  trial.replace(path)
+def _publish(temporary: pathlib.Path, path: pathlib.Path) -> None:
+  """Renames a file after its data, and before its name, reach the disk."""
+  _sync(temporary)
+  temporary.replace(path)
   _sync(path.parent)
 
 
@@ -274,5 +274,5 @@ def _sync(path: pathlib.Path) -> None:
     os.close(descriptor)
 
 
-def _json(values: dict[str, Any]) -> str:
+def _to_json(values: dict[str, Any]) -> str:
   return json.dumps(values, indent=2, ensure_ascii=False) + "\n"

@@ -1,4 +1,4 @@
-"""Photographs that scikit-learn and scikit-image ship, and what lies where."""
+"""Photographs that scikit-learn and scikit-image ship, and their objects."""
 
 from __future__ import annotations
 
@@ -11,24 +11,25 @@ Box = tuple[float, float, float, float]  # left, top, right, bottom
 
 @dataclasses.dataclass(frozen=True)
 class Photograph:
-  """One that a package ships.
+  """A photograph that a package ships.
 
   Attributes:
-    package: that ships it.
-    file: its path within.
-    setting: what every part of it shows.
-    things: what lies where in it, boxes as shares of width and height.
-    credit: who made it and what it may be used for, as the package says.
+    package: name of the package.
+    file: path of the photograph in the package.
+    setting: what every crop shows.
+    credit: author and licence, as the package states them.
+    objects: names of objects, and their boxes as shares of width and height.
   """
 
   package: str
   file: str
   setting: str
   credit: str
-  things: tuple[tuple[str, Box], ...] = ()
+  objects: tuple[tuple[str, Box], ...] = ()
 
   @property
   def distribution(self) -> str:
+    """Name by which pip knows the package."""
     return DISTRIBUTIONS[self.package]
 
 
@@ -141,13 +142,13 @@ SHIPPED = (
 
 
 def installed() -> dict[Photograph, pathlib.Path]:
-  """The photographs that the installed packages hold."""
-  found = {}
+  """Returns the photographs of installed packages, and their files."""
+  photographs = {}
   for photograph in SHIPPED:
     package = importlib.util.find_spec(photograph.package)
     if package is None or package.origin is None:
       continue
     path = pathlib.Path(package.origin).parent / photograph.file
     if path.exists():
-      found[photograph] = path
-  return found
+      photographs[photograph] = path
+  return photographs

@@ -1,4 +1,4 @@
-"""What a source of training data gives: samples by draw."""
+"""The interface of a source of training data: samples by draw."""
 
 from __future__ import annotations
 
@@ -9,28 +9,35 @@ import numpy as np
 
 from lumina_jax.tokens import Grid
 
+# Tokens, words and samples: what a record takes, or what a row offers.
+Size = tuple[int, int, int]
+
 
 class Draw(NamedTuple):
   """One use of a record, as the row plan decides it.
 
   Attributes:
-    epoch: how often the record was drawn before; with the record it keys
-      whatever is chosen at random.
-    record: its number.
-    place: number of the record whose place in the plan it takes, one of the
-      same kind: it has to come out as large as that one.
+    epoch: how often the record was drawn before. Epoch and record seed all
+      random choices.
+    record: number of the record.
+    slot: number of the record whose slot in the plan is filled. Both records
+      have the same kind; the sample takes the size of the slot.
   """
 
   epoch: int
   record: int
-  place: int
+  slot: int
 
 
 class Sample(NamedTuple):
-  """One medium: its layout, patches `f32[L, P]`, prompt codes `i32[S, K]`.
+  """A sample of any medium.
 
-  Of a frozen language model text is features `f32[S, E]` in place of codes. The
-  caption is for people to read.
+  Attributes:
+    grid: layout of the L tokens.
+    patches: `f32[L, P]`, the patchified latents.
+    text: codes of the prompt `i32[S, K]`, or features of a frozen language
+      model `f32[S, E]`.
+    caption: the prompt as text, for people.
   """
 
   grid: Grid
@@ -40,27 +47,26 @@ class Sample(NamedTuple):
 
 
 class BadRecord(Exception):
-  """A record that cannot be used; the message says which, and why."""
+  """A record that cannot be used; the message names it and the reason."""
 
 
 class Source(Protocol):
-  """Random access: a draw is the same whenever it is asked for.
+  """Random access to samples; a draw always gives the same sample.
 
   Attributes:
-    sizes: (tokens, words, 1) that each record takes in its own place, at the
-      most, in any epoch.
-    kinds: of each record; those of one kind may take each other's places.
+    sizes: tokens, words and samples (1) that each record takes at most.
+    kinds: kind of each record; records of one kind may swap slots.
   """
 
-  sizes: Sequence[tuple[int, int, int]]
+  sizes: Sequence[Size]
   kinds: Sequence[Hashable]
 
   def sample(self, draw: Draw) -> Sample:
-    """What a draw gives.
+    """Returns the sample of a draw.
 
     Raises:
-      BadRecord: if the record is broken.
+      BadRecord: if the record cannot be used.
     """
 
   def name(self, record: int) -> str:
-    """Says which record that is, to a person."""
+    """Returns the name of a record, for messages."""

@@ -1,14 +1,20 @@
 """lumina_jax: text to any modality with flow-matching diffusion transformers.
 
-tokens     the contract: every medium is a grid, every grid a sequence
-backbone   tokens in, velocity out: the only network
-flow       paths, losses, solvers, guidance: functions v(x, t), no network
-encoders   text and media to features and back
-parallel   where arrays live; planning: on machines that one does not own
-training   a state and its life
-interop    other people's weights, in and out
-pipeline   LuminaPipeline: prompt in, media out; velocity: the network alone
-train, sample, evaluate, convert, plan: commands, python -m lumina_jax.<name>
+tokens      the contract: every medium is a grid, every grid a token sequence
+packing     samples of any sizes in rows of one size
+pipeline    LuminaPipeline: prompts in, samples out
+backbone    the network: tokens in, prediction out; attention: its kernels
+flow        paths, losses, solvers, guidance: functions of (x, t)
+model       a network with its text encoder; predict_velocity
+media       what a picture, a video, a sound is; encoders: text and codecs
+sampling    a call, from its arguments to samples
+parallel    where arrays live; planning: what a run takes of other machines
+training    a run; runs: its workdir and what people look at
+pretrained  whole pipelines in folders; interop: weights from PyTorch and back
+evaluation  judges and metrics; commands: how commands start; files: atomic
+
+Commands: train, infer (also named sample), evaluate, convert, encode, plan;
+python -m lumina_jax.<name>, or lumina <name>.
 """
 
 import importlib
@@ -32,7 +38,12 @@ __all__ = list(_PUBLIC)
 
 
 def __getattr__(name: str):
-  """Imports public names on first use, so that a data worker stays light."""
+  """Imports public names on first use, so that data workers stay light."""
   if name not in _PUBLIC:
     raise AttributeError(f"module 'lumina_jax' has no attribute {name!r}")
   return getattr(importlib.import_module(_PUBLIC[name]), name)
+
+
+def __dir__() -> list[str]:
+  """Public names, for completion."""
+  return [*globals(), *__all__]

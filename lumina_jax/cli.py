@@ -1,46 +1,58 @@
-"""The `lumina` command: thin names for the entry points.
+"""The `lumina` command: one name for all commands.
 
 lumina train --config=configs/digits.py --workdir=runs/digits
-lumina sample --workdir=runs/digits --prompt="3 1 4"
+lumina infer PROMPT [OUTPUT_DIR] [--workdir=RUN | --ckpt=FOLDER ...]
+lumina "A snowman of ..." [OUTPUT_DIR] ...     infer: the first word of a
+                                               command holds no space
 lumina evaluate --workdir=runs/digits
 lumina convert SOURCE DESTINATION [--layout=diffusers ...]
+lumina encode --source=FOLDER --output=FOLDER --sides=256 ...
 lumina plan --config=configs/digits.py --topology=v5e:1x1
-lumina infer PROMPT [OUTPUT_DIR] [--ckpt=FOLDER ...]
-lumina "A snowman of ..." [OUTPUT_DIR] ...     the same: a first word with a
-                                               space in it is a prompt
-lumina COMMAND --help                          its flags
+lumina COMMAND --help                          the flags of a command
+
+`sample` is another name of `infer`.
 """
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import sys
+from collections.abc import Sequence
 
-COMMANDS = ("train", "sample", "evaluate", "convert", "plan", "infer")
+from lumina_jax.files.suggest import did_you_mean
+
+COMMANDS = ("train", "infer", "evaluate", "convert", "encode", "plan")
+ALIASES = {"sample": "infer"}
 
 
 def main() -> None:
   """Runs `lumina COMMAND ...`."""
-  command, *rest = sys.argv[1:] or ["--help"]
+  command, *words = sys.argv[1:] or ["--help"]
   if command in ("--help", "-h", "help"):
     print(__doc__)
     return
   if len(command.split()) > 1 and not command.startswith("-"):
-    command, rest = "infer", [command, *rest]
+    command, words = "infer", [command, *words]
+  command = ALIASES.get(command, command)
   if command not in COMMANDS:
-    near = difflib.get_close_matches(command, COMMANDS, n=1)
-    hint = f"did you mean {near[0]!r}? " if near else ""
+    known = [*COMMANDS, *ALIASES]
+    hint = did_you_mean(command, known)
     print(
-      f"error: unknown command {command!r}; {hint}"
-      f"there are: {', '.join(COMMANDS)}",
+      f"error: unknown command {command!r}{hint or ';'} use one of: "
+      f"{', '.join(known)}",
       file=sys.stderr,
     )
     sys.exit(2)
-  # absl takes the first word for the module whose flags --help lists, and
-  # begins that with what the main module says of itself.
-  sys.argv = [f"lumina_jax.{command}", *rest]
-  module = importlib.import_module(f"lumina_jax.{command}")
+  run(command, words)
+
+
+def run(command: str, words: Sequence[str]) -> None:
+  """Runs a command as `python -m lumina_jax.<command>` does."""
+  name = f"lumina_jax.{command}"
+  module = importlib.import_module(name)
+  # absl lists the flags of the module that argv names, below the docstring of
+  # the main module.
+  sys.argv = [name, *words]
   sys.modules["__main__"].__doc__ = module.__doc__
   module.run()
 

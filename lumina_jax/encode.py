@@ -1,19 +1,20 @@
-"""Encodes pictures and captions once, into shards to train from.
+"""Encodes images and captions once, into shards to train from.
 
-  python -m lumina_jax.encode --source=photos --output=shards --sides=256 \\
-    --vae=stabilityai/sdxl-vae --text_encoder=google/gemma-2b
+  python -m lumina_jax.encode --source=photos --output=shards \\
+    --resolutions=256 --vae=stabilityai/sdxl-vae \\
+    --text_encoder=google/gemma-2b
 
 writes latents and text features; without --vae pixels, without --text_encoder
-captions as text. Interrupted, the same command goes on where it was. Several
-processes share the work if each is told its number, on one machine or many
-that see the same folders. They need not run at the same time, and each uses the
-first device that it sees:
+captions as text. If it is interrupted, the same command continues. Several
+processes share the work, each with a number, on one machine or on many that
+see the same folders. They need not run at the same time. Each uses the first
+device that it sees:
 
   CUDA_VISIBLE_DEVICES=3 python -m lumina_jax.encode ... \\
     --process_id=3 --num_processes=8
 
-Whoever ends last writes manifest.json. --verify --output=shards compares every
-checksum.
+The last process writes manifest.json. --verify --output=shards compares all
+checksums.
 """
 
 from __future__ import annotations
@@ -23,125 +24,45 @@ import logging
 import os
 import pathlib
 import sys
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from absl import app, flags
 
-from data_pipelines import annotations, shards
+from data_pipelines import annotations, shard_checks, shard_folder, tfds_dataset
 from data_pipelines.records import Group
 from data_pipelines.scan import scan
-from data_pipelines.shard_job import BadLimit, Job
-from data_pipelines.shard_settings import Crops, make_job
+from data_pipelines.shard_settings import (
+  CropSettings,
+  FeatureEncoder,
+  LatentEncoder,
+  make_job,
+)
 from data_pipelines.shard_writer import ShardWriter
-from data_pipelines.shards import Bad
+from data_pipelines.write_shards import write_shards
 from lumina_jax.commands import encode_flags
 from lumina_jax.commands import start as entry_point
 from lumina_jax.commands.encode_flags import PATCH, PIXELS
 from lumina_jax.files.progress import Progress
 
-if TYPE_CHECKING:
-  from lumina_jax.pretrained.data_encoders import PictureEncoder, TextFeatures
-
-SHOWN = 5  # bad records that are named at the end
-
-
-def encode(
-  job: Job,
-  writer: ShardWriter,
-  max_bad: float,
-  faults: Sequence[str] = (),
-  process: int = 0,
-  processes: int = 1,
-) -> list[str]:
-  """Writes the shards process, process + processes, ... that are not there.
-
-  Args:
-    job: what goes into them.
-    writer: where they go.
-    max_bad: share of records that may be left out.
-    faults: of the source, what was no record to begin with; they count too.
-    process: number of this process.
-    processes: that share the work.
-
-  Returns:
-    Files of other processes that are not there yet; [] = all is complete.
-
-  Raises:
-    OSError: if the disk is full, or too many records are bad.
-    ValueError: if there is no such process, or shards of other settings lie
-      there.
-  """
-  encode_flags.check_process(process, processes)
-  # Of all pictures: they are no shard's, and each process knows all of them.
-  none = [Bad("of the source", fault) for fault in faults]
-  BadLimit(max_bad).add(job.total + len(none), none)
-  limit = BadLimit(max_bad)
-  mine = range(process, job.shards, processes)
-  with writer.alone():
-    found = [shard for number in mine if (shard := writer.find(number))]
-    bad = [bad for shard in found for bad in shard.bad]
-    limit.add(sum(shard.records for shard in found) + len(bad), bad)
-    there = {shard.file for shard in found}
-    todo = [number for number in mine if writer.file(number) not in there]
-    if job.features is not None and not writer.has_empty:
-      writer.write_empty(job.features([""])[0])
-    _write(job, writer, limit, todo, len(found))
-    return writer.finish(faults)
-
-
-def _write(
-  job: Job, writer: ShardWriter, limit: BadLimit, todo: list[int], there: int
-) -> None:
-  total = sum(len(job.draws(number)) for number in todo)
-  if there:
-    print(f"{there} shards are there already", flush=True)
-  done = 0
-  with Progress("encoding", total, unit="pictures") as bar:
-
-    def counted(records):
-      nonlocal done
-      for record in limit.watch(records):
-        yield record
-        done += 1
-        bar.show(done, f"{limit.bad} bad" if limit.bad else "")
-
-    for number in todo:
-      writer.write(number, counted(job.records(number)))
-
-
-def verify(folder: str | os.PathLike) -> None:
-  """Compares all checksums of a folder.
-
-  Raises:
-    FileNotFoundError: if it is no complete folder of shards.
-    ValueError: if files are missing or have changed, naming them.
-  """
-  folder = pathlib.Path(folder).expanduser()
-  manifest = shards.read_manifest(folder)
-  found = shards.faults(folder, manifest, verify=True)
-  if found:
-    raise ValueError(f"{folder}: {'; '.join(found)}")
-  print(
-    f"{len(manifest['shards'])} shards of {manifest['records']:,} records in "
-    f"{folder} are as they were written"
-  )
+MAX_SHOWN = 5  # Bad records that the summary names.
 
 
 def main(argv: list[str]) -> None:
+  """Encodes what the flags name, or verifies a folder."""
   args = flags.FLAGS
   if len(argv) > 1:
-    raise ValueError(f"{argv[1]!r}: name the pictures with --source={argv[1]}")
+    raise ValueError(f"{argv[1]!r}: name the images with --source={argv[1]}")
   encode_flags.check(args)
   if args.verify:
-    return verify(args.output)
-  pictures, captions = _encoders(args)
+    _verify(args.output)
+    return
+  latents, features = _load_encoders(args)
   groups = _scan(args.source)
   job, settings = make_job(
     groups,
-    _crops(args, pictures),
-    pictures,
-    captions,
+    _crop_settings(args, latents),
+    latents,
+    features,
     args.epochs,
     args.records_per_shard,
     args.batch_size,
@@ -149,21 +70,25 @@ def main(argv: list[str]) -> None:
     _root(args.source),
   )
   writer = ShardWriter(args.output, settings, job.shards, args.process_id)
-  faults = [fault for group in groups for fault in group.faults]
-  missing = encode(
-    job, writer, args.max_bad, faults, args.process_id, args.num_processes
+  errors = [error for group in groups for error in group.errors]
+  missing = write_shards(
+    job, writer, args.max_bad, errors, args.process_id, args.num_processes
   )
   _report(writer.path, missing)
 
 
-def _encoders(args: Any) -> tuple[PictureEncoder | None, TextFeatures | None]:
-  from lumina_jax.pretrained import data_encoders as encoded
+def _load_encoders(
+  args: Any,
+) -> tuple[LatentEncoder | None, FeatureEncoder | None]:
+  from lumina_jax.pretrained import data_encoders
 
-  pictures = captions = None
+  latents = features = None
   if args.vae is not None:
-    pictures = encoded.load_pictures(args.vae, args.batch_size, args.vae_dtype)
+    latents = data_encoders.load_latent_encoder(
+      args.vae, args.batch_size, args.vae_dtype
+    )
   if args.text_encoder is not None:
-    captions = encoded.load_captions(
+    features = data_encoders.load_feature_encoder(
       args.text_encoder,
       args.tokenizer,
       args.dtype,
@@ -173,21 +98,21 @@ def _encoders(args: Any) -> tuple[PictureEncoder | None, TextFeatures | None]:
       cleaning=args.cleaning,
       system_prompt=args.system_prompt,
     )
-  return pictures, captions
+  return latents, features
 
 
-def _crops(args: Any, pictures: PictureEncoder | None) -> Crops:
-  unit = args.unit or (pictures.factor * PATCH if pictures else PIXELS)
-  if pictures and unit % pictures.factor:
+def _crop_settings(args: Any, latents: LatentEncoder | None) -> CropSettings:
+  unit = args.unit or (latents.factor * PATCH if latents else PIXELS)
+  if latents and unit % latents.factor:
     raise ValueError(
-      f"--unit={unit} must be a multiple of {pictures.factor}, the pixels of a "
+      f"--unit={unit} must be a multiple of {latents.factor}, the pixels of a "
       "latent"
     )
-  return Crops(
-    tuple(map(int, args.sides)),
+  return CropSettings(
+    tuple(map(int, args.resolutions)),
     unit,
-    args.longest,
-    args.choices,
+    args.max_aspect_ratio,
+    args.bucket_choices,
     args.flip,
     args.channels,
     args.seed,
@@ -198,10 +123,10 @@ def _scan(source: str) -> list[Group]:
   with contextlib.ExitStack() as stack:
     bar = None
 
-    def show(done, total):
+    def show(done: int, total: int) -> None:
       nonlocal bar
-      if bar is None:  # Nobody knew how many there are.
-        bar = Progress("looking at", total, unit="pictures", note="")
+      if bar is None:  # The first call tells the total.
+        bar = Progress("scanning", total, unit="images", note="")
         stack.enter_context(bar)
       bar.show(done)
 
@@ -209,28 +134,36 @@ def _scan(source: str) -> list[Group]:
 
 
 def _root(source: str) -> str:
-  """What the paths of a source's pictures begin with."""
-  if source.startswith("tfds:"):
+  """Common prefix of the paths of a source's images."""
+  if tfds_dataset.is_address(source):
     return source.partition("#")[0]
-  path = annotations.located(source)
+  path = annotations.resolve(source)
   return f"{path if path.is_dir() else path.parent}/"
 
 
+def _verify(folder: str | os.PathLike) -> None:
+  manifest = shard_checks.verify(folder)
+  print(
+    f"{len(manifest['shards'])} shards of {manifest['records']:,} records in "
+    f"{folder} have not changed since they were written"
+  )
+
+
 def _report(folder: pathlib.Path, missing: list[str]) -> None:
-  """Says what there is now, and what to do next."""
+  """Prints what the folder holds, and the next command."""
   if missing:
     print(
-      f"done; {len(missing)} shards of other processes are not there yet, such "
-      f"as {missing[0]}. Whoever ends last writes {shards.MANIFEST}"
+      f"done; {len(missing)} shards of other processes are missing, such as "
+      f"{missing[0]}. The last process writes {shard_folder.MANIFEST}"
     )
     return
-  manifest = shards.read_manifest(folder)
+  manifest = shard_folder.read_manifest(folder)
   bad = [f"{bad['name']}: {bad['reason']}" for bad in manifest["bad"]]
-  bad += manifest["faults"]
-  for text in list(dict.fromkeys(bad))[:SHOWN]:
-    print(f"left out: {text}")
+  bad += manifest["errors"]
+  for message in list(dict.fromkeys(bad))[:MAX_SHOWN]:
+    print(f"left out: {message}")
   if bad:
-    print(f"{len(bad)} in all were left out; {shards.MANIFEST} lists them")
+    print(f"{len(bad)} records left out; {shard_folder.MANIFEST} lists them")
   print(
     f"{manifest['records']:,} records, {manifest['bytes'] / 1e6:,.1f} MB, in "
     f"{len(manifest['shards'])} shards in {folder}\n"
@@ -242,8 +175,8 @@ def _report(folder: pathlib.Path, missing: list[str]) -> None:
 def run() -> None:
   """Defines the flags and runs the command.
 
-  Not as the other commands start: its processes are strangers to each other,
-  so that one that fails or comes late costs only its own shards.
+  Its processes do not join each other, unlike those of other commands: one that
+  fails or starts late costs its own shards only.
   """
   encode_flags.define()
   flags.adopt_module_key_flags(encode_flags)  # --help lists them.
@@ -254,7 +187,7 @@ def _guarded(argv: list[str]) -> None:
   logging.basicConfig(
     format="%(levelname)s: %(message)s", level=logging.WARNING, force=True
   )
-  entry_point.keep_interrupts()
+  entry_point.resend_interrupts()
   entry_point.start_jax()
   try:
     main(argv)
@@ -262,9 +195,9 @@ def _guarded(argv: list[str]) -> None:
     entry_point.fail(error)
   except KeyboardInterrupt:
     print(
-      "\ninterrupted; the same command goes on", file=sys.stderr, flush=True
+      "\ninterrupted; the same command continues", file=sys.stderr, flush=True
     )
-    os._exit(130)  # As the other commands do: XLA may be compiling.
+    os._exit(130)  # Like other commands: XLA may be compiling.
 
 
 if __name__ == "__main__":

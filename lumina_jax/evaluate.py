@@ -25,7 +25,7 @@ from rich.console import Console
 from rich.table import Table
 
 from data_pipelines.batches import Batches
-from data_pipelines.captions import SIDE
+from data_pipelines.digit_captions import SIDE
 from data_pipelines.digits import DigitCanvases, DigitsConfig, Split, split
 from lumina_jax.commands import start as entry_point
 from lumina_jax.evaluation.digits import Group, Neighbours, Reader, cut, groups

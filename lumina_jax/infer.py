@@ -1,16 +1,17 @@
-"""Pictures of prompts: lumina infer PROMPT [OUTPUT_DIR] [--flag=value ...]
+"""Samples of prompts: lumina infer PROMPT [OUTPUT_DIR] [--flag=value ...]
 
   lumina infer "3 1 4"                     the digits that ship with the package
+  lumina infer --workdir=runs/digits --prompt="3 1 4" --prompt=7
   lumina infer "A snowman" out --ckpt=Lumina-Next-SFT --resolution=1024x1024
   lumina infer --prompt_file=prompts.txt --output=out --ckpt=Lumina-Next-SFT
 
-Flags stand above the settings file, and that above how the pipeline samples by
-default. A prompt that begins with a dash goes behind a lone "--".
+Flags override the settings file, and that overrides the pipeline's defaults. A
+prompt that starts with a dash goes behind a lone "--". All devices of all
+processes share the samples; the first process prints and writes.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 import time
 from typing import Any
@@ -19,79 +20,74 @@ import jax
 from absl import flags
 from etils import epath
 
-from lumina_jax import sample
-from lumina_jax.commands import provenance, wishes
-from lumina_jax.commands import settings_yaml as settings
-from lumina_jax.commands import start as entry_point
-from lumina_jax.commands.settings_yaml import Settings
+from lumina_jax.commands import flags as option_flags
+from lumina_jax.commands import infer_flags, sample_files, start
+from lumina_jax.commands.prompts import prompts_and_output
+from lumina_jax.commands.sample_files import Job
+from lumina_jax.commands.settings import Settings
 from lumina_jax.files import atomic
 from lumina_jax.parallel import processes
 from lumina_jax.pipeline import LuminaPipeline
 from lumina_jax.pretrained.original import VAES
-from lumina_jax.sampling import presets
-from lumina_jax.sampling.program import SamplingConfig
+from lumina_jax.sampling import provenance
+from lumina_jax.sampling.components import Components
 
 PRECISIONS = {"bf16": "bfloat16", "fp32": "float32"}
-OF_CKPT = ("ckpt_lm", "vae", "ema")
-SCALING = ("ntk_scaling", "scaling_method", "scaling_watershed")
-# What the settings file knows too, by its names.
-OWN = (
-  "num_inference_steps",
-  "solver",
-  "shift",
-  "proportional_attention",
-  "scaling_watershed",
-)
+OF_CKPT = ("ckpt_lm", "vae", "ema")  # Flags that need --ckpt.
 
 
-def choose(args: Any) -> Settings:
-  """The settings file and, above it, flags.
-
-  Raises:
-    ValueError: for values that are none, or contradict each other.
-    OSError: if the file cannot be read.
-  """
-  chosen = Settings()
-  if args.config:
-    chosen, remarks = settings.read(args.config)
-    for remark in remarks:
-      logging.warning("%s: %s", args.config, remark)
-  if None not in (args.num_sampling_steps, args.num_inference_steps):
-    raise ValueError(
-      f"--num_sampling_steps={args.num_sampling_steps} counts points, "
-      f"--num_inference_steps={args.num_inference_steps} steps: give one of "
-      "them"
-    )
-  if args.resolution and (args.height or args.width):
-    raise ValueError("--resolution beside --height or --width: give one way")
-  points, steps = args.num_sampling_steps, args.num_inference_steps
-  if steps is not None:
-    if steps < 1:
-      raise ValueError(f"--num_inference_steps={steps} must be positive")
-    points = steps + 1
-  given = {
-    "ckpt": args.ckpt,
-    "ckpt_lm": args.ckpt_lm,
-    "token": args.token,
-    "resolution": None
-    if args.resolution is None
-    else settings.resolution("--resolution", args.resolution),
-    "num_sampling_steps": points,
-    "solver": args.solver,
-    "t_shift": args.shift,
-    "proportional_attn": args.proportional_attention,
-    **{name: getattr(args, name) for name in SCALING},
+@processes.only_first_prints()
+def main(argv: list[str]) -> None:
+  processes.exit_on_sigterm()  # Every file is whole or missing.
+  args = flags.FLAGS
+  prompts, output = prompts_and_output(
+    argv[1:], args.prompt, args.prompt_file, args.output
+  )
+  settings = infer_flags.read_settings(args)
+  items = infer_flags.per_prompt(args, prompts, settings)
+  folder = epath.Path(output or infer_flags.OUTPUT).expanduser()
+  processes.on_first(lambda: atomic.make_folder(folder))
+  infer_flags.check_options(option_flags.option_values())
+  print_device(args.num_gpus)
+  began = time.monotonic()
+  pipe, name = load(args, settings)
+  check_sizes(pipe.components)
+  common, remarks = settings.option_values(
+    pipe.options, pipe.components.sizes, option_flags.option_values()
+  )
+  for remark in remarks:
+    logging.warning(remark)
+  model = {
+    "model": provenance.public_name(name),
+    "text_encoder": provenance.public_name(settings.ckpt_lm),
+    "vae": provenance.public_name(args.vae),
+    "ema": args.ema,
   }
-  given = {name: value for name, value in given.items() if value is not None}
-  return dataclasses.replace(chosen, **given)
+  each = args.num_images_per_prompt
+  job = Job(pipe, items, common, each, folder, model)
+  count = sample_files.parameter_count(pipe.network)
+  print(f"{count / 1e6:,.1f} M parameters, {pipe.dtype}", flush=True)
+  sample_files.encode_captions(job)
+  pipe.params  # noqa: B018  Loads them if encoding came first.
+  loaded = time.monotonic()
+  print(f"loaded in {loaded - began:.1f} s", flush=True)
+  samples = sample_files.write_samples(job)
+  seconds = (time.monotonic() - loaded) / len(samples)
+  if len(samples) > 1:
+    print(f"overview: {sample_files.write_overview(job, samples)}")
+  plural = "samples" if len(samples) > 1 else "sample"
+  print(
+    f"{len(samples)} {plural} in {folder}, {seconds:.2f} s each with "
+    "compilation"
+  )
 
 
-def load(args: Any, chosen: Settings) -> tuple[LuminaPipeline, str]:
-  """The pipeline that was asked for, and its name.
+def load(args: Any, settings: Settings) -> tuple[LuminaPipeline, str]:
+  """The pipeline of the flags, and its name.
 
   Raises:
-    ValueError: for flags that do not go together.
-    FileNotFoundError: if there is none; says what to do.
+    ValueError: for flags that contradict each other.
+    FileNotFoundError: if there is no such pipeline; says what to do.
   """
   precision = args.precision
   if precision == "fp16":
@@ -100,189 +96,76 @@ def load(args: Any, chosen: Settings) -> tuple[LuminaPipeline, str]:
     )
   if precision not in (None, *PRECISIONS):
     raise ValueError(f"--precision={precision}: use {' or '.join(PRECISIONS)}")
-  of_ckpt = {name: getattr(args, name) for name in OF_CKPT}
-  named = [name for name, value in of_ckpt.items() if value is not None]
+  given = [name for name in OF_CKPT if getattr(args, name) is not None]
   if args.workdir:
-    named += ["ckpt"] * (args.ckpt is not None)
-    named += ["precision"] * (precision is not None)
-    if named:
-      raise ValueError(f"--workdir and --{named[0]}: give one of them")
+    given += [n for n in ("ckpt", "precision") if getattr(args, n) is not None]
+    if given:
+      raise ValueError(f"--workdir and --{given[0]}: pass one of them")
     print(f"loading the run in {args.workdir}", flush=True)
     return LuminaPipeline.from_workdir(args.workdir), args.workdir
-  if not chosen.ckpt and named:
-    raise ValueError(f"--{named[0]} needs --ckpt, the network it belongs to")
+  if not settings.ckpt and given:
+    raise ValueError(f"--{given[0]} needs --ckpt, the network it belongs to")
   options = {
     "dtype": PRECISIONS.get(precision),
     "ema": args.ema,
-    "text_encoder": chosen.ckpt_lm if chosen.ckpt else None,
+    "text_encoder": settings.ckpt_lm if settings.ckpt else None,
     "vae": VAES.get(args.vae, args.vae),
-    "token": chosen.token,
+    "token": settings.token,
   }
-  said = {k: v for k, v in options.items() if v is not None}
-  if chosen.ckpt:
-    parts = "".join(
-      f", {name} from {said[name]}"
+  options = {k: v for k, v in options.items() if v is not None}
+  if settings.ckpt:
+    others = "".join(
+      f", {name} from {options[name]}"
       for name in ("text_encoder", "vae")
-      if name in said
+      if name in options
     )
-    print(f"loading {chosen.ckpt}{parts}", flush=True)
+    print(f"loading {settings.ckpt}{others}", flush=True)
   else:
-    print(
-      "no --ckpt, no --workdir: sampling from the digits that ship with the "
-      "package"
-    )
-  # All prompts are encoded at once, so that neither network waits for the
-  # other in memory.
+    print("no --ckpt and no --workdir: the digits that ship with the package")
+  # All prompts are encoded at once: no network waits in memory for the other.
   pipe = LuminaPipeline.from_pretrained(
-    chosen.ckpt, one_at_a_time=True, mesh=processes.data_parallel_mesh(), **said
+    settings.ckpt,
+    one_at_a_time=True,
+    mesh=processes.data_parallel_mesh(),
+    **options,
   )
-  return pipe, chosen.ckpt or "digits"
+  return pipe, settings.ckpt or "digits"
 
 
-def sampling(
-  own: SamplingConfig, chosen: Settings, how: presets.How | None = None
-) -> SamplingConfig:
-  """How to sample: as the pipeline does, but for what was chosen.
+def check_sizes(components: Components) -> None:
+  """Refuses size flags of another medium.
 
-  What of the settings does not concern its network gets a warning: a file is
-  often that of another one.
-
-  Args:
-    own: of the pipeline.
-    chosen: the settings.
-    how: what they do not know.
+  Raises:
+    ValueError: naming the flags of this one.
   """
-  how, beyond = dict(how or {}), own.beyond
-  asked = how.get("rope_scaling")
-  rule = asked or (beyond.rule if beyond else None)
-  known = {"ntk_plain": SCALING[:1], "watershed": SCALING[1:]}.get(rule, ())
-  known += ("proportional_attn",) if beyond else ()
-  unused = [
-    name
-    for name in (*SCALING, "proportional_attn")
-    if getattr(chosen, name) is not None and name not in known
-  ]
-  if unused:
+  axes = [axis.argument for axis in components.medium.axes]
+  for name in option_flags.size_values():
+    if name not in axes:
+      raise ValueError(
+        f"--{name}: this network generates {components.medium.plural}; their "
+        f"size is set by {', '.join(f'--{axis}' for axis in axes)}"
+      )
+
+
+def print_device(num_gpus: int) -> None:
+  """Prints the devices, and warns if the original's flag asks for others."""
+  if num_gpus != 1:
     logging.warning(
-      "%s: this network has no such rule for sizes beyond those of training; "
-      "not used",
-      ", ".join(unused),
-    )
-  off = {
-    "ntk_scaling": chosen.ntk_scaling is False,
-    "scaling_method": chosen.scaling_method == settings.NO_SCALING,
-  }
-  if not asked and any(off[name] for name in known if name in off):
-    how["rope_scaling"], known = "none", known[-1:]
-  how |= {
-    "num_inference_steps": chosen.num_inference_steps,
-    "solver": chosen.solver,
-    "shift": chosen.t_shift,
-    "proportional_attention": chosen.proportional_attn if beyond else None,
-  }
-  if "scaling_watershed" in known:
-    how["scaling_watershed"] = chosen.scaling_watershed
-  return presets.choose(own, None, {}, how | _tolerances(own, chosen, how))
-
-
-def _tolerances(
-  own: SamplingConfig, chosen: Settings, how: presets.How
-) -> presets.How:
-  """Those of the settings, below flags, for the solver that reads them."""
-  found = {name: getattr(chosen, name) for name in settings.TOLERANCES}
-  found = {name: x for name, x in found.items() if x is not None}
-  if (chosen.solver or own.solver) == "dopri5":
-    return {k: x for k, x in found.items() if how.get(k) is None}
-  if any(x != settings.TOLERANCES[name] for name, x in found.items()):
-    logging.warning(
-      "%s: solvers with fixed steps need no tolerance; not used",
-      ", ".join(f"ode.{name}" for name in found),
-    )
-  return {}
-
-
-@processes.only_first_prints()
-def main(argv: list[str]) -> None:
-  processes.exit_on_sigterm()  # Files are whole or not there.
-  args = flags.FLAGS
-  prompts, output = wishes.positional(argv[1:], args.prompt_file)
-  chosen = choose(args)
-  size = chosen.resolution
-  if args.image and args.resolution is None:
-    size = None  # That of a settings file is for pictures from nothing.
-  asked = wishes.from_flags(args, prompts, size, chosen.cfg_scale, chosen.seed)
-  if None not in (args.output, output):
-    raise ValueError(f"{output!r} and --output={args.output}: give one folder")
-  folder = epath.Path(output or args.output or sample.OUTPUT).expanduser()
-  processes.on_first(lambda: atomic.make_folder(folder))
-  if args.num_gpus != 1:
-    logging.warning(
-      "--num_gpus=%d: JAX chooses the devices (JAX_PLATFORMS, "
+      "--num_gpus=%d has no effect: JAX chooses the devices (JAX_PLATFORMS, "
       "CUDA_VISIBLE_DEVICES); sampling runs on all of them",
-      args.num_gpus,
+      num_gpus,
     )
   device, count = jax.devices()[0], jax.device_count()
   many = f"{count} x " if count > 1 else ""
   print(f"device: {many}{device.device_kind} ({device.platform})", flush=True)
-  began = time.monotonic()
-  pipe, name = load(args, chosen)
-  more = {k: x for k, x in wishes.how(args).items() if k not in OWN}
-  pipe.sampling = sampling(pipe.sampling, chosen, more)
-  count = sample.parameters(pipe)
-  print(f"{count / 1e6:,.1f} M parameters, {pipe.dtype}", flush=True)
-  sample.encode(pipe, asked)
-  pipe.params  # noqa: B018  Loads them, if encoding was to come first.
-  loaded = time.monotonic()
-  print(f"loaded in {loaded - began:.1f} s", flush=True)
-  model = {
-    "model": provenance.public(name),
-    "text_encoder": provenance.public(chosen.ckpt_lm),
-    "vae": provenance.public(args.vae),
-    "ema": args.ema,
-  }
-  images = sample.draw(pipe, asked, args.num_images_per_prompt, folder, model)
-  seconds = (time.monotonic() - loaded) / len(images)
-  if len(images) > 1:
-    print(f"all of them: {sample.write_overview(images, prompts, folder)}")
-  what = "pictures" if len(images) > 1 else "picture"
-  print(
-    f"{len(images)} {what} in {folder}, {seconds:.2f} s each with compilation"
-  )
 
 
 def run() -> None:
   """Defines the flags and runs the command."""
-  text, truth = flags.DEFINE_string, flags.DEFINE_bool
-  text("ckpt", None, "Folder or hub name of a pipeline.")
-  text("ckpt_lm", None, "Folder or hub name of its text encoder.")
-  flags.DEFINE_alias("text_encoder", "ckpt_lm")
-  text("vae", None, "Likewise an autoencoder, or ema, mse, sdxl, sd3.")
-  flags.DEFINE_alias("ckpt_vae", "vae")
-  truth("ema", None, "Averaged weights or raw ones; default: what there is.")
-  text("precision", None, "bf16 or fp32; default by --ckpt.")
-  text("config", None, "A settings.yaml of the original.", short_name="c")
-  text("token", None, "For gated repositories of the hub.")
-  text("prompt_file", None, "Prompts, one a line; # begins a remark.")
-  flags.DEFINE_integer("num_gpus", 1, "Accepted; JAX chooses the devices.")
-  text("resolution", None, "Width and height in pixels, as 1024x512.")
-  flags.DEFINE_integer(
-    "num_sampling_steps",
-    None,
-    "Points of time, as the original counts: N points are N - 1 steps.",
-  )
-  truth("ntk_scaling", None, "Flag-DiT: stretch beyond trained sizes.")
-  flags.DEFINE_enum(
-    "scaling_method",
-    None,
-    settings.METHODS,
-    "Next-DiT: stretch beyond trained sizes.",
-  )
-  wishes.define_flags()
-  flags.DEFINE_alias("cfg_scale", "guidance_scale")
-  flags.DEFINE_alias("t_shift", "shift")
-  flags.DEFINE_alias("proportional_attn", "proportional_attention")
-  flags.adopt_module_key_flags(wishes)  # So that --help lists them.
-  entry_point.run(main)
+  infer_flags.define()
+  flags.adopt_module_key_flags(option_flags)  # So that --help lists them.
+  flags.adopt_module_key_flags(infer_flags)
+  start.run(main)
 
 
 if __name__ == "__main__":

@@ -15,22 +15,17 @@ import optax
 from absl import flags
 from etils import epath
 
-from data_pipelines.bad_records import Faults
+from data_pipelines.bad_records import BadRecordCounter
+from lumina_jax import media
 from lumina_jax.commands import config_flag
 from lumina_jax.commands import start as entry_point
 from lumina_jax.files import schema
 from lumina_jax.parallel import processes
 from lumina_jax.parallel.mesh import make_mesh
-from lumina_jax.runs import (
-  init_from,
-  messages,
-  previews,
-  record,
-  report,
-  run_encoders,
-)
+from lumina_jax.pretrained import encoders as frozen
+from lumina_jax.pretrained.encoders import Encoders
+from lumina_jax.runs import init_from, messages, previews, record, report
 from lumina_jax.runs import workdir as workdirs
-from lumina_jax.runs.run_encoders import RunEncoders
 from lumina_jax.training import data, run_config
 from lumina_jax.training import step as steps
 from lumina_jax.training.aggregator import Window, Work
@@ -69,7 +64,8 @@ def train(
   check(config, mesh)
   optimizer = make_optimizer(config.optimizer, plan.steps)
   profile = Profile(profile_steps, folder)
-  encoders = run_encoders.load(config)
+  medium = media.find(config.medium)
+  encoders = frozen.of_run(config.encoders, medium, network)
   batches = data.make_batches(config, mesh, folder, encoders)
 
   with contextlib.ExitStack() as stack:
@@ -89,7 +85,7 @@ def train(
     processes.on_first(lambda: data.pin(folder, batches, pinned))
     processes.on_first(lambda: begin(config, folder, start))
     messages.announce(config, state, mesh, folder, batches)
-    previews.draw_data(batches, encoders, folder)
+    previews.preview_data(config, batches, encoders, folder)
     metrics = stack.enter_context(Metrics(folder, start))
     example = batches.batch(start)
     step = steps.compile_step(
@@ -107,7 +103,7 @@ def train(
         Skips(
           plan.max_skipped, batches.names, saved.latest_step, int(state.skipped)
         ),
-        Faults(data.bad_limit(config)),
+        BadRecordCounter(config.data.bad_limit),
         Work.of(network.model, plan.batch_rows, config.data.budget, mesh),
       ),
       preemption,
@@ -122,12 +118,12 @@ def train(
 def draw(
   config: RunConfig,
   state: TrainState,
-  encoders: RunEncoders,
+  encoders: Encoders,
   folder: epath.Path,
   preemption: Preemption,
 ) -> None:
   """Draws pictures of a state, and the report with them."""
-  previews.draw_samples(config, state, encoders, folder, preemption.check)
+  previews.preview_samples(config, state, encoders, folder, preemption.check)
   if not processes.is_first():
     return
   try:

@@ -1,36 +1,56 @@
-"""What all tests share: the CPU, how it compiles, small configs."""
+"""What all tests share: the CPU, how it compiles, and a compilation cache."""
 
+import hashlib
 import importlib.metadata
 import os
 import pathlib
+import platform
 import signal
-import tempfile
 
-# Before JAX is imported; workers and child processes inherit these. The cache
-# saves a program that several processes run from being compiled by each.
+# Before JAX is imported; workers and child processes inherit these.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-os.environ["HF_HUB_OFFLINE"] = "1"  # What a test loads lies in its folder.
-os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
-if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-  cache = tempfile.TemporaryDirectory(prefix="jax_cache_")  # Ends with us.
-  os.environ["JAX_COMPILATION_CACHE_DIR"] = cache.name
+os.environ["HF_HUB_OFFLINE"] = "1"  # Tests load from their own folders.
 
 # Most programs here run for milliseconds and take seconds to compile: LLVM need
-# not optimise them, and the older emitters of XLA write less for it to read.
+# not optimise them, and the older emitters of XLA give it less to read.
 # JAX_DISABLE_MOST_OPTIMIZATIONS=0 compiles as users do.
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 if os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] == "1":
   flags = os.environ.get("XLA_FLAGS", "").split()
-  # One that another XLA does not know would end the process.
+  # A flag that another XLA does not know would end the process.
   if importlib.metadata.version("jaxlib").startswith("0.10."):
     flags.append("--xla_cpu_use_fusion_emitters=false")
   os.environ["XLA_FLAGS"] = " ".join(dict.fromkeys(flags))
+
+
+def cache_folder() -> pathlib.Path:
+  """A folder of compiled programs for these versions, flags and this CPU."""
+  cpu = pathlib.Path("/proc/cpuinfo")
+  lines = cpu.read_text().splitlines() if cpu.exists() else []
+  facts = [
+    platform.python_version(),
+    platform.machine(),
+    *(importlib.metadata.version(name) for name in ("jax", "jaxlib", "flax")),
+    os.environ.get("XLA_FLAGS", ""),
+    os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"],
+    *sorted({line for line in lines if line.startswith(("flags", "model"))}),
+  ]
+  digest = hashlib.sha256("\n".join(facts).encode()).hexdigest()[:16]
+  home = os.environ.get("XDG_CACHE_HOME", "~/.cache")
+  return pathlib.Path(home).expanduser() / "lumina_jax" / "tests" / digest
+
+
+# A program is compiled once on a machine, by the first test that needs it.
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+  os.environ["JAX_COMPILATION_CACHE_DIR"] = str(cache_folder())
+os.environ.setdefault("JAX_COMPILATION_CACHE_MAX_SIZE", str(2 << 30))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
 
 # In the background a shell lets its children ignore Ctrl-C, and theirs too.
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
   signal.signal(signal.SIGINT, signal.default_int_handler)
 
-import pytest
+import pytest  # noqa: E402
 
 QUICKLY = "JAX_DISABLE_MOST_OPTIMIZATIONS"
 CHOSEN = os.environ[QUICKLY]

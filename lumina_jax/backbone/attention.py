@@ -23,6 +23,8 @@ from lumina_jax.backbone.layers import (
 )
 from lumina_jax.tokens import Condition, per_token
 
+KeysValues = tuple[jax.Array, jax.Array]
+
 
 class Attention(nn.Module):
   """Self-attention plus zero-initialised gated cross-attention.
@@ -46,20 +48,33 @@ class Attention(nn.Module):
     rotation: rope.Rotation,
     condition: Condition,
     segments: jax.Array,
+    text: KeysValues | None = None,
   ) -> jax.Array:
+    """Attends.
+
+    Args:
+      x_BLD: tokens `[B, L, D]`.
+      rotation: of their positions.
+      condition: text features, unless `text` is given.
+      segments: `i32[B, L]`.
+      text: keys and values of the text, if they are computed already.
+
+    Returns:
+      `[B, L, D]`.
+    """
     cfg = self.cfg
-    q = self._norm("query_norm", self._project("query", x_BLD, cfg.heads))
-    k = self._norm("key_norm", self._project("key", x_BLD, cfg.kv_heads))
-    v = self._project("value", x_BLD, cfg.kv_heads)
+    q = norm(cfg, "query_norm", project(cfg, "query", x_BLD, cfg.heads))
+    k = norm(cfg, "key_norm", project(cfg, "key", x_BLD, cfg.kv_heads))
+    v = project(cfg, "value", x_BLD, cfg.kv_heads)
     q, k = rope.rotate(q, rotation), rope.rotate(k, rotation)
     q, k, v = (nn.with_logical_constraint(a, QUERIES) for a in (q, k, v))
     scaled = _scaled(q, condition, segments)
     out = self._attend(scaled, k, v, segments, segments, condition)
     if cfg.text_width:
       if cfg.text_query:
-        own = self._project("text_query", x_BLD, cfg.heads)
-        q = rope.rotate(self._norm("text_query_norm", own), rotation)
-      out = out + self._to_text(q, condition, segments)
+        own = project(cfg, "text_query", x_BLD, cfg.heads)
+        q = rope.rotate(norm(cfg, "text_query_norm", own), rotation)
+      out = out + self._to_text(q, condition, segments, text)
     return Einsum(
       "BLHK,HKD->BLD",
       (cfg.heads, cfg.head_dim, cfg.width),
@@ -69,14 +84,10 @@ class Attention(nn.Module):
       name="out",
     )(out)
 
-  def _to_text(self, q, condition: Condition, segments) -> jax.Array:
-    cfg = self.cfg
-    text = RMSNorm(cfg.norm_eps, "text", name="text_norm")(condition.text)
-    k = self._norm(
-      "text_key_norm", self._project("text_key", text, cfg.kv_heads)
-    )
-    v = self._project("text_value", text, cfg.kv_heads)
-    gate = parameter(self, "text_gate", zeros, (cfg.heads,), ("heads",))
+  def _to_text(self, q, condition: Condition, segments, text) -> jax.Array:
+    k, v = text or text_keys_values(self.cfg, condition.text)
+    shape, axes = (self.cfg.heads,), ("heads",)
+    gate = parameter(self, "text_gate", zeros, shape, axes)
     text_segments = condition.text_segments
     out = self._attend(
       q,
@@ -103,21 +114,47 @@ class Attention(nn.Module):
       **how,
     )
 
-  def _project(self, name: str, x: jax.Array, heads: int) -> jax.Array:
-    text = name in ("text_key", "text_value")
-    return Einsum(
-      "BSE,EGK->BSGK",
-      (x.shape[-1], heads, self.cfg.head_dim),
-      ("text" if text else "embed", "heads", "head_dim"),
-      xavier(),
-      dtype=jnp.dtype(self.cfg.dtype),
-      name=name,
-    )(x)
 
-  def _norm(self, name: str, x: jax.Array) -> jax.Array:
-    if not self.cfg.qk_norm:
-      return x
-    return LayerNorm(("heads", "head_dim"), name=name)(x)
+class TextProjections(nn.Module):
+  """The part of `Attention` that computes keys and values of the text.
+
+  Its parameters are those of `Attention` with the same names.
+  """
+
+  cfg: ModelConfig
+
+  @nn.compact
+  def __call__(self, text_BSE: jax.Array) -> KeysValues:
+    """`f32[B, S, E]` -> keys and values `[B, S, G, K]`."""
+    return text_keys_values(self.cfg, text_BSE)
+
+
+def text_keys_values(cfg: ModelConfig, text_BSE: jax.Array) -> KeysValues:
+  """Keys and values of the text; declares parameters of the current module."""
+  text = RMSNorm(cfg.norm_eps, "text", name="text_norm")(text_BSE)
+  k = project(cfg, "text_key", text, cfg.kv_heads)
+  v = project(cfg, "text_value", text, cfg.kv_heads)
+  return norm(cfg, "text_key_norm", k), v
+
+
+def project(cfg: ModelConfig, name: str, x: jax.Array, heads: int) -> jax.Array:
+  """`[B, S, E]` -> `[B, S, heads, K]`, by a kernel of the current module."""
+  text = name in ("text_key", "text_value")
+  return Einsum(
+    "BSE,EGK->BSGK",
+    (x.shape[-1], heads, cfg.head_dim),
+    ("text" if text else "embed", "heads", "head_dim"),
+    xavier(),
+    dtype=jnp.dtype(cfg.dtype),
+    name=name,
+  )(x)
+
+
+def norm(cfg: ModelConfig, name: str, x: jax.Array) -> jax.Array:
+  """Joint norm over all heads, if the network has one."""
+  if not cfg.qk_norm:
+    return x
+  return LayerNorm(("heads", "head_dim"), name=name)(x)
 
 
 def describe(

@@ -44,6 +44,8 @@ class ModelConfig:
       has none.
     raster: True = one running index (1-D RoPE), False = one position per axis.
     separators: learnt nextline (and nextframe) tokens in the sequence.
+    pad_token: learnt embedding of padding tokens; published text-to-image
+      networks have one, though it changes nothing.
     sandwich: norm after attention and feed-forward too, not only before.
     pre_norm_scale: the norms before have a learnt scale.
     shift: modulation has shifts beside scales.
@@ -87,6 +89,7 @@ class ModelConfig:
   balance_weight: float = 0.0
   raster: bool = True
   separators: bool = True
+  pad_token: bool = False
   sandwich: bool = False
   pre_norm_scale: bool = True
   shift: bool = True
@@ -176,11 +179,6 @@ class ModelConfig:
     return {"feed_forward": self.routing[0] if self.routing else None}
 
   @property
-  def pad_token(self) -> bool:
-    """Published text-to-image networks have one, though it changes nothing."""
-    return bool(self.text_width) and len(self.patch) > 1
-
-  @property
   def patch_dim(self) -> int:
     """P: values of one patch."""
     return math.prod(self.patch) * self.channels
@@ -212,8 +210,8 @@ NEXT_DIT = dict(
   tanh_gate=True,
 )
 # Text: LLaMA-2-7B features for Flag-DiT, Gemma-2B features for Next-DiT.
-FLAG_T2I = FLAG_DIT | dict(text_width=4096)
-NEXT_T2I = NEXT_DIT | dict(text_width=2048, final_shift=False)
+FLAG_T2I = FLAG_DIT | dict(text_width=4096, pad_token=True)
+NEXT_T2I = NEXT_DIT | dict(text_width=2048, pad_token=True, final_shift=False)
 FLAG_IMAGENET = FLAG_DIT | dict(separators=False, num_labels=1000)
 NEXT_IMAGENET = NEXT_DIT | dict(pre_norm_scale=False, num_labels=1000)
 

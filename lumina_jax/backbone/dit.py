@@ -16,6 +16,7 @@ from jax.ad_checkpoint import checkpoint_name
 
 from lumina_jax.backbone import moe, remat, rope
 from lumina_jax.backbone.attention import Attention
+from lumina_jax.backbone.cache import TextCache
 from lumina_jax.backbone.config import ModelConfig
 from lumina_jax.backbone.layers import (
   Einsum,
@@ -54,13 +55,24 @@ class DiT(nn.Module):
   cfg: ModelConfig
 
   @nn.compact
-  def __call__(self, tokens: Tokens, condition: Condition) -> jax.Array:
-    """Returns velocity `f32[B, L, P]`, zero on separators and padding."""
+  def __call__(
+    self, tokens: Tokens, condition: Condition, text: TextCache | None = None
+  ) -> jax.Array:
+    """Predicts.
+
+    Args:
+      tokens: noisy patches and their layout.
+      condition: time, label, text and positions of each sample.
+      text: what `text_cache` computed of the condition; None = compute it here.
+
+    Returns:
+      Velocity `f32[B, L, P]`, zero on separators and padding.
+    """
     cfg = self.cfg
     time_BNC = TimeEmbedder(cfg.cond_width, name="time_embed")(
       condition.time * cfg.time_scale
     )
-    cond_BNC = self._condition(time_BNC, condition)
+    cond_BNC = self._condition(time_BNC, condition, text)
     theta = cfg.rope_theta * cfg.rope_ntk
     rates = rope.frequencies(cfg.head_dim, cfg.position_axes, theta)
     rates = rates / cfg.rope_linear
@@ -74,6 +86,7 @@ class DiT(nn.Module):
       rotation,
       tokens.segments,
       condition,
+      text and (text.keys, text.values),
     )
     return self._velocity(x, cond_BNC, tokens)
 
@@ -106,9 +119,13 @@ class DiT(nn.Module):
       x = x.astype(jnp.float32)
     return nn.with_logical_constraint(x, STREAM)
 
-  def _condition(self, cond: jax.Array, condition: Condition) -> jax.Array:
+  def _condition(
+    self, cond: jax.Array, condition: Condition, text: TextCache | None
+  ) -> jax.Array:
     cfg = self.cfg
-    if cfg.text_width:
+    if text is not None:
+      cond += text.pooled
+    elif cfg.text_width:
       init = zeros if cfg.zero_text_pool else xavier()
       cond += TextPooler(cfg.cond_width, init, name="text_pool")(
         condition.text, condition.text_segments, condition.time.shape[1]
@@ -125,7 +142,7 @@ class DiT(nn.Module):
       remat.wrap(Block, cfg.remat),
       variable_axes={"params": 0, moe.COLLECTION: 0},
       split_rngs={"params": True},
-      in_axes=nn.broadcast,
+      in_axes=(*(nn.broadcast,) * 5, 0),
       length=cfg.depth,
       unroll=cfg.unroll,
       metadata_params={nn.PARTITION_NAME: "layers"},
@@ -184,13 +201,14 @@ class Block(nn.Module):
 
   @nn.compact
   def __call__(
-    self, x, cond_BNC, time_BNC, rotation, segments, condition: Condition
+    self, x, cond_BNC, time_BNC, rotation, segments, condition, text
   ) -> tuple[jax.Array, None]:
     cfg = self.cfg
     x = checkpoint_name(x, remat.STREAM)
 
     def attention(h):
-      return Attention(cfg, name="attention")(h, rotation, condition, segments)
+      module = Attention(cfg, name="attention")
+      return module(h, rotation, condition, segments, text)
 
     def feed_forward(h, name, router):
       dtype = jnp.dtype(cfg.dtype)

@@ -1,4 +1,4 @@
-"""The flag --config, whose every key --config.section.key=value can set."""
+"""The flag --config, and --config.section.key=value for every key of it."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from lumina_jax.training.run_config import RunConfig
 
 NAME = "config"
 
-flags.disclaim_key_flags()  # So that --help of a command lists it.
+flags.disclaim_key_flags()  # --help of a command lists it as its own.
 
 
 class CompleteConfig(flags.ArgumentParser):
   """Loads a config and adds the defaults that its file leaves out.
 
-  ml_collections sets keys that a config has, and no others.
+  ml_collections only overrides keys that a config has.
   """
 
   def __init__(self, files: flags.ArgumentParser):
@@ -27,7 +27,7 @@ class CompleteConfig(flags.ArgumentParser):
   def parse(self, path: str) -> Any:
     config = self._files.parse(path)
     if not isinstance(config, ConfigDict):
-      return config  # Of a file that cannot be read; using it says so.
+      return config  # The file cannot be read; its use raises the error.
     return schema.complete(RunConfig, config)
 
   def flag_type(self) -> str:
@@ -39,7 +39,7 @@ def define(example: str, flag_values: flags.FlagValues = flags.FLAGS) -> None:
 
   Args:
     example: of its value, for the help.
-    flag_values: that it is added to.
+    flag_values: to add the flag to.
   """
   text = f"Config file, e.g. {example}"
   config_flags.DEFINE_config_file(NAME, None, text, flag_values)

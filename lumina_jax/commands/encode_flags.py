@@ -1,4 +1,4 @@
-"""Flags of `lumina_jax.encode`, and what is wrong with their values."""
+"""Flags of `lumina_jax.encode`, and checks of their values."""
 
 from __future__ import annotations
 
@@ -7,17 +7,16 @@ from typing import Any
 
 from absl import flags
 
-from data_pipelines import shards
-from data_pipelines.shard_job import BadLimit
+from data_pipelines import shard_folder, write_shards
 from lumina_jax.encoders.frozen import CLEANING, HIDDEN, FrozenTextConfig
 
-PATCH = 2  # Latents along the side of a token, of nearly every network.
-PIXELS = 16  # of a token where pixels are stored: an autoencoder's 8, twice.
+PATCH = 2  # Latents along a side of a token, in nearly every network.
+PIXELS = 16  # Pixels along a side of a token: 2 latents of an autoencoder of 8.
 
-LEAST = {
+MINIMUM = {
   "seed": 0,
   "unit": 0,
-  "choices": 1,
+  "bucket_choices": 1,
   "epochs": 1,
   "records_per_shard": 1,
   "batch_size": 1,
@@ -26,54 +25,42 @@ LEAST = {
 
 
 def define() -> None:
-  """Defines all of them."""
-  _define_pictures()
+  """Defines all flags."""
+  _define_images()
   _define_encoders()
   _define_work()
 
 
 def check(args: Any) -> None:
-  """Looks at the values before anything is read or made.
+  """Validates the flags before the command reads or writes anything.
 
   Args:
     args: all flags.
 
   Raises:
-    ValueError: if one is missing or cannot be, naming it.
-    OSError: if shards cannot go where they should.
+    ValueError: if a flag is missing or out of range, naming it.
+    OSError: if shards cannot be written to the output folder.
   """
   if not args.output:
     raise ValueError("name the folder of shards, --output=FOLDER")
-  output = shards.local(args.output)
+  output = shard_folder.local_path(args.output)
   if args.verify:
     return
-  if not args.source or not args.sides:
+  if not args.source or not args.resolutions:
     raise ValueError(
-      "name the pictures and the sides of their crops in pixels: "
-      "--source=FOLDER --sides=256"
+      "name the images and the resolutions of their crops in pixels: "
+      "--source=FOLDER --resolutions=256"
     )
-  for side in args.sides:
+  for side in args.resolutions:
     if not side.strip().isdecimal():
-      raise ValueError(f"--sides={','.join(args.sides)}: {side!r} is no number")
-  for name, least in LEAST.items():
-    if getattr(args, name) < least:
-      raise ValueError(f"--{name}={getattr(args, name)}: at least {least}")
-  BadLimit(args.max_bad)
-  check_process(args.process_id, args.num_processes)
+      values = ",".join(args.resolutions)
+      raise ValueError(f"--resolutions={values}: {side!r} is not a number")
+  for name, minimum in MINIMUM.items():
+    if getattr(args, name) < minimum:
+      raise ValueError(f"--{name}={getattr(args, name)}: at least {minimum}")
+  write_shards.bad_counter(args.max_bad)
+  write_shards.check_process(args.process_id, args.num_processes)
   _check_output(args, output)
-
-
-def check_process(process: int, processes: int) -> None:
-  """Compares the number of a process with how many there are.
-
-  Raises:
-    ValueError: if there is no such process.
-  """
-  if not 0 <= process < processes:
-    raise ValueError(
-      f"--process_id={process} --num_processes={processes}: processes count "
-      "from 0, so that the last one is one less than how many there are"
-    )
 
 
 def _check_output(args: Any, output: pathlib.Path) -> None:
@@ -84,85 +71,93 @@ def _check_output(args: Any, output: pathlib.Path) -> None:
   source = pathlib.Path(args.source).expanduser().resolve()
   if not source.is_dir():
     return
-  # Shards and their settings make a folder one of shards when training.
+  # Training takes a folder with shards for a folder of shards only.
   if output.resolve().is_relative_to(source):
     raise ValueError(
       f"--output={args.output} lies in --source={args.source}; keep shards "
-      "apart from the pictures"
+      "apart from the images"
     )
 
 
-def _define_pictures() -> None:
+def _define_images() -> None:
   flags.DEFINE_string(
     "source",
     None,
-    "Pictures with captions: a folder, a .yaml file or tfds:NAME; see "
+    "Images with captions: a folder, a .yaml file or tfds:NAME; see "
     "data_pipelines.annotations.",
   )
   flags.DEFINE_list(
-    "sides",
+    "resolutions",
     [],
-    "Sides in pixels, such as 256 or 256,512: crops are of all shapes with "
+    "Resolutions in pixels, such as 256 or 256,512: crops have all shapes with "
     "about as many pixels as these squares.",
   )
   flags.DEFINE_integer(
     "unit",
     0,
-    "Pixels of a token, which sides are multiples of: the network's patch "
-    f"times what the autoencoder shrinks by. 0 = {PATCH} times the latter, "
-    f"{PIXELS} without one.",
+    "Pixels along a side of a token, which divide resolutions: the network's "
+    f"patch size times the factor of the autoencoder. 0 = {PATCH} times the "
+    f"latter, {PIXELS} without one.",
   )
-  flags.DEFINE_float("longest", 4.0, "The most that one side is of the other.")
+  flags.DEFINE_float(
+    "max_aspect_ratio", 4.0, "Largest ratio of the sides of a crop."
+  )
   flags.DEFINE_integer(
-    "choices", 4, "A crop has one of so many shapes that fit a picture best."
+    "bucket_choices",
+    4,
+    "A crop has one of this many shapes that fit its image best.",
   )
-  flags.DEFINE_bool("flip", False, "Swap left and right of every other crop.")
-  flags.DEFINE_integer("channels", 3, "Of pixels: 3, or 1 for grey.")
-  flags.DEFINE_integer("epochs", 1, "Crops of each picture.")
-  flags.DEFINE_integer("seed", 0, "Of the crops.")
+  flags.DEFINE_bool("flip", False, "Mirror every other crop.")
+  flags.DEFINE_integer("channels", 3, "Channels of pixels: 3, or 1 for gray.")
+  flags.DEFINE_integer("epochs", 1, "Number of crops of each image.")
+  flags.DEFINE_integer("seed", 0, "Seed of the crops.")
 
 
 def _define_encoders() -> None:
   text = FrozenTextConfig(width=1)
-  kinds = ("float32", "bfloat16")
+  dtypes = ("float32", "bfloat16")
   flags.DEFINE_string(
-    "vae", None, "Folder or hub name of an autoencoder; without it, pixels."
+    "vae",
+    None,
+    "Folder or hub name of an autoencoder; without it, pixels are stored.",
   )
   flags.DEFINE_enum(
-    "vae_dtype", "float32", kinds, "What the autoencoder computes in."
+    "vae_dtype", "float32", dtypes, "Dtype of the autoencoder's computation."
   )
   flags.DEFINE_string(
     "text_encoder",
     None,
-    "Folder or hub name of a language model; without it, captions stay text.",
+    "Folder or hub name of a language model; without it, text is stored.",
   )
   flags.DEFINE_string(
-    "tokenizer", None, "Folder of the language model's tokenizer, if elsewhere."
+    "tokenizer", None, "Folder of the tokenizer, if not beside the model."
   )
   flags.DEFINE_enum(
-    "dtype", "bfloat16", kinds, "What the language model computes in."
+    "dtype", "bfloat16", dtypes, "Dtype of the language model's computation."
   )
   flags.DEFINE_enum(
-    "hidden", text.hidden, HIDDEN, "State of the language model to take."
+    "hidden", text.hidden, HIDDEN, "Hidden state of the language model to use."
   )
   flags.DEFINE_integer(
-    "max_tokens", text.max_tokens, "Of a caption, at the most."
+    "max_tokens", text.max_tokens, "Largest number of tokens of a caption."
   )
-  flags.DEFINE_bool("add_eos", text.add_eos, "End captions with a token.")
+  flags.DEFINE_bool(
+    "add_eos", text.add_eos, "Append an end-of-sequence token to captions."
+  )
   flags.DEFINE_enum(
-    "cleaning", text.cleaning, CLEANING, "What is done to captions first."
+    "cleaning", text.cleaning, CLEANING, "How captions are cleaned."
   )
   flags.DEFINE_string(
-    "system_prompt", text.system_prompt, "Stands before each caption."
+    "system_prompt", text.system_prompt, "Text before each caption."
   )
 
 
 def _define_work() -> None:
   flags.DEFINE_string("output", None, "Folder of the shards.")
-  flags.DEFINE_integer("records_per_shard", 1000, "Pictures of a file.")
-  flags.DEFINE_integer("batch_size", 8, "Pictures that are encoded at once.")
-  flags.DEFINE_integer("threads", 4, "Threads that load pictures.")
+  flags.DEFINE_integer("records_per_shard", 1000, "Records of a shard.")
+  flags.DEFINE_integer("batch_size", 8, "Samples that are encoded at once.")
+  flags.DEFINE_integer("threads", 4, "Threads that load images.")
   flags.DEFINE_integer("process_id", 0, "Number of this process, from 0.")
   flags.DEFINE_integer("num_processes", 1, "Processes that share the work.")
-  flags.DEFINE_float("max_bad", 0.05, "Share of pictures that may be left out.")
+  flags.DEFINE_float("max_bad", 0.05, "Largest share of bad records.")
   flags.DEFINE_bool("verify", False, "Compare the checksums of --output.")

@@ -1,13 +1,11 @@
-"""What to sample with, in the words of the original's settings.yaml.
+"""The original's settings.yaml: options of sampling under its names.
 
 The file is a list of one mapping with the sections model, transport, ode and
-infer. What is not said stays None: the pipeline then decides.
+infer. Values that it leaves out are None: the pipeline's defaults apply.
 """
 
 from __future__ import annotations
 
-import dataclasses
-import difflib
 import os
 import pathlib
 import re
@@ -16,16 +14,12 @@ from typing import Any
 
 import yaml
 
-from lumina_jax.flow import solvers
+from lumina_jax.commands.settings import NO_SCALING, TOLERANCES, Settings
+from lumina_jax.files.suggest import did_you_mean
 
-# Solvers of the original that choose their own steps, beside dopri5.
-ADAPTIVE = ("dopri8", "bosh3", "fehlberg2", "adaptive_heun")
-# What torchdiffeq, and so the original, calls ours.
+# Names of torchdiffeq, and so of the original, for our solvers.
 SOLVER_NAMES = {"rk4": "rk4_38", "heun2": "heun"}
-TIME_AWARE, NO_SCALING = "Time-aware", "None"
-METHODS = (TIME_AWARE, NO_SCALING)
-TOLERANCES = {"atol": 1e-6, "rtol": 1e-3}  # As its file has them.
-# Sections and keys that the original knows.
+# Sections and keys of the original.
 SECTIONS = {
   "model": "ckpt ckpt_lm token",
   "transport": "path_type prediction loss_weight sample_eps train_eps",
@@ -41,92 +35,25 @@ SECTIONS = {
 KEYS = [f"{s}.{key}" for s, keys in SECTIONS.items() for key in keys.split()]
 RENAMED = {"scale_watershed": "scaling_watershed"}
 NONE_IS_A_CHOICE = ("scaling_method", "loss_weight", "last_step")
-# What only one value is known of, and why.
+# Settings with a single supported value, and the reason.
 ONLY = {
-  "transport.path_type": ("Linear", "published networks know this path only"),
+  "transport.path_type": ("Linear", "published networks use this path"),
   "transport.prediction": ("velocity", "published networks predict it"),
   "ode.reverse": (False, "sampling runs from noise to data"),
-  "ode.likelihood": (False, "pictures are drawn, not judged"),
+  "ode.likelihood": (False, "sampling computes no likelihood"),
 }
 RESOLUTION = re.compile(r"(?:\d+\s*:|\(\w+\))?\s*(\d+)\s*[xX×]\s*(\d+)")
-
-
-@dataclasses.dataclass(frozen=True)
-class Settings:
-  """Settings by the original's names; None = not said.
-
-  Attributes:
-    ckpt: folder or hub name of a pipeline.
-    ckpt_lm: likewise of its text encoder.
-    token: for gated repositories of the hub.
-    resolution: (width, height) in pixels, in this order as the original.
-    num_sampling_steps: points of the time grid, one more than there are steps.
-    cfg_scale: guidance scale.
-    solver: a name of `solvers.SOLVERS`.
-    t_shift: of the time grid.
-    seed: of the noise; 0 is a seed as any other.
-    proportional_attn: whether scores of attention grow with the picture.
-    ntk_scaling: whether a Flag-DiT stretches positions beyond trained sizes.
-    scaling_method: likewise of a Next-DiT, "Time-aware" or "None".
-    scaling_watershed: time at which the time-aware rule changes.
-    atol: absolute error that dopri5 allows in a step.
-    rtol: relative error likewise.
-  """
-
-  ckpt: str | None = None
-  ckpt_lm: str | None = None
-  token: str | None = dataclasses.field(default=None, repr=False)
-  resolution: tuple[int, int] | None = None
-  num_sampling_steps: int | None = None
-  cfg_scale: float | None = None
-  solver: str | None = None
-  t_shift: float | None = None
-  seed: int | None = None
-  proportional_attn: bool | None = None
-  ntk_scaling: bool | None = None
-  scaling_method: str | None = None
-  scaling_watershed: float | None = None
-  atol: float | None = None
-  rtol: float | None = None
-
-  def __post_init__(self):
-    if self.solver in ADAPTIVE:
-      raise ValueError(
-        f"solver {self.solver!r} chooses its own steps; of its kind there is "
-        "dopri5 here. Use that, or midpoint (the original's advice, 20 points)"
-      )
-    if self.solver is not None:
-      solvers.solver(self.solver)
-    points = self.num_sampling_steps
-    if points is not None and points < 2:
-      raise ValueError(
-        f"num_sampling_steps = {points}: it counts points of time, N points "
-        "make N - 1 steps; give at least 2"
-      )
-    if self.scaling_method not in (None, *METHODS):
-      raise ValueError(
-        f"scaling_method {self.scaling_method!r}: use {' or '.join(METHODS)}"
-      )
-    watershed = self.scaling_watershed
-    if watershed is not None and not 0 <= watershed <= 1:
-      raise ValueError(f"scaling_watershed = {watershed}: a time from 0 to 1")
-
-  @property
-  def num_inference_steps(self) -> int | None:
-    """Integration steps, one fewer than the points between which they lie."""
-    points = self.num_sampling_steps
-    return None if points is None else points - 1
 
 
 def read(path: str | os.PathLike) -> tuple[Settings, list[str]]:
   """Reads a settings.yaml.
 
   Returns:
-    What it says, and remarks for its author.
+    The settings, and remarks for the user.
 
   Raises:
-    OSError: if it cannot be read.
-    ValueError: if it is no such file, or asks for what cannot be done.
+    OSError: if the file cannot be read.
+    ValueError: if it is not a settings file, or a value is not supported.
   """
   try:
     text = pathlib.Path(path).expanduser().read_text("utf-8")
@@ -136,7 +63,7 @@ def read(path: str | os.PathLike) -> tuple[Settings, list[str]]:
       "-c, or leave it out and use flags"
     ) from error
   except UnicodeDecodeError as error:
-    raise ValueError(f"{path} is no text: {error}") from error
+    raise ValueError(f"{path} is not UTF-8 text: {error}") from error
   try:
     values = yaml.safe_load(text)
   except yaml.YAMLError as error:
@@ -148,13 +75,13 @@ def read(path: str | os.PathLike) -> tuple[Settings, list[str]]:
 
 
 def parse(values: Any) -> tuple[Settings, list[str]]:
-  """Settings from what a YAML file holds.
+  """Settings from the content of a YAML file.
 
   Returns:
-    The settings, and remarks on what was tolerated.
+    The settings, and remarks on tolerated mistakes.
 
   Raises:
-    ValueError: naming the value that cannot be served, and the way out.
+    ValueError: naming an unsupported value, and the alternative.
   """
   remarks: list[str] = []
   found: dict[str, Any] = {}
@@ -192,7 +119,7 @@ def resolution(name: str, value: Any) -> tuple[int, int]:
   """(width, height) of "1024x512", "1024:1536x1024", "(Extrapolation) 8x8".
 
   Raises:
-    ValueError: if it is none of these.
+    ValueError: for any other text.
   """
   match = RESOLUTION.fullmatch(str(value).strip())
   if not match:
@@ -203,7 +130,7 @@ def resolution(name: str, value: Any) -> tuple[int, int]:
 
 
 def number(name: str, value: Any) -> float:
-  """A number, also as text: PyYAML takes 1e-6 for text."""
+  """A number; PyYAML reads 1e-6 as text."""
   try:
     if isinstance(value, bool):
       raise ValueError
@@ -213,7 +140,7 @@ def number(name: str, value: Any) -> float:
 
 
 def whole(name: str, value: Any) -> int:
-  """A whole number, also as text or as 4.0."""
+  """A whole number; text and 4.0 pass."""
   found = number(name, value)
   if not found.is_integer():
     raise ValueError(f"{name} = {value!r}: expected a whole number")
@@ -221,7 +148,7 @@ def whole(name: str, value: Any) -> int:
 
 
 def truth(name: str, value: Any) -> bool:
-  """A truth value, also as text."""
+  """A truth value; text passes."""
   known = {"true": True, "false": False}
   if str(value).lower() not in known:
     raise ValueError(f"{name} = {value!r}: expected true or false")
@@ -229,9 +156,9 @@ def truth(name: str, value: Any) -> bool:
 
 
 def words(name: str, value: Any) -> str:
-  """A text."""
+  """Text."""
   if not isinstance(value, str):
-    raise ValueError(f"{name} = {value!r}: expected a text")
+    raise ValueError(f"{name} = {value!r}: expected text")
   return value
 
 
@@ -247,7 +174,7 @@ KINDS = {
 
 
 def _mapping(values: Any, remarks: list[str]) -> Mapping[str, Any]:
-  """The one mapping of the list that the file ought to be."""
+  """The only mapping of the list."""
   if isinstance(values, Mapping):
     remarks.append("a mapping is read as the list of one that it should be")
     values = [values]
@@ -269,7 +196,7 @@ def _mapping(values: Any, remarks: list[str]) -> Mapping[str, Any]:
 def _entries(
   sections: Mapping[str, Any], remarks: list[str]
 ) -> Iterator[tuple[str, Any]]:
-  """("section.key", value) of what is known and said."""
+  """("section.key", value) of all known keys with a value."""
   for section, entries in sections.items():
     if section not in SECTIONS:
       remarks.append(_unknown(str(section), list(SECTIONS)))
@@ -295,8 +222,10 @@ def _entries(
 def _unknown(name: str, known: list[str]) -> str:
   own = name.rpartition(".")[2]
   elsewhere = [other for other in known if other.rpartition(".")[2] == own]
-  near = elsewhere or difflib.get_close_matches(name, known, n=1, cutoff=0)
-  return f"{name} is unknown and not used; did you mean {near[0]}?"
+  hint = did_you_mean(name, known)
+  if elsewhere:
+    hint = f"; did you mean {elsewhere[0]!r}?"
+  return f"{name} is unknown and not used{hint}"
 
 
 def _number_as_text(name: str, value: Any) -> bool:

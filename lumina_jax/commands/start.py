@@ -1,4 +1,4 @@
-"""How every command starts, and how it ends on an input error."""
+"""Starts a command, and turns input errors into readable messages."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from absl import app, flags
 
 from lumina_jax.parallel import processes
 
-# What bad input raises. The message is shown alone; LUMINA_TRACEBACK=1 shows
-# where it came from, should it be a fault of ours after all.
+# Errors that bad input raises: the command prints the message alone.
+# LUMINA_TRACEBACK=1 also shows the traceback.
 EXPECTED = (ValueError, OSError, FloatingPointError)
 TRACEBACK = "LUMINA_TRACEBACK"
 ORBAX_THREAD = "_SignalingThread"
@@ -27,23 +27,21 @@ ORBAX_SAVE = "in background save thread"
 
 
 def run(main: Callable[[list[str]], None]) -> None:
-  """Runs a command's main; input errors become one readable message.
+  """Runs the main function of a command.
 
-  Several processes join here, before anything else, and leave together.
-
-  Exit codes: 0 done, 1 an input error or another process that is gone, 130
-  interrupted.
+  Several processes join here first, and leave together. Exit codes: 0 = done,
+  1 = an input error, or another process is gone, 130 = interrupted.
   """
   define_flags()
 
   def guarded(argv):
-    # Our own warnings, plainly; orbax reports every step of its work to absl.
+    # Orbax reports every step of its work to absl.
     logging.basicConfig(
       format="%(levelname)s: %(message)s", level=logging.WARNING, force=True
     )
     logging.getLogger("absl").setLevel(logging.ERROR)
-    hush_threads_of_orbax()
-    keep_interrupts()
+    silence_orbax_threads()
+    resend_interrupts()
     join()
     start_jax()
     try:
@@ -53,7 +51,7 @@ def run(main: Callable[[list[str]], None]) -> None:
     except KeyboardInterrupt:
       print("\ninterrupted", file=sys.stderr, flush=True)
       sys.stdout.flush()
-      os._exit(130)  # XLA may be compiling: taking it down crashes.
+      os._exit(130)  # A regular exit crashes while XLA compiles.
     except Exception as error:
       if processes.count() == 1:
         raise
@@ -64,7 +62,7 @@ def run(main: Callable[[list[str]], None]) -> None:
 
 
 def define_flags() -> None:
-  """How processes find each other where nothing around them says it."""
+  """Flags by which processes find each other without a cluster."""
   flags.DEFINE_string(
     "coordinator", "", "host:port of process 0, of several processes."
   )
@@ -73,30 +71,31 @@ def define_flags() -> None:
 
 
 def join() -> None:
-  """Finds the other processes, if there are any."""
+  """Connects to the other processes, if there are any."""
   args = flags.FLAGS
   try:
     processes.initialize(args.coordinator, args.num_processes, args.process_id)
     if jax.distributed.is_initialized():
-      # Where one dies the runtime aborts the others and says which it was; the
-      # stacks of all threads would bury that.
+      # If one dies, the runtime aborts the others and names it; the stacks of
+      # all threads would bury that message.
       faulthandler.disable()
   except (ValueError, OSError, RuntimeError) as error:
-    say_error(error)
-    sys.exit(1)  # There is nobody to leave with.
+    print_error(error)
+    sys.exit(1)  # No other process to wait for.
 
 
 def fail_among_others(error: Exception) -> NoReturn:
-  """Ends a process that does not know whether the others are still there.
+  """Ends a process after an error that another one may have caused.
 
-  What a collective raises when one of them has died is of many kinds.
+  Collectives raise many types of errors when a process has died.
   """
   traceback.print_exc()
   first = str(error).strip().partition("\n")[0][:300]
   print(
-    f"\nerror: process {jax.process_index()} of {processes.count()} cannot go "
-    f"on ({first}). If another one has failed, its own message says why. Start "
-    "all of them again: the same command goes on at the newest checkpoint",
+    f"\nerror: process {jax.process_index()} of {processes.count()} cannot "
+    f"continue ({first}). If another process failed, its own message says why."
+    " Start all of them again: the same command resumes at the newest "
+    "checkpoint",
     file=sys.stderr,
     flush=True,
   )
@@ -104,8 +103,8 @@ def fail_among_others(error: Exception) -> NoReturn:
   os._exit(1)
 
 
-def hush_threads_of_orbax() -> None:
-  """Leaves out what they print when a save fails: `Checkpoints` says it all."""
+def silence_orbax_threads() -> None:
+  """Hides what they print when a save fails; `Checkpoints` reports it."""
   logging.getLogger("absl").addFilter(
     lambda entry: (
       not any(
@@ -122,11 +121,11 @@ def hush_threads_of_orbax() -> None:
   threading.excepthook = hook
 
 
-def keep_interrupts() -> None:
-  """Sends an interrupt again that Python has dropped.
+def resend_interrupts() -> None:
+  """Repeats an interrupt that Python drops.
 
-  It does so where one arrives in a finaliser or, as JAX has one, in a callback
-  of the garbage collector: an exception has nowhere to go from there.
+  Python drops interrupts that arrive in a finaliser or in a callback of the
+  garbage collector, such as JAX's: exceptions cannot leave these.
   """
   usual = sys.unraisablehook
 
@@ -134,7 +133,7 @@ def keep_interrupts() -> None:
     if dropped.exc_type is not KeyboardInterrupt:
       usual(dropped)
       return
-    # Not from here, where it would be dropped like the first.
+    # From another thread: here it would be dropped again.
     again = threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGINT))
     again.daemon = True
     again.start()
@@ -143,7 +142,7 @@ def keep_interrupts() -> None:
 
 
 def start_jax() -> None:
-  """Starts the backend, or says which extra the wanted one needs."""
+  """Starts the backend; an error names the package extra that it needs."""
   try:
     jax.default_backend()
   except (RuntimeError, AssertionError) as error:
@@ -159,7 +158,7 @@ def start_jax() -> None:
 
 
 def parse(argv: list[str]) -> list[str]:
-  """Parses flags; config_flags raises KeyErrors and more on a mistyped one."""
+  """Parses flags; turns the errors of config_flags into messages."""
   try:
     return flags.FLAGS(argv)
   except (*EXPECTED, flags.Error, AttributeError, KeyError) as error:
@@ -167,30 +166,30 @@ def parse(argv: list[str]) -> list[str]:
 
 
 def fail(error: Exception) -> NoReturn:
-  """Says what is wrong and ends the program."""
+  """Prints an error and ends the program."""
   if os.environ.get(TRACEBACK):
     raise error
-  say_error(error)
+  print_error(error)
   processes.finish(1)
   sys.exit(1)
 
 
-def say_error(error: Exception) -> None:
-  """Prints an error as a message, without where it came from."""
+def print_error(error: Exception) -> None:
+  """Prints the message of an error."""
   while len(error.args) == 1 and isinstance(error.args[0], Exception):
     error = error.args[0]
   text = str(error.args[0]) if len(error.args) == 1 else str(error)
   if isinstance(error, (KeyError, AttributeError)):  # config_flags raises them.
     text = f"no such key in the config: {text}"
-  if "Traceback" in text:  # config_flags quotes one; its last line says it.
+  if "Traceback" in text:  # config_flags quotes one; the last line matters.
     text = text.strip().splitlines()[-1].partition("Error: ")[2]
   print(f"\nerror: {text}", file=sys.stderr, flush=True)
 
 
 def warn_of_idle_accelerator() -> None:
-  """Says loudly if the machine has an accelerator that JAX does not use."""
+  """Warns if the machine has an accelerator that JAX does not use."""
   if jax.default_backend() != "cpu" or jax.config.jax_platforms == "cpu":
-    return  # In use, or left idle on purpose.
+    return  # It is in use, or idle on purpose.
   for pattern, name, extra in (
     ("/dev/nvidia[0-9]*", "an NVIDIA GPU", "cuda"),
     ("/dev/accel[0-9]*", "a TPU", "tpu"),

@@ -44,36 +44,54 @@ def _latents(both, key, *, cfg):
 
 
 class Autoencoder:
-  """An autoencoder with its parameters.
+  """A codec of images: an autoencoder with its parameters.
 
-  Every size of a picture, and number of frames in a batch, is a program of its
-  own that is compiled when it first comes, which the log tells. Pictures go
-  through whole unless they are told to go in pieces: `tile` bounds memory by
-  what a part of a picture takes, `frames_at_once` by what some frames take.
+  Every size of an image, and number of images in a batch, compiles a program of
+  its own, which the log tells. `tile` bounds memory by a part of an image,
+  `frames_at_once` by a number of images.
 
   Attributes:
-    cfg: the network.
+    cfg: config of the network.
     params: of the network.
+    tile: side in pixels of the tiles that larger images are split into; None =
+      images stay whole.
+    frames_at_once: images in one batch; the last is padded. None = all.
   """
 
-  def __init__(self, cfg: VaeConfig, params: Params):
+  def __init__(
+    self,
+    cfg: VaeConfig,
+    params: Params,
+    tile: int | None = None,
+    frames_at_once: int | None = None,
+  ):
     self.cfg, self.params = cfg, params
+    self.tile, self.frames_at_once = tile, frames_at_once
+
+  @property
+  def factors(self) -> tuple[int, int]:
+    """Pixels per latent along height and width."""
+    return self.cfg.factor, self.cfg.factor
+
+  @property
+  def channels(self) -> int:
+    return self.cfg.channels
+
+  @property
+  def latent_channels(self) -> int:
+    return self.cfg.latent_channels
 
   def encode(
     self,
     images: jax.Array,
     key: jax.Array | None = None,
-    tile: int | None = None,
-    frames_at_once: int | None = None,
   ) -> jax.Array:
-    """Latents of pictures, shifted and scaled for a backbone.
+    """Latents of images, shifted and scaled for a backbone.
 
     Args:
       images: `f32[..., H, W, 3]` in [-1, 1], with any axes before.
-      key: draws latents from their distribution, the same ones in pieces; None
-        = its mode.
-      tile: side in pixels of the tiles that larger pictures go in.
-      frames_at_once: that go through in one batch; the last is padded.
+      key: draws latents from their distribution, the same in tiles as whole;
+        None = its mode.
 
     Returns:
       `f32[..., H / factor, W / factor, C]`.
@@ -91,21 +109,14 @@ class Autoencoder:
         "resize them"
       )
     run = functools.partial(_moments, self.params, cfg=cfg)
-    walk = tiles.Walk(run, cfg.factor, 1, tile, frames_at_once)
+    walk = tiles.Walk(run, cfg.factor, 1, self.tile, self.frames_at_once)
     return _latents(walk(images), key, cfg=cfg)
 
-  def decode(
-    self,
-    latents: jax.Array,
-    tile: int | None = None,
-    frames_at_once: int | None = None,
-  ) -> jax.Array:
+  def decode(self, latents: jax.Array) -> jax.Array:
     """Pictures of latents, the inverse of `encode`.
 
     Args:
       latents: `f32[..., h, w, C]` of `encode` or a backbone.
-      tile: as in `encode`, in pixels.
-      frames_at_once: as in `encode`.
 
     Returns:
       `f32[..., h * factor, w * factor, 3]`, not clipped to [-1, 1]; in the
@@ -117,7 +128,7 @@ class Autoencoder:
     cfg = self.cfg
     _check("latents", latents, cfg.latent_channels)
     run = functools.partial(_picture, self.params, cfg=cfg)
-    walk = tiles.Walk(run, 1, cfg.factor, tile, frames_at_once)
+    walk = tiles.Walk(run, 1, cfg.factor, self.tile, self.frames_at_once)
     return walk(latents)
 
 

@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 from sklearn import svm
 
-from data_pipelines import captions
-from data_pipelines.captions import SIDE
+from data_pipelines import digit_captions
+from data_pipelines.digit_captions import SIDE
 from data_pipelines.digits import Split
 
 # A generated digit this near to a training digit, relative to how near training
@@ -24,7 +24,9 @@ def _figures(labels: np.ndarray) -> str:
 
 
 def _words(labels: np.ndarray) -> str:
-  return " / ".join(" ".join(captions.WORDS[d] for d in row) for row in labels)
+  return " / ".join(
+    " ".join(digit_captions.WORDS[d] for d in row) for row in labels
+  )
 
 
 SPELLINGS: dict[str, Spelling] = {

@@ -6,9 +6,17 @@ import difflib
 from collections.abc import Iterable
 
 
-def did_you_mean(name: object, known: Iterable[str]) -> str:
-  """Returns "; did you mean 'x'?" for the nearest known name, else ""."""
-  near = difflib.get_close_matches(str(name), list(known), n=1)
+def did_you_mean(
+  name: object, known: Iterable[str], cutoff: float = 0.6
+) -> str:
+  """Returns "; did you mean 'x'?" for the nearest known name, else "".
+
+  Args:
+    name: the unknown name.
+    known: all valid names.
+    cutoff: how similar they must be, from 0 to 1.
+  """
+  near = difflib.get_close_matches(str(name), list(known), n=1, cutoff=cutoff)
   return f"; did you mean {near[0]!r}?" if near else ""
 
 

@@ -1,4 +1,4 @@
-"""Dormand-Prince 5(4): steps as long as the error of each sample allows."""
+"""Dormand-Prince 5(4): adaptive steps, for each sample its own."""
 
 from __future__ import annotations
 
@@ -33,42 +33,53 @@ DORMAND_PRINCE = Tableau(
   b=(35 / 384, 0.0, 500 / 1113, 125 / 192, -2187 / 6784, 11 / 84, 0.0),
   order=5,
 )
-# What the fifth order step has more than the fourth order one within it.
+# The fifth-order step minus the embedded fourth-order step.
 ERROR = (
   71 / 57600, 0.0, -71 / 16695, 71 / 1920, -17253 / 339200, 22 / 525, -1 / 40,
 )  # fmt: skip
-# How much of the longest allowed step is taken, and how fast steps change
+# Safety factor and limits of the change of a step
 # (Hairer, Norsett and Wanner 1993, section II.4).
 SAFETY, SHRINK, GROW = 0.9, 0.2, 10.0
 FIRST = 0.05  # The first step tried, as a share of the whole.
 
 
 class _Steps(NamedTuple):
-  """Where each sample is: time and next step `[*T]`, and the slope there."""
+  """The progress of each sample.
 
+  Attributes:
+    x: the state.
+    time: `[*T]`.
+    h: length of the next step, `[*T]`.
+    slope: v(x, time).
+    memory: of the velocity.
+  """
+
+  x: Any
   time: jax.Array
   h: jax.Array
   slope: Any
+  memory: Any
 
 
 @dataclasses.dataclass(frozen=True)
 class DormandPrince:
-  """Every sample has steps of its own, whoever shares its row or batch.
+  """Adapts the steps of each sample to its error, whatever shares its batch.
 
-  Of the times only the first and the last matter; none between or beyond them
-  is stepped to. All samples are evaluated until the last one has arrived, in a
-  loop that knows no reverse-mode derivative. States want float32: in bfloat16
-  their own rounding is larger than the errors allowed.
+  Only the first and the last time matter; the solver chooses those between.
+  All samples are evaluated until the last one arrives, in a loop without a
+  reverse-mode derivative. States should be float32: the rounding of bfloat16
+  exceeds the errors allowed. A rejected step restores the sample's memory of
+  the velocity.
 
   Attributes:
     rtol: error allowed in a step, relative to the state.
-    atol: the same in the state's units. The error of a sample is the root of
-      its mean square in units of atol + rtol |x|.
-    max_evaluations: of the velocity in one solve; samples that would need more
-      are told as `State.behind`.
-    tries: steps tried before it hands the state back, to be gone on with; None
-      = until all have arrived. Whoever watches takes 1: the steps, and so the
-      picture, stay what they are, with one more evaluation each.
+    atol: error allowed in a step, in the state's units. The error of a sample
+      is the root of its mean square in units of atol + rtol |x|.
+    max_evaluations: of the velocity in one solve; samples that need more are
+      reported in `State.behind`.
+    tries: steps to try before `integrate` returns a state to continue from;
+      None = until all samples arrive. Callbacks use 1: steps and results stay
+      the same, with one more evaluation each.
   """
 
   rtol: float = 1e-3
@@ -77,7 +88,7 @@ class DormandPrince:
   tries: int | None = None
 
   order = 5
-  evaluations = 6  # Of a step that is tried, and one more at the start.
+  evaluations = 6  # For each step tried; one more at the start.
 
   def __post_init__(self):
     for name in ("rtol", "atol"):
@@ -88,42 +99,52 @@ class DormandPrince:
         f"max_evaluations = {self.max_evaluations}: the first step takes 7"
       )
 
-  def start(self, x: Any, time: jax.Array) -> State:
+  def start(self, x: Any, time: jax.Array, memory: Any = ()) -> State:
     """The state at times[0]; the first step is not chosen yet."""
-    return begin(x, time, memory=jnp.zeros_like(time))
+    return begin(x, time, jnp.zeros_like(time), memory)
 
   def integrate(
     self, velocity: Velocity, state: State, times: jax.Array, samples: Samples
   ) -> State:
-    """From wherever each sample is to times[-1], or as far as `tries` go."""
-    end = times[-1]
-    h = jnp.where(state.memory == 0, FIRST * (end - state.time), state.memory)
-    steps = _Steps(state.time, h, velocity(state.x, state.time))
+    """Integrates each sample to times[-1], or for `tries` steps."""
+    end, h = times[-1], state.solver_memory
+    h = jnp.where(h == 0, FIRST * (end - state.time), h)
+    slope, memory = velocity(state.x, state.time, state.velocity_memory)
+    steps = _Steps(state.x, state.time, h, slope, memory)
     most = self.max_evaluations - self.evaluations
 
     def unfinished(carry):
-      _, steps, evaluations, tried = carry
+      steps, evaluations, tried = carry
       more = jnp.any(steps.time != end) & (evaluations <= most)
       return more if self.tries is None else more & (tried < self.tries)
 
     def step(carry):
-      x, steps, evaluations, tried = carry
-      x, steps = self._step(velocity, x, steps, end, samples)
-      return x, steps, evaluations + self.evaluations, tried + 1
+      steps, evaluations, tried = carry
+      steps = self._step(velocity, steps, end, samples)
+      return steps, evaluations + self.evaluations, tried + 1
 
-    x, steps, evaluations, _ = jax.lax.while_loop(
-      unfinished, step, (state.x, steps, state.evaluations + 1, 0)
+    steps, evaluations, _ = jax.lax.while_loop(
+      unfinished, step, (steps, state.evaluations + 1, 0)
     )
     behind = (steps.time != end) & (evaluations > most)
-    return State(x, steps.time, evaluations, behind, steps.h)
+    return State(
+      steps.x, steps.time, evaluations, behind, steps.h, steps.memory
+    )
 
-  def _step(self, velocity, x, steps, end, samples):
-    """Tries a step of every sample and keeps those whose error is small."""
-    left = end - steps.time
+  def _step(self, velocity, steps, end, samples) -> _Steps:
+    """Tries a step of every sample and accepts those with a small error."""
+    x, left = steps.x, end - steps.time
     last = jnp.abs(steps.h) >= jnp.abs(left)
     h = jnp.where(last, left, steps.h)
-    slopes = stages(
-      DORMAND_PRINCE, velocity, x, steps.time, h, samples, first=steps.slope
+    slopes, memory = stages(
+      DORMAND_PRINCE,
+      velocity,
+      x,
+      steps.time,
+      h,
+      steps.memory,
+      samples,
+      first=steps.slope,
     )
     spread = samples.spread(h)
     there = advance(x, spread, DORMAND_PRINCE.b, slopes)
@@ -131,19 +152,24 @@ class DormandPrince:
     good = error <= 1
     factor = SAFETY * jnp.maximum(error, 1e-10) ** (-1 / DORMAND_PRINCE.order)
     factor = jnp.clip(factor, SHRINK, jnp.where(good, GROW, 1.0))
-    # What is not finite cannot be said to be small.
+    # An error that is not finite shrinks the step.
     factor = jnp.where(jnp.isfinite(error), factor, SHRINK)
-    # A step cut short by the end says nothing against longer ones.
+    # A step that the end cut short does not limit later ones.
     longer = jnp.where(last & good, steps.h, h * factor.astype(h.dtype))
     time = jnp.where(last, end, steps.time + h)
     time = jnp.where(good, time, steps.time)
     keep = samples.spread(good)
     choose = lambda new, old: jax.tree.map(jnp.where, keep, new, old)  # noqa: E731
-    slope = choose(slopes[-1], steps.slope)
-    return choose(there, x), _Steps(time, longer, slope)
+    return _Steps(
+      choose(there, x),
+      time,
+      longer,
+      choose(slopes[-1], steps.slope),
+      samples.select(good, memory, steps.memory),
+    )
 
   def _error(self, x, there, h, slopes, samples):
-    """`[*T]`: root mean square of each sample's error in allowed units."""
+    """`[*T]`: root mean square error of each sample, 1 = just allowed."""
 
     def square(x, there, error):
       size = jnp.maximum(jnp.abs(x), jnp.abs(there))

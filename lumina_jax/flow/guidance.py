@@ -1,9 +1,9 @@
-"""Guidance: two velocities, conditional and not, and one steered by both."""
+"""Classifier-free guidance: conditional and unconditional velocity as one."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,18 +13,20 @@ from lumina_jax.flow.samples import TOGETHER, Samples
 
 
 class Guidance(NamedTuple):
-  """How far, when and where to steer; all traced.
+  """Scale, interval and limits of guidance; all traced.
 
   Attributes:
     scale: s of each sample, `f32[*T]`; 1 = the conditional velocity alone.
-    start: from which time on, `f32[*T]` (Kynkaanniemi et al. 2024, section 3);
-      None = always.
-    stop: before which time; 1 is behind all. From start = 0 on it is what
-      Lumina-Image-2.0, section 3.3, calls truncation. None = always.
-    renorm: r; the steered velocity gets no longer than r times the conditional
-      one, in the norm over a sample (the same section). Infinity = any length.
+    start: time at which guidance starts, `f32[*T]` (Kynkaanniemi et al. 2024,
+      section 3); None = always on.
+    stop: time before which guidance stops, `f32[*T]`; 1 includes the end. With
+      start = 0 this is the truncation of Lumina-Image-2.0, section 3.3. None =
+      always on.
+    renorm: r; the guided velocity is scaled down to at most r times the length
+      of the conditional one, in the norm over a sample (the same section).
+      Infinity = no limit.
     channels: broadcasts against x: 1 where guidance acts, 0 where the
-      conditional velocity stays. The original steers three channels of four.
+      conditional velocity stays. The original guides three channels of four.
   """
 
   scale: jax.Array | float
@@ -35,7 +37,7 @@ class Guidance(NamedTuple):
 
   @property
   def always(self) -> bool:
-    """Whether there is no time without it."""
+    """Whether guidance acts at all times."""
     return self.start is None and self.stop is None
 
   def at(self, t: jax.Array) -> jax.Array:
@@ -56,14 +58,14 @@ def combine(
   guidance: Guidance,
   samples: Samples = TOGETHER,
 ) -> jax.Array:
-  """v = v_u + s (v_c - v_u) (Ho and Salimans 2022, equation 6), and no longer.
+  """v = v_u + s (v_c - v_u) (Ho and Salimans 2022, equation 6), renormed.
 
   Args:
     conditional: v_c, like x.
     unconditional: v_u, like x.
     t: times `f32[*T]`.
     guidance: s and its limits.
-    samples: whose times these are.
+    samples: the layout of x.
   """
   scale = guidance.at(t)
   # From v_c, so that a scale of 1 gives exactly that.
@@ -77,25 +79,27 @@ def combine(
 
 
 def classifier_free(
-  both: Callable[[jax.Array, jax.Array], tuple[jax.Array, jax.Array]],
+  both: Callable[[jax.Array, jax.Array, Any], tuple[Any, Any]],
   conditional: Velocity,
   guidance: Guidance,
   samples: Samples = TOGETHER,
 ) -> Velocity:
-  """A steered velocity that asks for both only at times where it steers.
+  """A guided velocity; evaluates both branches only while guidance acts.
 
   Args:
-    both: (x, t) -> conditional and unconditional velocity, from one batch.
-    conditional: the first of them alone.
-    guidance: how far, when and where.
-    samples: whose times these are.
+    both: (x, t, memory) -> ((v_c, v_u), memory), from one batch.
+    conditional: the conditional velocity alone; takes and returns the memory of
+      both branches, so that shapes stay fixed.
+    guidance: how far, when and where to steer.
+    samples: the layout of x.
   """
 
-  def steered(x: jax.Array, t: jax.Array) -> jax.Array:
-    return combine(*both(x, t), t, guidance, samples)
+  def steered(x: jax.Array, t: jax.Array, memory: Any) -> tuple[Any, Any]:
+    pair, memory = both(x, t, memory)
+    return combine(*pair, t, guidance, samples), memory
 
-  def velocity(x: jax.Array, t: jax.Array) -> jax.Array:
-    needless = jnp.all(guidance.at(t) == 1)
-    return jax.lax.cond(needless, conditional, steered, x, t)
+  def velocity(x: jax.Array, t: jax.Array, memory: Any) -> tuple[Any, Any]:
+    plain = jnp.all(guidance.at(t) == 1)
+    return jax.lax.cond(plain, conditional, steered, x, t, memory)
 
   return steered if guidance.always else velocity

@@ -107,19 +107,30 @@ def divergence(
   t: jax.Array,
   probes: jax.Array,
   samples: Samples,
+  memory: Any = (),
 ) -> tuple[jax.Array, jax.Array]:
   """The slope v(x, t), like x, and its divergence per element, `f32[*T]`.
 
   Args:
-    velocity: v(x, t), that of each sample a function of that sample alone.
+    velocity: v(x, t, memory); of each sample a function of that sample alone.
     x: the state.
     t: `f32[*T]`.
     probes: `[probes, *x.shape]`.
-    samples: whose times these are; their mean is over d elements, and what is
-      returned is div v / d.
+    samples: the layout of x; their mean is over d elements, and the result is
+      div v / d.
+    memory: constants of the velocity.
+
+  Raises:
+    ValueError: if the velocity changes its memory.
   """
-  # By vjp, since a function with a vjp of its own has no forward derivative.
-  slope, pull = jax.vjp(lambda x: velocity(x, t), x)
+
+  def at(x):
+    slope, after = velocity(x, t, memory)
+    _check_unchanged(memory, after)
+    return slope
+
+  # By vjp: a function with a custom vjp has no forward derivative.
+  slope, pull = jax.vjp(at, x)
 
   def along(probe: jax.Array) -> jax.Array:
     (pulled,) = pull(probe.astype(slope.dtype))
@@ -135,6 +146,7 @@ def log_density(
   solver: ode.Solver,
   probes: jax.Array,
   samples: Samples | None = None,
+  memory: Any = (),
 ) -> Density:
   """log p(x) of data, solved back to noise.
 
@@ -144,7 +156,7 @@ def log_density(
   its rounding, is held against the tolerance of one, and none hides it.
 
   Args:
-    velocity: v(x, t), unguided; t is `f32[*T]`.
+    velocity: v(x, t, memory), unguided; t is `f32[*T]`.
     x: data, the state at the last time; `f32[B, ...]` without samples.
     times: `f32[steps + 1]` or `f32[steps + 1, *T]` from noise 0 to data 1, as
       in sampling; they are gone through from the last to the first.
@@ -154,9 +166,12 @@ def log_density(
     samples: how they lie in x; None: along the first axis. Elements that weigh
       nothing in their mean, such as padding, stay as they are and count
       nothing; `counted` makes such samples.
+    memory: constants of the velocity. A velocity that changes its memory, as
+      caches do, has no density: its field depends on the steps taken.
 
   Raises:
-    ValueError: for a solver that is stochastic or runs forwards only.
+    ValueError: for a solver that is stochastic or runs forwards only, or a
+      velocity that changes its memory.
   """
   if isinstance(solver, Stochastic | DpmSolver):
     raise ValueError(
@@ -167,8 +182,9 @@ def log_density(
   dimensions, counts = _counts(x, samples)
   probes = jnp.where(counts, probes, 0)
 
+  @ode.stateless
   def field(state: Any, t: jax.Array) -> Any:
-    slope, div = divergence(velocity, state[0], t, probes, samples)
+    slope, div = divergence(velocity, state[0], t, probes, samples, memory)
     return jnp.where(counts, slope, 0), div
 
   both = Samples(
@@ -213,6 +229,21 @@ def bits_per_dimension(density: Density, scale: float = 1.0) -> jax.Array:
   if not scale > 0:
     raise ValueError(f"scale = {scale}: must be positive")
   return (nats_per_dimension(density) - math.log(scale)) / math.log(2)
+
+
+def _check_unchanged(before: Any, after: Any) -> None:
+  """Refuses a velocity that returns another memory than it was given."""
+  same = jax.tree.structure(before) == jax.tree.structure(after) and all(
+    a is b
+    for a, b in zip(
+      jax.tree.leaves(before), jax.tree.leaves(after), strict=True
+    )
+  )
+  if not same:
+    raise ValueError(
+      "this velocity changes its memory from evaluation to evaluation, so it "
+      "is no function of (x, t) and has no density: turn its caches off"
+    )
 
 
 def _wide(x: jax.Array) -> jax.Array:

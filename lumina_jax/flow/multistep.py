@@ -1,6 +1,6 @@
-"""Two-step methods: the slope before sharpens this one, one evaluation a step.
+"""Two-step methods: second order with one evaluation of the velocity a step.
 
-The first step knows no slope before it and is Euler's.
+The first step has no previous slope and is Euler's.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from lumina_jax.flow.samples import Samples
 
 
 class TwoStep(FixedSteps):
-  """Carries what it found one step before, like x, and the time of that."""
+  """Carries a value of the previous step, like x, and its time."""
 
   evaluations = 1
   order = 2
 
-  def memory(self, x: Any, time: jax.Array) -> Any:
-    """Nothing yet: the time before is that of the first step itself."""
+  def first_memory(self, x: Any, time: jax.Array) -> Any:
+    """Zeros; the previous time equals the first, which marks the first step."""
     return jax.tree.map(jnp.zeros_like, x), time
 
 
@@ -43,22 +43,25 @@ class AdamsBashforth(TwoStep):
     samples: Samples,
   ) -> State:
     """One step from t to until."""
-    slope_before, before = state.memory
+    slope_before, before = state.solver_memory
     h, h_before = until - t, t - before
     first = h_before == 0
     w = jnp.where(first, 0, h / (2 * jnp.where(first, 1, h_before)))
-    slope = velocity(state.x, t)
+    slope, memory = velocity(state.x, t, state.velocity_memory)
     x = advance(state.x, samples.spread(h * (1 + w)), (1.0,), (slope,))
     x = advance(x, samples.spread(h * w), (-1.0,), (slope_before,))
     slope = jax.tree.map(lambda k, x: k.astype(x.dtype), slope, state.x)
     return state._replace(
-      x=x, evaluations=state.evaluations + 1, memory=(slope, t)
+      x=x,
+      evaluations=state.evaluations + 1,
+      solver_memory=(slope, t),
+      velocity_memory=memory,
     )
 
 
 @dataclasses.dataclass(frozen=True)
 class DpmSolver(TwoStep):
-  """DPM-Solver++(2M), exact where the predicted data are linear in log SNR.
+  """DPM-Solver++(2M), exact if the predicted data are linear in log SNR.
 
   x_{n+1} = (sigma_{n+1} / sigma_n) x_n
             + (alpha_{n+1} - alpha_n sigma_{n+1} / sigma_n) D,
@@ -66,12 +69,12 @@ class DpmSolver(TwoStep):
 
   with the data D_n that x_n and its velocity imply, and l = log(alpha / sigma)
   (Lu et al. 2022, "DPM-Solver++", algorithm 2). The step to pure data, where l
-  is infinite, takes D_n alone. Not to begin at data. Of second order but for
-  the ends, where steps in l never get small: there the error falls like h^2
-  log(1 / h).
+  is infinite, uses D_n alone. A solve cannot start at data. The order is 2 but
+  for the ends, where steps in l never get small: there the error falls like
+  h^2 log(1 / h).
 
   Attributes:
-    path: that the velocity was trained on.
+    path: the path that the velocity was trained on.
   """
 
   path: Path = LINEAR
@@ -85,23 +88,24 @@ class DpmSolver(TwoStep):
     samples: Samples,
   ) -> State:
     """One step from t to until."""
-    path, (data_before, before) = self.path, state.memory
+    path, (data_before, before) = self.path, state.solver_memory
+    slope, memory = velocity(state.x, t, state.velocity_memory)
     sigma, d_sigma = path.sigma(t), path.d_sigma(t)
     across = path.alpha(t) * d_sigma - path.d_alpha(t) * sigma
     data = jax.tree.map(
       lambda x, v, a, b: (a * x - b * v).astype(x.dtype),
       state.x,
-      velocity(state.x, t),
+      slope,
       samples.spread(d_sigma / across),
       samples.spread(sigma / across),
     )
-    # Not finite where a neighbour is pure noise or pure data.
+    # Not finite if a neighbour is pure noise or pure data.
     ratio = (self._log_snr(until) - self._log_snr(t)) / (
       2 * (self._log_snr(t) - self._log_snr(before))
     )
     known = jnp.isfinite(ratio) & (until < 1 - ROUNDING)
     ratio = samples.spread(jnp.where(known, ratio, 0.0))
-    # At data already, as slots without a picture are, there is nothing to do.
+    # Empty slots are at data already; nothing remains to do there.
     keep = path.sigma(until) / jnp.where(sigma > 0, sigma, 1.0)
     take = path.alpha(until) - path.alpha(t) * keep
     x = jax.tree.map(
@@ -116,7 +120,10 @@ class DpmSolver(TwoStep):
       samples.spread(take),
     )
     return state._replace(
-      x=x, evaluations=state.evaluations + 1, memory=(data, t)
+      x=x,
+      evaluations=state.evaluations + 1,
+      solver_memory=(data, t),
+      velocity_memory=memory,
     )
 
   def _log_snr(self, t):

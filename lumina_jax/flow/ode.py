@@ -1,4 +1,9 @@
-"""Solvers of dx/dt = v(x, t): what they share, and explicit Runge-Kutta."""
+"""Solvers of dx/dt = v(x, t): their protocol, and explicit Runge-Kutta.
+
+A velocity may carry memory from one evaluation to the next, e.g. caches of
+layers: it takes and returns one, `velocity(x, t, memory) -> (v, memory)`.
+Solvers pass it on in the order of their evaluations and know nothing of it.
+"""
 
 from __future__ import annotations
 
@@ -11,51 +16,62 @@ import jax.numpy as jnp
 
 from lumina_jax.flow.samples import TOGETHER, Samples
 
-# State and times `f32[*T]` of its samples -> slope, like the state.
-Velocity = Callable[[Any, jax.Array], Any]
+# State, times `f32[*T]` of its samples, memory -> slope like the state, memory.
+Velocity = Callable[[Any, jax.Array, Any], tuple[Any, Any]]
+
+
+def stateless(function: Callable[[Any, jax.Array], Any]) -> Velocity:
+  """A function v(x, t) as a velocity that passes any memory through."""
+  return lambda x, t, memory: (function(x, t), memory)
 
 
 class State(NamedTuple):
-  """A solve under way.
+  """The state of a solve.
 
   Attributes:
-    x: where it is.
-    time: when, `f32[*T]`.
-    evaluations: `i32[]`, how often the velocity was asked so far.
+    x: the solution.
+    time: its time, `f32[*T]`.
+    evaluations: `i32[]`, evaluations of the velocity so far.
     behind: `bool[*T]`, samples that gave up before their last time.
-    memory: what the solver carries from step to step.
+    solver_memory: what the solver carries from step to step.
+    velocity_memory: what the velocity carries from evaluation to evaluation.
   """
 
   x: Any
   time: jax.Array
   evaluations: jax.Array
   behind: jax.Array
-  memory: Any = ()
+  solver_memory: Any = ()
+  velocity_memory: Any = ()
 
 
-def begin(x: Any, time: jax.Array, memory: Any = ()) -> State:
-  """A solve that has not stepped yet, at time `f32[*T]`."""
-  return State(x, time, jnp.int32(0), jnp.zeros(jnp.shape(time), bool), memory)
+def begin(
+  x: Any, time: jax.Array, solver_memory: Any = (), velocity_memory: Any = ()
+) -> State:
+  """The state before the first step, at time `f32[*T]`."""
+  behind = jnp.zeros(jnp.shape(time), bool)
+  return State(x, time, jnp.int32(0), behind, solver_memory, velocity_memory)
 
 
 class Solver(Protocol):
-  """A way from times[0] to times[-1]; hashable, so that programs key on it."""
+  """Integrates over times; hashable, since compiled programs key on it."""
 
-  def start(self, x: Any, time: jax.Array) -> State:
-    """The state at times[0] `f32[*T]`."""
+  def start(self, x: Any, time: jax.Array, memory: Any = ()) -> State:
+    """The state at times[0] `f32[*T]`, with the velocity's first memory."""
 
   def integrate(
     self, velocity: Velocity, state: State, times: jax.Array, samples: Samples
   ) -> State:
-    """Goes on along times `f32[steps + 1, *T]`."""
+    """Continues along times `f32[steps + 1, *T]`."""
 
 
 class Segment(NamedTuple):
-  """A part of a solve with a velocity of its own.
+  """A part of a solve with its own velocity.
 
   Attributes:
-    velocity: v(x, t).
-    times: `f32[steps + 1, *T]`; the first is the last of the segment before.
+    velocity: v(x, t, memory).
+    times: `f32[steps + 1, *T]`; the first equals the last of the segment
+      before.
   """
 
   velocity: Velocity
@@ -67,9 +83,18 @@ def run(
   x: Any,
   solver: Solver,
   samples: Samples = TOGETHER,
+  memory: Any = (),
 ) -> State:
-  """Solves segment by segment, each one scan; memory passes between them."""
-  state = solver.start(x, segments[0].times[0])
+  """Solves segment by segment, each one scan; both memories pass between.
+
+  Args:
+    segments: in the order of their times.
+    x: the state at the first time.
+    solver: one of `solvers.SOLVERS`.
+    samples: the layout of x.
+    memory: first memory of the velocities.
+  """
+  state = solver.start(x, segments[0].times[0], memory)
   for velocity, times in segments:
     state = solver.integrate(velocity, state, times, samples)
   return state
@@ -81,35 +106,37 @@ def solve(
   times: jax.Array,
   solver: Solver,
   samples: Samples = TOGETHER,
+  memory: Any = (),
 ) -> Any:
   """Integrates from times[0] to times[-1], forwards or backwards.
 
   Args:
-    velocity: v(x, t), of x's shape.
+    velocity: v(x, t, memory), of x's shape; see `stateless`.
     x: the state at times[0].
     times: `f32[steps + 1, *T]`, traced: other times do not recompile.
     solver: one of `solvers.SOLVERS`.
-    samples: whose times these are.
+    samples: the layout of x.
+    memory: first memory of the velocity.
 
   Returns:
     The state at times[-1], in x's dtype.
   """
-  return run([Segment(velocity, times)], x, solver, samples).x
+  return run([Segment(velocity, times)], x, solver, samples, memory).x
 
 
-# Grids end this close to t = 1: what float32 makes of a time misses it by less.
+# Times this close to t = 1 count as the end: float32 rounds by less.
 ROUNDING = 1e-5
 
 
 class FixedSteps:
   """A solver that steps from each time to the next, in one scan."""
 
-  def start(self, x: Any, time: jax.Array) -> State:
-    """The state at times[0], with the memory of no step yet."""
-    return begin(x, time, self.memory(x, time))
+  def start(self, x: Any, time: jax.Array, memory: Any = ()) -> State:
+    """The state at times[0]."""
+    return begin(x, time, self.first_memory(x, time), memory)
 
-  def memory(self, x: Any, time: jax.Array) -> Any:
-    """What is carried from step to step; () of one-step methods."""
+  def first_memory(self, x: Any, time: jax.Array) -> Any:
+    """The solver's memory before the first step; () for one-step methods."""
     return ()
 
   def step(
@@ -126,7 +153,7 @@ class FixedSteps:
   def integrate(
     self, velocity: Velocity, state: State, times: jax.Array, samples: Samples
   ) -> State:
-    """One step for each interval of times."""
+    """Takes one step for each interval of times."""
 
     def step(state, interval):
       t, until = interval
@@ -143,8 +170,8 @@ def advance(
 
   Args:
     x: a state.
-    h: what broadcasts against it, from `Samples.spread`.
-    weights: numbers, or what broadcasts like h. Zeros cost nothing.
+    h: an array that broadcasts against x, from `Samples.spread`.
+    weights: numbers, or arrays that broadcast like h. Zeros cost nothing.
     slopes: like x.
   """
   leaves, tree = jax.tree.flatten(x)
@@ -194,9 +221,13 @@ class Tableau(FixedSteps):
     samples: Samples,
   ) -> State:
     """One step from t to until."""
-    x, slopes = state.x, stages(self, velocity, state.x, t, until - t, samples)
-    x = advance(x, samples.spread(until - t), self.b, slopes)
-    return state._replace(x=x, evaluations=state.evaluations + self.evaluations)
+    h, memory = until - t, state.velocity_memory
+    slopes, memory = stages(self, velocity, state.x, t, h, memory, samples)
+    return state._replace(
+      x=advance(state.x, samples.spread(h), self.b, slopes),
+      evaluations=state.evaluations + self.evaluations,
+      velocity_memory=memory,
+    )
 
 
 def stages(
@@ -205,25 +236,29 @@ def stages(
   x: Any,
   t: jax.Array,
   h: jax.Array,
+  memory: Any,
   samples: Samples,
   first: Any = None,
-) -> list[Any]:
-  """The slopes k_i of one step.
+) -> tuple[list[Any], Any]:
+  """The slopes k_i of one step, and the velocity's memory after them.
 
   Args:
     tableau: of the method.
-    velocity: v(x, t).
-    x: state at t.
+    velocity: v(x, t, memory).
+    x: the state at t.
     t: `f32[*T]`.
     h: length of the step, `f32[*T]`.
-    samples: whose times these are.
-    first: k_1, if it is known.
+    memory: of the velocity; the stages pass it on in order.
+    samples: the layout of x.
+    first: k_1 if it is known.
   """
   slopes = [] if first is None else [first]
   spread = samples.spread(h)
   for row, c in list(zip(tableau.a, tableau.c, strict=True))[len(slopes) :]:
-    slopes.append(velocity(advance(x, spread, row, slopes), t + c * h))
-  return slopes
+    at = advance(x, spread, row, slopes)
+    slope, memory = velocity(at, t + c * h, memory)
+    slopes.append(slope)
+  return slopes, memory
 
 
 EULER = Tableau(a=((),), b=(1.0,), order=1)
@@ -236,7 +271,7 @@ RK4 = Tableau(
   b=(1 / 6, 1 / 3, 1 / 3, 1 / 6),
   order=4,
 )
-# The 3/8 rule, what torchdiffeq and so the original call rk4.
+# The 3/8 rule, which torchdiffeq, and so the original, calls rk4.
 RK4_38 = Tableau(
   a=((), (1 / 3,), (-1 / 3, 1.0), (1.0, -1.0, 1.0)),
   b=(1 / 8, 3 / 8, 3 / 8, 1 / 8),

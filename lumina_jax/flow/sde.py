@@ -113,12 +113,12 @@ class Stochastic(FixedSteps):
     size = samples.spread(jnp.sqrt(2 * stir))
     return (x + size * samples.normal(t)).astype(x.dtype)
 
-  def _move(self, velocity, x, t, h, stir, samples):
-    """h v + D h score at x, and the data x1 that they imply, like x."""
-    slope, at = velocity(x, t), samples.spread(t)
+  def _move(self, velocity, x, t, h, stir, memory, samples):
+    """h v + D h score at x, the data x1 that they imply, and the memory."""
+    (slope, memory), at = velocity(x, t, memory), samples.spread(t)
     to = lambda wanted: convert(slope, x, at, "velocity", wanted, self.path)  # noqa: E731
     move = samples.spread(h) * slope + samples.spread(stir) * to("score")
-    return move, to("data")
+    return move, to("data"), memory
 
 
 @dataclasses.dataclass(frozen=True)
@@ -140,12 +140,17 @@ class EulerMaruyama(Stochastic):
     rate = self.diffusion(t)
     stir = self._stir(rate, h, until)
     drawn = jnp.where(ends, self._last_stir(rate, h, t), stir)
-    move, data = self._move(velocity, x, t, h, drawn, samples)
+    move, data, memory = self._move(
+      velocity, x, t, h, drawn, state.velocity_memory, samples
+    )
     there = self._noised(x + move, jnp.where(ends, 0, stir), t, samples)
     if self.last == "tweedie":
       there = jnp.where(samples.spread(ends), data, there)
-    evaluations = state.evaluations + self.evaluations
-    return state._replace(x=there.astype(x.dtype), evaluations=evaluations)
+    return state._replace(
+      x=there.astype(x.dtype),
+      evaluations=state.evaluations + self.evaluations,
+      velocity_memory=memory,
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -173,12 +178,19 @@ class Heun(Stochastic):
     stir = self._stir(rate, h, until)
     x = self._noised(state.x, jnp.where(ends, 0, stir), t, samples)
     drawn = jnp.where(ends, self._last_stir(rate, h, t), stir)
-    first, data = self._move(velocity, x, t, h, drawn, samples)
+    first, data, memory = self._move(
+      velocity, x, t, h, drawn, state.velocity_memory, samples
+    )
     once = (x + first).astype(dtype)
     stir = self._stir(self.diffusion(until), h, until)
-    second, _ = self._move(velocity, once, until, h, stir, samples)
+    second, _, memory = self._move(
+      velocity, once, until, h, stir, memory, samples
+    )
     there = data if self.last == "tweedie" else once
     twice = x + (first + second) / 2
     there = jnp.where(samples.spread(ends), there, twice)
-    evaluations = state.evaluations + self.evaluations
-    return state._replace(x=there.astype(dtype), evaluations=evaluations)
+    return state._replace(
+      x=there.astype(dtype),
+      evaluations=state.evaluations + self.evaluations,
+      velocity_memory=memory,
+    )

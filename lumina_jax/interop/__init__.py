@@ -1,13 +1,16 @@
-"""Other people's formats: weights from PyTorch and back.
+"""Weights in the formats of PyTorch, and in our own.
 
-load_pytorch, save_pytorch   PyTorch's formats
-load_weights, formats        ours as well
-source, infer                files -> tensors -> which network it is
-names, lumina, diffusers     what each parameter is called, a table a layout
-constructors                 model_args: the original's words for a network
-layout                       our arrays and theirs, both ways
-target, place                writing, whole or not at all
-safetensors, pth             the two kinds of file, one tensor at a time
+load_pytorch, save_pytorch     PyTorch's formats
+load_weights                   any format, ours included
+
+pytorch, pytorch_files, shards         reading: path -> tensors -> parameters
+pytorch_writer, destination            writing, whole or not at all
+detect, state_dict, model_args         which network a state dict belongs to
+names, lumina, diffusers               what each parameter is called
+layout                                 how arrays are laid out, both ways
+native, orbax                          our own folders
+language, vae                          the networks around the backbone
+safetensors, pth                       the two kinds of file, read lazily
 """
 
 import importlib
@@ -15,13 +18,13 @@ import importlib
 _PUBLIC = {
   "load_pytorch": "lumina_jax.interop.pytorch",
   "save_pytorch": "lumina_jax.interop.pytorch",
-  "load_weights": "lumina_jax.interop.formats",
+  "load_weights": "lumina_jax.interop.load",
 }
 __all__ = list(_PUBLIC)
 
 
 def __getattr__(name: str):
-  """Imports on first use; `formats` needs more of the house than the rest."""
+  """Imports on first use, so that a part can be imported without the rest."""
   if name not in _PUBLIC:
     raise AttributeError(f"module 'lumina_jax.interop' has no {name!r}")
   return getattr(importlib.import_module(_PUBLIC[name]), name)

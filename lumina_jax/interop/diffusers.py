@@ -1,4 +1,4 @@
-"""diffusers' LuminaNextDiT2DModel: its names and its config.json, both ways."""
+"""Names and config.json of diffusers' LuminaNextDiT2DModel, both ways."""
 
 from __future__ import annotations
 
@@ -7,13 +7,15 @@ from typing import Any
 
 from lumina_jax.backbone import ModelConfig
 from lumina_jax.backbone.config import NEXT_DIT
-from lumina_jax.interop.names import Rows, Table
+from lumina_jax.interop.names import NameTable, TableBuilder
 
 CLASS = "LuminaNextDiT2DModel"
-# What diffusers' LuminaNextDiT2DModel is, beside its sizes.
+MEDIUM = "image"
+# Fields that diffusers' class fixes.
 FIELDS = dict(
   raster=False,
   separators=False,
+  pad_token=True,
   sandwich=True,
   pre_norm_scale=True,
   shift=False,
@@ -28,43 +30,48 @@ FIELDS = dict(
 )
 
 
-def diffusers_names(cfg: ModelConfig) -> Table:
-  """The state dict of diffusers' LuminaNextDiT2DModel.
+def diffusers_names(cfg: ModelConfig, medium: str) -> NameTable:
+  """The name table of diffusers' LuminaNextDiT2DModel.
 
-  It holds the queries twice, for self-attention and for text.
+  Its state dict holds the query projection twice, for self-attention and for
+  text.
 
   Raises:
-    ValueError: if the network is no text-to-image Next-DiT.
+    ValueError: if the network is not a text-to-image Next-DiT.
   """
+  if medium != MEDIUM:
+    raise ValueError(
+      f"diffusers' {CLASS} does not support the medium {medium!r}, only "
+      f"{MEDIUM!r}. Use layout='lumina'"
+    )
+  expected = FIELDS | dict(
+    cond_width=min(cfg.width, 1024), patch=cfg.patch[:1] * 2
+  )
   wrong = [
-    f"{field} = {getattr(cfg, field)!r} (there {value!r})"
-    for field, value in FIELDS.items()
+    f"{field} = {getattr(cfg, field)!r} (must be {value!r})"
+    for field, value in expected.items()
     if getattr(cfg, field) != value
   ]
-  if cfg.cond_width != min(cfg.width, 1024):
-    wrong.append(f"cond_width = {cfg.cond_width} (there min(width, 1024))")
-  if len(cfg.patch) != 2 or len(set(cfg.patch)) != 1:
-    wrong.append(f"patch = {cfg.patch} (there two equal sides)")
-  if wrong or not cfg.text_width:
+  if not cfg.text_width:
+    wrong.append("text_width = 0 (must be positive)")
+  if wrong:
     raise ValueError(
-      "diffusers has a class for text-to-image Next-DiT only, "
-      "LuminaNextDiT2DModel, and none for this network: "
-      f"{', '.join(wrong) or 'it takes no text'}. Use layout='lumina'"
+      f"diffusers' {CLASS} is a text-to-image Next-DiT; this network differs: "
+      f"{', '.join(wrong)}. Use layout='lumina'"
     )
-  rows = Rows()
-  rows.add("pad", "pad_token")
-  rows.matrix("patch_embed", "patch_embedder.proj", kind="patch_in")
-  rows.add("patch_embed/bias", "patch_embedder.proj.bias")
+  builder = TableBuilder()
+  builder.add("pad", "pad_token")
+  builder.linear("patch_embed", "patch_embedder.proj", kind="patch_in")
   embed = "time_caption_embed"
-  rows.linear("time_embed/first", f"{embed}.timestep_embedder.linear_1")
-  rows.linear("time_embed/second", f"{embed}.timestep_embedder.linear_2")
-  rows.norm("text_pool/norm", f"{embed}.caption_embedder.0")
-  rows.linear("text_pool/project", f"{embed}.caption_embedder.1")
-  rows.linear("final_modulation/project", "norm_out.linear_1")
-  rows.matrix("final", "norm_out.linear_2", kind="patch_out")
-  rows.add("final/bias", "norm_out.linear_2.bias", kind="patch_out_bias")
-  block = Rows("blocks/", "layers.{i}.")
-  _diffusers_attention(block, cfg)
+  builder.linear("time_embed/first", f"{embed}.timestep_embedder.linear_1")
+  builder.linear("time_embed/second", f"{embed}.timestep_embedder.linear_2")
+  builder.norm("text_pool/norm", f"{embed}.caption_embedder.0")
+  builder.linear("text_pool/project", f"{embed}.caption_embedder.1")
+  builder.linear("final_modulation/project", "norm_out.linear_1")
+  builder.matrix("final", "norm_out.linear_2", kind="patch_out")
+  builder.add("final/bias", "norm_out.linear_2.bias", kind="patch_out_bias")
+  block = TableBuilder("blocks/", "layers.{i}.")
+  _add_attention(block, cfg)
   block.linear("modulation/project", "norm1.linear")
   block.add("attention_norm/scale", "norm1.norm.weight")
   block.add("attention_post_norm/scale", "norm2.weight")
@@ -72,22 +79,21 @@ def diffusers_names(cfg: ModelConfig) -> Table:
   block.add("feed_forward_post_norm/scale", "ffn_norm2.weight")
   for part, number in (("gate", 1), ("down", 2), ("up", 3)):
     block.matrix(f"feed_forward/{part}", f"feed_forward.linear_{number}")
-  return rows.table | block.table
+  return builder.table | block.table
 
 
-def _diffusers_attention(block: Rows, cfg: ModelConfig) -> None:
-  both, text = ("attn1", "attn2"), ("attn2",)
-  queries = {"query": both}
+def _add_attention(block: TableBuilder, cfg: ModelConfig) -> None:
+  queries = {"query": ("attn1", "attn2")}
   if cfg.text_query:
-    queries = {"query": ("attn1",), "text_query": text}
-  for ours, at in queries.items():
-    block.matrix(f"attention/{ours}", *(f"{a}.to_q" for a in at))
-  for ours, at in (("key", "attn1"), ("text_key", "attn2")):
-    block.matrix(f"attention/{ours}", f"{at}.to_k")
-    block.matrix(f"attention/{ours.replace('key', 'value')}", f"{at}.to_v")
+    queries = {"query": ("attn1",), "text_query": ("attn2",)}
+  for ours, theirs in queries.items():
+    block.matrix(f"attention/{ours}", *(f"{name}.to_q" for name in theirs))
+  for prefix, theirs in (("", "attn1"), ("text_", "attn2")):
+    block.matrix(f"attention/{prefix}key", f"{theirs}.to_k")
+    block.matrix(f"attention/{prefix}value", f"{theirs}.to_v")
   if cfg.qk_norm:
-    for ours, at in queries.items():
-      block.norm(f"attention/{ours}_norm", *(f"{a}.norm_q" for a in at))
+    for ours, theirs in queries.items():
+      block.norm(f"attention/{ours}_norm", *(f"{x}.norm_q" for x in theirs))
     block.norm("attention/key_norm", "attn1.norm_k")
     block.norm("attention/text_key_norm", "attn2.norm_k")
   block.matrix("attention/out", "attn2.to_out.0", kind="matrix_from_heads")
@@ -96,25 +102,25 @@ def _diffusers_attention(block: Rows, cfg: ModelConfig) -> None:
 
 
 def diffusers_config(
-  values: Mapping[str, Any], separate: bool
+  values: Mapping[str, Any], text_query: bool
 ) -> tuple[ModelConfig, bool]:
-  """The network of a diffusers config.json.
+  """Reads the network from a config.json of diffusers.
 
   Args:
-    values: of config.json.
-    separate: whether text has queries of its own.
+    values: the values of config.json.
+    text_query: whether text has a query projection of its own.
 
   Returns:
     The network, and whether its last layer has the unused sigma half.
 
   Raises:
-    ValueError: if it is of another class, or misses a value.
+    ValueError: if it is of another class, or lacks a value.
   """
-  found = _or(values, "_class_name", "none")
+  found = values.get("_class_name") or "none"
   if found != CLASS:
     raise ValueError(
-      f"config.json is of class {found}; of diffusers' classes only "
-      f"{CLASS} is a network of this family"
+      f"config.json is of class {found}; of diffusers' classes only {CLASS} "
+      "is supported"
     )
 
   def value(name):
@@ -123,35 +129,31 @@ def diffusers_config(
     return values[name]
 
   width, heads = value("hidden_size"), value("num_attention_heads")
-  factor = _or(values, "ffn_dim_multiplier", None)
+  factor = values.get("ffn_dim_multiplier")
+  kv_heads = values.get("num_kv_heads")
   cfg = ModelConfig(
     patch=(value("patch_size"),) * 2,
     channels=value("in_channels"),
     width=width,
     depth=value("num_layers"),
     heads=heads,
-    kv_heads=_or(values, "num_kv_heads", heads),
+    kv_heads=heads if kv_heads is None else kv_heads,
     cond_width=min(width, 1024),
     text_width=value("cross_attention_dim"),
     ffn_multiple=value("multiple_of"),
     ffn_factor=1.0 if factor is None else float(factor),
     qk_norm=value("qk_norm"),
     norm_eps=float(value("norm_eps")),
-    text_query=separate,
+    text_query=text_query,
+    pad_token=True,
     final_shift=False,
     **NEXT_DIT,
   )
   return cfg, bool(value("learn_sigma"))
 
 
-def _or(values: Mapping[str, Any], name: str, otherwise: Any) -> Any:
-  """A value that the file may leave out or set to null."""
-  value = values.get(name)
-  return otherwise if value is None else value
-
-
 def config_json(cfg: ModelConfig) -> dict[str, Any]:
-  """What config.json says of the network, the inverse of `diffusers_config`."""
+  """The values of config.json, the inverse of `diffusers_config`."""
   return {
     "_class_name": CLASS,
     "_diffusers_version": "0.30.0",

@@ -1,15 +1,14 @@
-"""Language models in Hugging Face folders: config.json and safetensors.
+"""Loads language models from Hugging Face folders as text encoders.
 
-Read to be text encoders (`encoders.language`): a folder of transformers'
-`save_pretrained`, or the `text_encoder/` of a diffusers pipeline, in one file
-or in shards with an index. Tensors are read one at a time and go where they
-belong; what a hidden state does not need is not read.
+Reads a folder of transformers' `save_pretrained`, or the `text_encoder/` of a
+diffusers pipeline: config.json, and one safetensors file or shards with an
+index. Tensors are read one at a time and placed on the devices. Tensors that
+the hidden state does not depend on are not read.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import math
 import os
 import pathlib
 import re
@@ -22,51 +21,49 @@ from flax import traverse_util
 from jax.sharding import Mesh
 
 from lumina_jax.encoders.language import LanguageConfig, boxed_shapes
-from lumina_jax.interop import safetensors
-from lumina_jax.interop.comparison import check
+from lumina_jax.interop.hugging_face import CONFIG, TRANSFORMERS, read_tensors
+from lumina_jax.interop.json_file import read_json
 from lumina_jax.interop.language_config import language_config
-from lumina_jax.interop.names import Name, Rows, Table
-from lumina_jax.interop.source import CONFIG, read_json
+from lumina_jax.interop.layout import Layout, Path
+from lumina_jax.interop.names import NameTable, TableBuilder
+from lumina_jax.interop.shapes import Shapes, check_shapes
 from lumina_jax.interop.tensor import Tensor, dtype_of
 from lumina_jax.parallel.placement import place
 
-Path = tuple[str, ...]
-
-WHOLE = "model.safetensors"
-INDEX = "model.safetensors.index.json"
-PREFIX = "model."  # Of keys, where the file is of a model with a head.
-# In files, but nothing that is learnt, or nothing that an encoder uses.
+PREFIX = "model."  # Starts the keys of a model that was saved with a head.
+# Keys of tensors that are not trained, or that an encoder does not use.
 IGNORED = r"lm_head\.weight|.*rotary_emb\.inv_freq"
 
 
 @dataclasses.dataclass(frozen=True)
 class LanguageWeights:
-  """A language model on a disk, checked and ready to be loaded.
+  """A language model on disk, checked and not yet loaded.
 
   Attributes:
-    cfg: the model.
+    cfg: Config of the model.
   """
 
   cfg: LanguageConfig
-  _table: Table
+  _layout: Layout
   _tensors: Mapping[str, Tensor]
 
   def load(self, mesh: Mesh | None = None) -> dict[str, Any]:
-    """Its parameters on the devices, read one at a time.
+    """Loads the parameters onto the devices, one at a time.
 
     Args:
-      mesh: where the rules of `parallel.mesh` put them; None = one device.
+      mesh: devices, by the sharding rules of `parallel.mesh`; None uses one.
 
     Raises:
-      ValueError: if the mesh does not fit, or a file broke meanwhile.
+      ValueError: if the mesh does not fit, or a file cannot be read.
     """
-    boxed = boxed_shapes(self.cfg)
-    ours = _shapes(boxed)
 
-    def read(path: Path, numbers: np.dtype) -> np.ndarray:
-      return _read(self._table[path], ours[path], self._tensors, numbers)
+    def get(key: str) -> np.ndarray:
+      return self._tensors[key].read()
 
-    return place(read, boxed, dtype_of(self.cfg.dtype), mesh)
+    def read(path: Path, dtype: np.dtype) -> np.ndarray:
+      return self._layout.read(path, get, dtype)
+
+    return place(read, boxed_shapes(self.cfg), dtype_of(self.cfg.dtype), mesh)
 
 
 def load_language(
@@ -75,13 +72,13 @@ def load_language(
   dtype: str = "bfloat16",
   mesh: Mesh | None = None,
 ) -> tuple[LanguageConfig, dict[str, Any]]:
-  """Loads a language model; arguments and errors are of `open_language`.
+  """Loads a language model; arguments and errors are those of `open_language`.
 
   Args:
-    folder: of the model.
-    hidden: which hidden state it gives.
-    dtype: of parameters and activations.
-    mesh: where the rules of `parallel.mesh` put them; None = one device.
+    folder: folder of the model.
+    hidden: the hidden state to return.
+    dtype: dtype of parameters and activations.
+    mesh: devices, by the sharding rules of `parallel.mesh`; None uses one.
 
   Returns:
     The model, and its parameters on the devices.
@@ -96,44 +93,46 @@ def open_language(
   """Finds a language model and checks every name and shape, without reading.
 
   Args:
-    folder: with config.json and safetensors, or a diffusers pipeline with such
-      a folder as its text_encoder/.
+    folder: a folder with config.json and safetensors, or a diffusers pipeline
+      with such a text_encoder/.
     hidden: "last" or "penultimate"; see `LanguageConfig`.
-    dtype: "float32", "bfloat16" or "float16", of parameters and activations.
+    dtype: dtype of parameters and activations: "float32", "bfloat16" or
+      "float16".
 
   Raises:
-    FileNotFoundError: if the folder or a file is not there, or there are no
-      safetensors in it.
-    ValueError: if a file is broken, the model is none of FAMILIES, its tensors
-      are not those that config.json announces, or the mesh does not fit.
+    FileNotFoundError: if the folder or a file is missing, or it holds no
+      safetensors.
+    ValueError: if a file is broken, the family is not supported, or the tensors
+      do not fit config.json.
   """
   folder = _folder(pathlib.Path(folder).expanduser())
-  dtype_of(dtype)  # Or it is refused.
+  dtype_of(dtype)  # Checks the name.
   try:
     cfg = language_config(read_json(folder / CONFIG), hidden, dtype)
   except ValueError as error:
     raise ValueError(f"{folder}: {error}") from error
-  tensors = _tensors(folder)
-  table, ours = language_names(cfg), _shapes(boxed_shapes(cfg))
+  # Without the prefix that only models with a head have.
+  tensors = {
+    key.removeprefix(PREFIX): tensor
+    for key, tensor in read_tensors(folder, TRANSFORMERS).items()
+  }
+  flat = traverse_util.flatten_dict(nn.unbox(boxed_shapes(cfg)))
+  ours = {path: x.shape for path, x in flat.items()}
+  layout = Layout(language_names(cfg), ours, {"{i}": cfg.layers})
   try:
-    check(_their_shapes(cfg, table, ours), _found(cfg, tensors))
+    check_shapes(layout.shapes(), _used_shapes(cfg, tensors))
   except ValueError as error:
     raise ValueError(f"{folder}: {error}") from error
-  return LanguageWeights(cfg, table, tensors)
+  return LanguageWeights(cfg, layout, tensors)
 
 
-def _shapes(boxed: Any) -> dict[Path, tuple[int, ...]]:
-  flat = traverse_util.flatten_dict(nn.unbox(boxed))
-  return {path: x.shape for path, x in flat.items()}
-
-
-def language_names(cfg: LanguageConfig) -> Table:
-  """Our path -> their key without `model.`, of all that is loaded."""
-  rows = Rows()
-  rows.add("embed", "embed_tokens.weight", kind="table")
+def language_names(cfg: LanguageConfig) -> NameTable:
+  """The name table of all loaded parameters; keys lack the prefix `model.`."""
+  builder = TableBuilder()
+  builder.add("embed", "embed_tokens.weight", kind="table")
   if cfg.hidden == "last":
-    rows.add("final_norm/scale", "norm.weight")
-  block = Rows("blocks/", "layers.{i}.")
+    builder.add("final_norm/scale", "norm.weight")
+  block = TableBuilder("blocks/", "layers.{i}.")
   for ours, theirs in (("query", "q"), ("key", "k"), ("value", "v")):
     block.matrix(f"attention/{ours}", f"self_attn.{theirs}_proj")
   block.matrix("attention/out", "self_attn.o_proj", kind="matrix_from_heads")
@@ -145,7 +144,7 @@ def language_names(cfg: LanguageConfig) -> Table:
         f"attention/{ours}_norm/scale", f"self_attn.{theirs}_norm.weight"
       )
   norms = {"attention_norm": "input", "feed_forward_norm": "post_attention"}
-  if cfg.post_norms:  # Gemma-2's names say where a norm stands.
+  if cfg.post_norms:  # Gemma-2 has norms before and after each sublayer.
     norms = {
       "attention_norm": "input",
       "attention_post_norm": "post_attention",
@@ -154,34 +153,11 @@ def language_names(cfg: LanguageConfig) -> Table:
     }
   for ours, theirs in norms.items():
     block.add(f"{ours}/scale", f"{theirs}_layernorm.weight")
-  return rows.table | block.table
+  return builder.table | block.table
 
 
-def _keys(name: Name, layers: int) -> list[str]:
-  (key,) = name.keys
-  return [key.format(i=i) for i in range(layers)] if "{i}" in key else [key]
-
-
-def _their_shapes(
-  cfg: LanguageConfig, table: Table, ours: Mapping[Path, tuple[int, ...]]
-) -> dict[str, tuple[int, ...]]:
-  """Keys and shapes of all that is loaded."""
-  shapes = {}
-  for path, name in table.items():
-    stacked = "{i}" in name.keys[0]
-    shape = ours[path][stacked:]
-    if name.kind == "matrix":
-      shape = (math.prod(shape[1:]), shape[0])
-    elif name.kind == "matrix_from_heads":
-      shape = (shape[-1], math.prod(shape[:-1]))
-    shapes |= dict.fromkeys(_keys(name, cfg.layers), shape)
-  return shapes
-
-
-def _found(
-  cfg: LanguageConfig, tensors: Mapping[str, Tensor]
-) -> dict[str, tuple[int, ...]]:
-  """Keys and shapes of what the files hold and the encoder may need."""
+def _used_shapes(cfg: LanguageConfig, tensors: Mapping[str, Tensor]) -> Shapes:
+  """Shapes of the tensors in the files, without those that are ignored."""
   ignored = IGNORED
   if cfg.hidden == "penultimate":
     ignored += rf"|norm\.weight|layers\.{cfg.depth - 1}\..*"
@@ -192,65 +168,12 @@ def _found(
   }
 
 
-def _read(
-  name: Name,
-  shape: tuple[int, ...],
-  tensors: Mapping[str, Tensor],
-  dtype: np.dtype,
-) -> np.ndarray:
-  """One of our arrays; of theirs no more than one is held beside it."""
-  out = np.empty(shape, dtype)
-  stacked = "{i}" in name.keys[0]
-  for i, key in enumerate(_keys(name, shape[0])):
-    theirs = tensors[key].read()
-    if name.kind.startswith("matrix"):
-      theirs = theirs.T  # (out, in) -> (in, out)
-    part = out[i] if stacked else out
-    part.reshape(theirs.shape)[...] = theirs  # A view, converted on the way.
-  return out
-
-
 def _folder(path: pathlib.Path) -> pathlib.Path:
   if (path / "text_encoder" / CONFIG).exists():
     return path / "text_encoder"
   if not path.exists():
     raise FileNotFoundError(
-      f"{path} does not exist; looked for a folder with {CONFIG} and {WHOLE}, "
-      "or one with such a folder as its text_encoder/"
+      f"{path} does not exist; expected a folder with {CONFIG} and "
+      f"{TRANSFORMERS}.safetensors, or one with such a text_encoder/"
     )
   return path
-
-
-def _tensors(folder: pathlib.Path) -> dict[str, Tensor]:
-  """Tensors of one file or of several, by key without `model.`."""
-  tensors: dict[str, Tensor] = {}
-  for path in _files(folder):
-    tensors |= safetensors.read(path)
-  return {key.removeprefix(PREFIX): x for key, x in tensors.items()}
-
-
-def _files(folder: pathlib.Path) -> list[pathlib.Path]:
-  if (folder / WHOLE).exists():
-    return [folder / WHOLE]
-  index = folder / INDEX
-  if not index.exists():
-    there = ", ".join(sorted(f.name for f in folder.iterdir())[:8])
-    raise FileNotFoundError(
-      f"{folder} has neither {WHOLE} nor {INDEX}; there is {there}. Save the "
-      "model as safetensors: save_pretrained(..., safe_serialization=True), "
-      "no variant"
-    )
-  weight_map = read_json(index).get("weight_map")
-  if not isinstance(weight_map, dict) or not all(
-    isinstance(name, str) and name == os.path.basename(name)
-    for name in weight_map.values()
-  ):
-    raise ValueError(
-      f"{index} cannot be read: it has no weight_map to files beside it"
-    )
-  names = sorted(set(weight_map.values()))
-  if missing := [name for name in names if not (folder / name).exists()]:
-    raise FileNotFoundError(
-      f"{folder} lacks {', '.join(missing)}, which {INDEX} names"
-    )
-  return [folder / name for name in names]

@@ -1,4 +1,4 @@
-"""The config.json of a language model, read as `LanguageConfig`."""
+"""Reads the config.json of a language model as `LanguageConfig`."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ ACTIVATIONS = {
   "gelu": "gelu",
   "gelu_pytorch_tanh": "gelu_tanh",
 }
-# What a config.json may say only in vain.
-REFUSED = (
+# Options that must be unset or false.
+UNSUPPORTED = (
   "attention_bias",
   "mlp_bias",
   "use_bidirectional_attention",
@@ -27,29 +27,30 @@ REFUSED = (
 def language_config(
   values: Mapping[str, Any], hidden: str, dtype: str = "float32"
 ) -> LanguageConfig:
-  """The model of a config.json.
+  """Reads the model from a config.json.
 
   Args:
-    values: of config.json, as transformers 4 or 5 writes it.
+    values: the values of config.json, as transformers 4 or 5 writes it.
     hidden: "last" or "penultimate".
-    dtype: to compute in.
+    dtype: dtype of the computation.
 
   Raises:
-    ValueError: if its model_type is none of FAMILIES, it lacks a value, or
-      asks for what these models do not have.
+    ValueError: if the model_type is not one of FAMILIES, a value is missing or
+      an option is not supported.
   """
   family = values.get("model_type")
   if family not in FAMILIES:
     raise ValueError(
-      f"config.json is of model_type {family!r}; there may be "
+      f"config.json has model_type {family!r}; supported are "
       f"{', '.join(FAMILIES)}"
     )
-  for name in REFUSED:
+  for name in UNSUPPORTED:
     if values.get(name):
       raise ValueError(
-        f"config.json says {name} = {values[name]!r}, which is not supported"
+        f"config.json has {name} = {values[name]!r}, which is not supported"
       )
-  width, heads = _value(values, "hidden_size"), _heads(values)
+  width = _value(values, "hidden_size")
+  heads = _value(values, "num_attention_heads")
   head_dim = values.get("head_dim") or width // heads
   gemma = family in ("gemma", "gemma2")
   theta, factor = _rope(values)
@@ -82,18 +83,14 @@ def _value(values: Mapping[str, Any], name: str) -> Any:
   return values[name]
 
 
-def _heads(values: Mapping[str, Any]) -> int:
-  return _value(values, "num_attention_heads")
-
-
 def _activation(family: str, values: Mapping[str, Any]) -> str:
   field = "hidden_activation" if family == "gemma2" else "hidden_act"
   found = _value(values, field)
   if family == "gemma" and found == "gelu":
-    found = "gelu_pytorch_tanh"  # What Google's first files meant by it.
+    found = "gelu_pytorch_tanh"  # Google's first files called it gelu.
   if found not in ACTIVATIONS:
     raise ValueError(
-      f"config.json says {field} = {found!r}; there may be "
+      f"config.json has {field} = {found!r}; supported are "
       f"{', '.join(ACTIVATIONS)}"
     )
   return ACTIVATIONS[found]
@@ -102,7 +99,7 @@ def _activation(family: str, values: Mapping[str, Any]) -> str:
 def _scores(
   family: str, values: Mapping[str, Any], head_dim: int
 ) -> dict[str, Any]:
-  """What attention does with its scores, and Gemma-2 beside it."""
+  """Fields of the attention scores, and other fields of Gemma-2."""
   if family != "gemma2":
     return {"query_scale": head_dim**-0.5}
   return {
@@ -114,33 +111,32 @@ def _scores(
 
 
 def _rope(values: Mapping[str, Any]) -> tuple[float, float]:
-  """Base of the rotary angles, and what positions are divided by."""
+  """Base of the rotary angles, and the factor that divides positions."""
   # transformers 5 writes rope_parameters; 4 wrote rope_theta and rope_scaling.
-  said = values.get("rope_parameters") or values.get("rope_scaling") or {}
-  theta = said.get("rope_theta") or values.get("rope_theta") or 1e4
-  kind = said.get("rope_type") or said.get("type") or "default"
+  rope = values.get("rope_parameters") or values.get("rope_scaling") or {}
+  theta = rope.get("rope_theta") or values.get("rope_theta") or 1e4
+  kind = rope.get("rope_type") or rope.get("type") or "default"
   if kind not in ("default", "linear"):
     raise ValueError(
-      f"config.json scales RoPE by the rule {kind!r}; there may be default, "
-      "linear"
+      f"config.json has rope_type {kind!r}; supported are default, linear"
     )
-  if said.get("partial_rotary_factor") not in (None, 1):
+  if rope.get("partial_rotary_factor") not in (None, 1):
     raise ValueError(
-      "config.json says partial_rotary_factor = "
-      f"{said['partial_rotary_factor']!r}, which is not supported"
+      "config.json has partial_rotary_factor = "
+      f"{rope['partial_rotary_factor']!r}, which is not supported"
     )
-  factor = float(_value(said, "factor")) if kind == "linear" else 1.0
+  factor = float(_value(rope, "factor")) if kind == "linear" else 1.0
   return float(theta), factor
 
 
 def _check_layer_types(cfg: LanguageConfig, values: Mapping[str, Any]) -> None:
-  """Refuses another order of windows than the one that `window` means."""
+  """Checks that sliding windows are where `cfg.window` places them."""
   full = "full_attention"
   first = "sliding_attention" if cfg.window else full
   expected = [full if i % 2 else first for i in range(cfg.depth)]
   found = values.get("layer_types") or expected
   if found != expected:
     raise ValueError(
-      f"config.json says layer_types = {found}; there may be a sliding window "
-      "in every other layer, from the first, of Gemma-2, and nowhere else"
+      f"config.json has layer_types = {found}; only Gemma-2 may have sliding "
+      "windows, in every other layer from the first"
     )

@@ -1,4 +1,4 @@
-"""Terms that come with weights, carried along wherever these go."""
+"""Licences and model cards, which travel with the weights."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ import pathlib
 import re
 import shutil
 
-# As repositories of weights call their terms and their model card.
+# Names of licences and model cards in repositories of weights.
 FILES = re.compile(
   r"(LICEN[SC]E|NOTICE|USE_POLICY|TERMS|README|MODEL_?CARD)[^/]*", re.I
 )
 
 
-def found(source: pathlib.Path | None) -> list[pathlib.Path]:
-  """Licences and model cards of a folder; a file has none of its own."""
+def find(source: pathlib.Path | None) -> list[pathlib.Path]:
+  """Licences and model cards in a folder; empty for a file or None."""
   if source is None or not source.is_dir():
     return []
   return sorted(
@@ -23,23 +23,23 @@ def found(source: pathlib.Path | None) -> list[pathlib.Path]:
   )
 
 
-def carry(source: pathlib.Path | None, destination: pathlib.Path) -> None:
-  """Copies licences and model cards into a folder that exists.
+def copy(source: pathlib.Path | None, destination: pathlib.Path) -> None:
+  """Copies licences and model cards; existing files stay.
 
   Args:
-    source: folder of the weights; None or a file has none to carry.
-    destination: what is there already stays.
+    source: folder of the weights; a file or None has no licences.
+    destination: folder that exists.
   """
-  for path in found(source):
+  for path in find(source):
     if not (destination / path.name).exists():
       shutil.copyfile(path, destination / path.name)
 
 
 def replace(source: pathlib.Path, destination: pathlib.Path) -> None:
-  """Copies them in place of those of weights that were there before."""
-  if not (own := found(source)):
+  """Replaces the licences of a destination by those of a source, if any."""
+  if not (new := find(source)):
     return
-  for old in {path.name for path in found(destination)} - {p.name for p in own}:
+  for old in {path.name for path in find(destination)} - {p.name for p in new}:
     (destination / old).unlink()
-  for path in own:
+  for path in new:
     shutil.copyfile(path, destination / path.name)

@@ -1,8 +1,8 @@
-"""PyTorch's checkpoint files (.pth), read and written without PyTorch.
+"""Reads and writes PyTorch's checkpoint files (.pth) without PyTorch.
 
-Such a file is a zip: `data.pkl` is a pickle of the object, whose tensors point
-at `data/<key>`, the bytes of a storage. Nothing that is pickled is run, and
-numbers are read and written one tensor at a time.
+Such a file is a zip. `data.pkl` is a pickle of the object; its tensors refer to
+`data/<key>`, the bytes of a storage. No pickled code runs, and one tensor is
+read or written at a time.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ __all__ = [
   "write_namespace",
 ]
 
-ROOT = "archive"  # The folder in the zip; any name would do.
-ALIGNMENT = 64  # Bytes; torch maps a storage into memory where it lies.
-LARGE = 1 << 30  # A record of so many bytes gets a header with long sizes.
+ROOT = "archive"  # The folder in the zip; PyTorch accepts any name.
+ALIGNMENT = 64  # Bytes; torch.load(mmap=True) maps storages in place.
+LARGE = 1 << 30  # Bytes from which a record needs a zip64 header.
 HEADER_BYTES = 30
 LONG_SIZES_BYTES = 20
 WRITABLE = {
@@ -44,14 +44,14 @@ WRITABLE = {
 
 
 def read(path: PathLike) -> Any:
-  """The object in a file, with a `Tensor` for each tensor.
+  """Reads the object in a file, with a `Tensor` for each tensor.
 
-  Parameters are tensors here, ordered dicts are dicts, and a device or a type
-  of numbers is its name ("cuda:0", "torch.bfloat16").
+  Parameters become tensors, ordered dicts become dicts, devices and dtypes
+  become their names ("cuda:0", "torch.bfloat16").
 
   Raises:
-    Unsafe: if it holds anything but tensors, plain values and containers.
-    ValueError: if it is cut short, damaged or in another format.
+    Unsafe: if the file holds anything but tensors, plain values and containers.
+    ValueError: if the file is cut short, damaged or in another format.
   """
   archive = Archive(path)
   value = unpickler.load(path, archive.pickle(), archive.tensor)
@@ -60,11 +60,11 @@ def read(path: PathLike) -> Any:
 
 
 def read_namespace(path: PathLike) -> dict[str, Any]:
-  """The values in a file of an argparse.Namespace, or of a plain dict.
+  """Reads the values of an argparse.Namespace, or of a plain dict.
 
   Raises:
-    Unsafe: if it holds anything but plain values and containers.
-    ValueError: if it is cut short, damaged or of something else.
+    Unsafe: if the file holds anything but plain values and containers.
+    ValueError: if the file is cut short, damaged or holds another object.
   """
   archive = Archive(path)
   value = unpickler.load(path, archive.pickle(), archive.tensor, namespace=True)
@@ -72,10 +72,10 @@ def read_namespace(path: PathLike) -> dict[str, Any]:
 
 
 def write_namespace(path: PathLike, values: dict[str, Any]) -> None:
-  """Writes what torch.load gives back as an argparse.Namespace.
+  """Writes values that torch.load returns as an argparse.Namespace.
 
   Raises:
-    Unsafe: naming the value that is not plain.
+    Unsafe: naming a value that is not plain.
   """
   values = unpickler.as_dict(path, values)
   with zipfile.ZipFile(path, "w") as file:
@@ -83,17 +83,17 @@ def write_namespace(path: PathLike, values: dict[str, Any]) -> None:
 
 
 class Writer:
-  """Writes a state dict that torch.load reads, a tensor at a time.
+  """Writes a state dict that torch.load reads, one tensor at a time.
 
-  Without a `close`, as when a `with` ends in an error, the file has no list of
-  its tensors and is refused wherever it is read.
+  A context manager. `close` writes the list of tensors; a file without it, as
+  after an error, cannot be read.
   """
 
   def __init__(self, path: PathLike):
     self.path = path
     self._file = zipfile.ZipFile(path, "w")
-    self._tensors: dict[str, bytes] = {}  # Name -> its part of the pickle.
-    self._end = 0  # Of what is written.
+    self._tensors: dict[str, bytes] = {}  # Name -> its opcodes.
+    self._end = 0  # Bytes written.
     self._closed = False
 
   def __enter__(self) -> Writer:
@@ -110,17 +110,17 @@ class Writer:
     """Writes one tensor.
 
     Raises:
-      ValueError: if the name is taken, PyTorch has no such numbers here or the
-        file is closed.
+      ValueError: if the name is taken, PyTorch has no such dtype or the file is
+        closed.
     """
     array = np.asarray(array)
     if self._closed:
-      raise ValueError(f"{self.path} is closed; {name} comes too late")
+      raise ValueError(f"{self.path} is closed; cannot add {name}")
     if name in self._tensors:
-      raise ValueError(f"{self.path} has a {name} already")
+      raise ValueError(f"{self.path} already has {name}")
     if array.dtype not in WRITABLE:
       raise ValueError(
-        f"{self.path}: {name} is of type {array.dtype}; convert it to one of "
+        f"{self.path}: {name} has dtype {array.dtype}; convert it to one of "
         f"{', '.join(map(str, WRITABLE))}"
       )
     key = str(len(self._tensors))
@@ -128,12 +128,12 @@ class Writer:
     self._tensors[name] = _pickled_tensor(key, array)
 
   def close(self) -> None:
-    """Writes the list of the tensors, without which there is no checkpoint."""
+    """Writes the list of tensors and closes the file."""
     if self._closed:
       return
     self._closed = True
     items = [_pickled(k) + tensor for k, tensor in self._tensors.items()]
-    ordered_dict = _named("collections", "OrderedDict") + b")R"
+    ordered_dict = _global("collections", "OrderedDict") + b")R"
     with self._file as file:
       _finish(file, b"\x80\x02" + ordered_dict + b"(" + b"".join(items) + b"u.")
 
@@ -148,13 +148,13 @@ class Writer:
 
 
 def _padding(start: int) -> bytes:
-  """A field of a zip's header, after which an aligned record may start."""
+  """An extra field of a zip header that aligns the record after it."""
   size = -(start + 4) % ALIGNMENT
   return struct.pack("<2sH", b"FB", size) + b"Z" * size
 
 
 def _finish(file: zipfile.ZipFile, data: bytes) -> None:
-  """Writes the pickle and what else torch looks for."""
+  """Writes the pickle and the other records that torch expects."""
   for name, content in (
     ("data.pkl", data),
     ("byteorder", sys.byteorder.encode()),
@@ -164,33 +164,33 @@ def _finish(file: zipfile.ZipFile, data: bytes) -> None:
 
 
 def _pickled_tensor(key: str, array: np.ndarray) -> bytes:
-  """The opcodes of a call that makes a tensor of a whole storage."""
+  """Opcodes of the call that rebuilds a tensor from a whole storage."""
   storage = map(_pickled, (key, "cpu", array.size))
   view = map(_pickled, (0, array.shape, _strides(array.shape), False))
   return b"".join(
     [
-      _named("torch._utils", "_rebuild_tensor_v2"),
+      _global("torch._utils", "_rebuild_tensor_v2"),
       b"((",
       _pickled("storage"),
-      _named(*WRITABLE[array.dtype].split(".")),
+      _global(*WRITABLE[array.dtype].split(".")),
       *storage,
       b"tQ",
       *view,
-      _named("collections", "OrderedDict"),
+      _global("collections", "OrderedDict"),
       b")RtR",
     ]
   )
 
 
 def _strides(shape: tuple[int, ...]) -> tuple[int, ...]:
-  """Steps along each axis of an array in C order, in numbers."""
+  """Strides of an array in C order, in elements."""
   return tuple(math.prod(shape[i + 1 :]) for i in range(len(shape)))
 
 
-def _named(module: str, name: str) -> bytes:
+def _global(module: str, name: str) -> bytes:
   return f"c{module}\n{name}\n".encode()
 
 
 def _pickled(value: Any) -> bytes:
-  """The opcodes of a plain value, without the header and the full stop."""
+  """Opcodes of a plain value, without the header and the STOP."""
   return pickle.dumps(value, protocol=2)[2:-1]

@@ -1,4 +1,4 @@
-"""Weights from PyTorch and back.
+"""Loads weights from PyTorch's formats and saves them for PyTorch.
 
 cfg, params = load_pytorch("Lumina-Next-SFT")
 save_pytorch(params, cfg, "for_diffusers", layout="diffusers")
@@ -16,45 +16,40 @@ from typing import Any
 import numpy as np
 
 from lumina_jax.backbone import ModelConfig
-from lumina_jax.interop import infer, source
-from lumina_jax.interop.comparison import Shapes, check
-from lumina_jax.interop.constructors import check_names
-from lumina_jax.interop.diffusers import (
-  config_json,
-  diffusers_config,
-  diffusers_names,
-)
-from lumina_jax.interop.layout import Layout
+from lumina_jax.interop import diffusers
+from lumina_jax.interop.detect import detect_network
+from lumina_jax.interop.layout import Layout, backbone_layout
 from lumina_jax.interop.lumina import lumina_names
-from lumina_jax.interop.source import Merged
-from lumina_jax.interop.target import write
-from lumina_jax.interop.weights import InMemory, gather
+from lumina_jax.interop.model_args import check_arg_names
+from lumina_jax.interop.pytorch_files import find_weights
+from lumina_jax.interop.pytorch_writer import write
+from lumina_jax.interop.shapes import Shapes, check_shapes
+from lumina_jax.interop.shards import MergedShards
+from lumina_jax.interop.weights import InMemoryWeights, Path, read_all
 
 
 @dataclasses.dataclass(frozen=True)
 class PyTorchWeights:
-  """Weights on a disk, checked and ready to be read a parameter at a time.
+  """Weights on disk in a PyTorch layout, as `weights.Weights`.
 
   Attributes:
-    layout: of the network in their names.
-    ema: whether they are averaged; None = the files do not say.
-    args: what the folder says beside the weights.
+    cfg: Config of the network.
+    layout: Converts the arrays.
+    medium: Name of the medium that the network generates.
+    ema: Whether they are EMA weights; None if the files do not say.
+    args: Other arguments that the files hold.
   """
 
+  cfg: ModelConfig
   layout: Layout
+  medium: str
   ema: bool | None
   args: dict[str, Any]
-  _merged: Merged
+  _tensors: MergedShards
 
-  @property
-  def cfg(self) -> ModelConfig:
-    return self.layout.cfg
-
-  def read(
-    self, path: tuple[str, ...], dtype: np.dtype | None = None
-  ) -> np.ndarray:
-    """One of our parameters, by its path."""
-    return self.layout.read(path, self._merged.read, dtype)
+  def read(self, path: Path, dtype: np.dtype | None = None) -> np.ndarray:
+    """Reads one parameter by its path; without a dtype, as it is stored."""
+    return self.layout.read(path, self._tensors.read, dtype)
 
 
 def open_pytorch(
@@ -62,30 +57,31 @@ def open_pytorch(
   model_args: Mapping[str, Any] | None = None,
   ema: bool | None = None,
 ) -> PyTorchWeights:
-  """Finds weights, recognises their network and checks every shape.
+  """Finds weights, detects their network and checks every shape.
 
   Arguments and errors are those of `load_pytorch`.
   """
-  found = source.find(pathlib.Path(path), ema)
-  merged, told = Merged(found.shards), dict(model_args or {})
-  shapes, args = merged.shapes(), found.args | told
+  files = find_weights(pathlib.Path(path), ema)
+  tensors, model_args = MergedShards(files.shards), dict(model_args or {})
+  shapes, args = tensors.shapes(), files.args | model_args
   try:
-    if found.layout == "diffusers":
-      cfg, sigma = diffusers_config(args, _separate(merged, shapes))
-      check_names(told, config_json(cfg))  # It has names of its own.
-      table = diffusers_names(cfg)
+    if files.layout == "diffusers":
+      text_query = _has_text_query(tensors, shapes)
+      cfg, sigma = diffusers.diffusers_config(args, text_query)
+      check_arg_names(model_args, diffusers.config_json(cfg))
+      medium = diffusers.MEDIUM
+      table = diffusers.diffusers_names(cfg, medium)
+      args = {}  # config.json describes the network only.
     else:
-      check_names(told)
-      cfg, sigma = infer.lumina_config(shapes, args)
-      table = lumina_names(cfg)
-    layout = Layout(cfg, table, sigma)
-    check(layout.shapes(), shapes)
-  # Also what values of a wrong type or size lead to.
+      check_arg_names(model_args)
+      cfg, medium, sigma = detect_network(shapes, args)
+      table = lumina_names(cfg, medium)
+    layout = backbone_layout(cfg, table, sigma)
+    check_shapes(layout.shapes(), shapes)
+  # Arguments of a wrong type or size raise any of these.
   except (ArithmeticError, TypeError, ValueError) as error:
     raise ValueError(f"{path}: {error}") from error
-  # A diffusers config.json speaks of nothing but the network.
-  beside = args if found.layout == "lumina" else {}
-  return PyTorchWeights(layout, found.ema, beside, merged)
+  return PyTorchWeights(cfg, layout, medium, files.ema, args, tensors)
 
 
 def load_pytorch(
@@ -96,40 +92,40 @@ def load_pytorch(
   """Loads a Flag-DiT or Next-DiT that PyTorch saved.
 
   Takes a folder of the original code (tensor-parallel shards are merged,
-  `model_args.pth` is read without running anything), one .safetensors or .pth
+  `model_args.pth` is read without running code), one .safetensors or .pth
   file, or a diffusers folder or its `transformer/`.
 
   Args:
-    path: of the folder or file.
-    model_args: what the weights do not tell, in the words of the original
-      constructors, e.g. {"n_heads": 32} or {"model": "NextDiT_2B_patch2"};
-      stands above what the folder says. For audio, {"time_scale": 1000} if
-      the network is to be fed whole steps, as the published one is.
-    ema: averaged weights or raw ones; None = averaged if there are both.
+    path: the folder or file.
+    model_args: arguments of the original's constructors that the weights do not
+      show, e.g. {"n_heads": 32} or {"model": "NextDiT_2B_patch2"}. They
+      override those in the folder. For audio, {"time_scale": 1000} if the
+      network receives steps from 0 to 999, as the published one does.
+    ema: True for EMA weights, False for raw ones; None prefers EMA.
 
   Returns:
     The network, which computes in float32 (`dataclasses.replace(cfg,
     dtype="bfloat16")` for speed), and its parameters, float32 arrays on the
-    host: `jax.device_put` them once before using them often.
+    host: `jax.device_put` them once before repeated use.
 
   Raises:
-    FileNotFoundError: if there are no weights; says what was looked for.
+    FileNotFoundError: if there are no weights; says what was expected.
     ValueError: if a file is broken or holds more than tensors, if the network
-      cannot be told, or listing every missing, unexpected and misshaped
+      cannot be determined, or listing every missing, unexpected and misshaped
       tensor.
   """
   weights = open_pytorch(path, model_args, ema)
   cfg = dataclasses.replace(weights.cfg, dtype="float32")
-  return cfg, gather(weights, np.dtype(np.float32))
+  return cfg, read_all(weights, np.dtype(np.float32))
 
 
-def _separate(merged: Merged, shapes: Shapes) -> bool:
-  """Whether diffusers' two copies of the queries have grown apart."""
+def _has_text_query(tensors: MergedShards, shapes: Shapes) -> bool:
+  """Whether diffusers' two copies of the query projection differ."""
   for key in shapes:
     if re.search(r"attn2\.(to_q|norm_q)\.", key):
       twin = key.replace("attn2", "attn1")
       if twin in shapes and not np.array_equal(
-        merged.read(key), merged.read(twin)
+        tensors.read(key), tensors.read(twin)
       ):
         return True
   return False
@@ -141,6 +137,7 @@ def save_pytorch(
   path: str | os.PathLike,
   layout: str = "lumina",
   *,
+  medium: str = "image",
   dtype: str = "float32",
   model_args: Mapping[str, Any] | None = None,
   overwrite: bool = False,
@@ -148,24 +145,25 @@ def save_pytorch(
   """Saves a network for PyTorch.
 
   Args:
-    params: of the backbone.
+    params: parameters of the backbone.
     cfg: the network.
-    path: of the folder to make. For the original layout also a file, which
-      ends in .safetensors or .pth.
-    layout: "lumina", the folder that the original code loads, one file
-      whatever its size (there, a second file is a second tensor-parallel
-      rank); or "diffusers", a folder that LuminaNextDiT2DModel.from_pretrained
-      loads, in files of at most 5 GB.
+    path: the folder to write. For the original layout also a file, which ends
+      in .safetensors or .pth.
+    layout: "lumina", the folder that the original code loads, with one file of
+      any size (there, a second file is a second tensor-parallel rank); or
+      "diffusers", a folder that LuminaNextDiT2DModel.from_pretrained loads, in
+      files of at most 5 GB.
+    medium: the medium that the network generates. The original layout has
+      "image" and "audio", diffusers "image".
     dtype: "float32", "bfloat16" or "float16".
-    model_args: what model_args.pth shall say beside the network, e.g. "lm".
-    overwrite: whether something may be there already.
+    model_args: stored in model_args.pth beside the network's, e.g. "lm".
+    overwrite: whether to replace existing weights.
 
   Raises:
-    ValueError: for an unknown layout, parameters that are not the network's,
-      or a network that the layout has no place for.
+    ValueError: for an unknown layout or medium, parameters that do not fit the
+      network, or a network that the layout does not support.
     FileExistsError: if the path exists and `overwrite` is not set.
     OSError: if the disk has no room. Nothing is left half written.
   """
-  write(
-    InMemory(cfg, params, model_args), path, layout, dtype, overwrite=overwrite
-  )
+  weights = InMemoryWeights(cfg, params, medium, model_args)
+  write(weights, path, layout, dtype, overwrite=overwrite)

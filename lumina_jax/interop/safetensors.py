@@ -1,4 +1,4 @@
-"""safetensors files, read and written a tensor at a time."""
+"""Reads and writes safetensors files, one tensor at a time."""
 
 from __future__ import annotations
 
@@ -27,39 +27,40 @@ NAMES = {
   "U8": np.uint8,
   "BOOL": np.bool_,
 }
-TYPES = {name: np.dtype(of) for name, of in NAMES.items()}
+DTYPES = {name: np.dtype(kind) for name, kind in NAMES.items()}
 
 
 def read(path: pathlib.Path) -> dict[str, Tensor]:
-  """The tensors of a file by name.
+  """Lists the tensors of a file by name, without reading them.
 
   Raises:
-    ValueError: if it is cut short or no safetensors file.
+    ValueError: if the file is cut short or not a safetensors file.
   """
   tensors = {}
   try:
     with safe_open(path, "np") as file:
-      for name in list(file.keys()):  # Not a dict: it has no iterator.
+      for name in list(file.keys()):  # The file itself is not iterable.
         part = file.get_slice(name)
-        if part.get_dtype() not in TYPES:
+        if part.get_dtype() not in DTYPES:
           raise ValueError(
-            f"{path}: {name} holds numbers of type {part.get_dtype()}; there "
-            f"may be {', '.join(TYPES)}"
+            f"{path}: {name} has dtype {part.get_dtype()}; supported are "
+            f"{', '.join(DTYPES)}"
           )
         tensors[name] = Tensor(
           tuple(part.get_shape()),
-          TYPES[part.get_dtype()],
+          DTYPES[part.get_dtype()],
           functools.partial(_read, path, name),
         )
   except SafetensorError as error:
     raise ValueError(
-      f"{path} is cut short or no safetensors file ({error}); fetch it again"
+      f"{path} is cut short or not a safetensors file ({error}); download it "
+      "again"
     ) from error
   return tensors
 
 
 def metadata(path: pathlib.Path) -> dict[str, str]:
-  """What a file says beside its tensors."""
+  """The metadata of a file."""
   with safe_open(path, "np") as file:
     return file.metadata() or {}
 
@@ -70,9 +71,9 @@ def _read(path: pathlib.Path, name: str) -> np.ndarray:
 
 
 class Writer:
-  """Writes a file whose shapes are known, its tensors in any order.
+  """Writes a file whose shapes are known; tensors may come in any order.
 
-  A context manager; an unfinished file is left to the caller to remove.
+  A context manager. The caller removes a file that is not finished.
   """
 
   def __init__(
@@ -85,16 +86,16 @@ class Writer:
     """Starts a file.
 
     Args:
-      path: of the file, written in place.
-      shapes: of every tensor that it will hold.
-      dtype: of all of them.
-      metadata: what the file says beside them.
+      path: the file, written in place.
+      shapes: shape of every tensor by name.
+      dtype: dtype of all tensors.
+      metadata: stored beside the tensors.
     """
-    (code,) = (name for name, of in TYPES.items() if of == dtype)
+    (code,) = (name for name, kind in DTYPES.items() if kind == dtype)
     self._dtype, self._shapes = dtype, dict(shapes)
-    # What PyTorch's loaders look for before they read a file.
-    said = {"format": "pt"} | dict(metadata or {})
-    header, self._offsets, end = {"__metadata__": said}, {}, 0
+    # transformers and diffusers refuse a file without a format.
+    metadata = {"format": "pt"} | dict(metadata or {})
+    header, self._offsets, end = {"__metadata__": metadata}, {}, 0
     for name, shape in self._shapes.items():
       start, end = end, end + math.prod(shape) * dtype.itemsize
       self._offsets[name] = start
@@ -111,24 +112,28 @@ class Writer:
     self._file.truncate(self._start + end)
 
   def add(self, name: str, array: np.ndarray) -> None:
-    """Writes a tensor at its place, once."""
+    """Writes one tensor.
+
+    Raises:
+      ValueError: if its shape is not the announced one.
+    """
     if array.shape != self._shapes[name]:
       raise ValueError(
-        f"{name} has shape {array.shape}, announced {self._shapes[name]}"
+        f"{name} has shape {array.shape}, expected {self._shapes[name]}"
       )
     self._file.seek(self._start + self._offsets.pop(name))
     array = np.ascontiguousarray(array, self._dtype)
     self._file.write(array.reshape(-1).view(np.uint8).data)
 
   def close(self) -> None:
-    """Ends the file.
+    """Closes the file.
 
     Raises:
-      ValueError: if a tensor that was announced is missing.
+      ValueError: if a tensor was not written.
     """
     self._file.close()
     if self._offsets:
-      raise ValueError(f"never written: {', '.join(self._offsets)}")
+      raise ValueError(f"not written: {', '.join(self._offsets)}")
 
   def __enter__(self) -> Writer:
     return self

@@ -1,4 +1,4 @@
-"""The numbers in a PyTorch file: each tensor is read when it is asked for."""
+"""Storages of a PyTorch file: reads the bytes of a tensor on demand."""
 
 from __future__ import annotations
 
@@ -16,28 +16,29 @@ import numpy as np
 from lumina_jax.interop.tensor import Tensor
 from lumina_jax.interop.unpickler import PathLike, Storage
 
-LOCAL_HEADER = struct.Struct("<4s22xHH")  # Of a record; then name and extras.
-LEGACY = b"\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # Files before PyTorch 1.6.
-# A pickle without its numbers takes kilobytes, and a view that repeats numbers
-# (of stride 0) seldom more than these; beyond, a file is after our memory.
+# Header of a zip record; the name and extra fields follow.
+LOCAL_HEADER = struct.Struct("<4s22xHH")
+LEGACY = b"\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # Starts files before PyTorch 1.6.
+# Bytes of a pickle, which holds no numbers, and elements of a view with stride
+# 0. Real checkpoints stay far below; a larger file tries to exhaust memory.
 MAX_PICKLE = 1 << 28
 MAX_REPEATED = 1 << 28
-MAX_AXES = 64  # NumPy's.
-AGAIN = "Fetch it again, or write it again with torch.save"
+MAX_AXES = 64  # NumPy's limit.
+AGAIN = "Download it again, or write it again with torch.save"
 DAMAGE = (
   zipfile.BadZipFile,
   zlib.error,
   struct.error,
   EOFError,
-  NotImplementedError,  # Of a later version of the format.
+  NotImplementedError,  # A later version of the zip format.
   OverflowError,
-  RuntimeError,  # A password.
+  RuntimeError,  # A zip with a password.
   ValueError,
 )
 
 
 class Archive:
-  """A PyTorch file: a zip of a pickle and of the storages it points at.
+  """A PyTorch file: a zip of a pickle and of the storages it refers to.
 
   Raises:
     ValueError: if the file is cut short or in another format.
@@ -55,21 +56,21 @@ class Archive:
     self.records = {k.removeprefix(root): v for k, v in records.items()}
 
   def pickle(self) -> bytes:
-    """The pickle of the object."""
+    """Reads the pickle of the object."""
     return self._small("data.pkl")
 
   def tensor(
     self, storage: Storage, offset: Any, shape: Any, strides: Any
   ) -> Tensor:
-    """A view of a storage; offset and strides count numbers, not bytes.
+    """A view of a storage; offset and strides count elements.
 
     Raises:
-      ValueError: if the file does not hold all that the view covers.
+      ValueError: if the view exceeds the storage in the file.
     """
     if type(storage) is not Storage:
       raise ValueError("a tensor has no storage")
     if not _are_sizes(shape, strides, (offset, storage.numel)):
-      raise ValueError("a tensor has no proper shape and strides")
+      raise ValueError("a tensor has an invalid shape or strides")
     self._check_storage(storage)
     span = sum((n - 1) * s for n, s in zip(shape, strides, strict=True)) + 1
     span = 0 if 0 in shape else span
@@ -77,7 +78,7 @@ class Archive:
       raise ValueError(f"a tensor exceeds its storage, {storage.key}")
     if math.prod(max(n, 1) for n in shape) > max(storage.numel, MAX_REPEATED):
       raise ValueError(
-        f"a tensor repeats its storage, {storage.key}, too often"
+        f"a tensor repeats its storage, {storage.key}, too many times"
       )
     read = functools.partial(self._read, storage, offset, span, shape, strides)
     return Tensor(shape, storage.dtype, read)
@@ -100,13 +101,13 @@ class Archive:
     strides: tuple[int, ...],
   ) -> np.ndarray:
     dtype = storage.dtype
-    if not span:  # Of no numbers.
+    if not span:  # An empty tensor.
       return np.empty(shape, dtype)
     begin, size = offset * dtype.itemsize, span * dtype.itemsize
     data = self._bytes(f"data/{storage.key}", begin, size)
     if self._swapped:
       data.view(f"u{dtype.itemsize}").byteswap(inplace=True)
-    # Along an axis of one number, a file may give any stride.
+    # Along an axis of size 1, a file may give any stride.
     steps = [
       (s if n > 1 else 1) * dtype.itemsize
       for n, s in zip(shape, strides, strict=True)
@@ -115,7 +116,7 @@ class Archive:
 
   @functools.cached_property
   def _swapped(self) -> bool:
-    """Whether the machine that wrote the file orders bytes the other way."""
+    """Whether the file has the other byte order than this machine."""
     if "byteorder" not in self.records:
       return sys.byteorder != "little"
     return self._small("byteorder") != sys.byteorder.encode()
@@ -124,8 +125,8 @@ class Archive:
     size = self.records[name].file_size
     if size > MAX_PICKLE:
       raise ValueError(
-        f"{self.path} is refused: its {name} has {size} bytes, far more than a "
-        f"checkpoint's. {AGAIN}"
+        f"{self.path} is refused: its {name} has {size} bytes, far more than "
+        f"in a checkpoint. {AGAIN}"
       )
     return self._bytes(name, 0, size).tobytes()
 
@@ -137,7 +138,7 @@ class Archive:
       if info.compress_type == zipfile.ZIP_STORED:
         return self._stored(info, begin, size)
       if info.compress_type != zipfile.ZIP_DEFLATED:
-        raise ValueError("it is packed in a way that torch never uses")
+        raise ValueError("torch never uses its compression")
       with zipfile.ZipFile(self.path) as file, file.open(info) as record:
         record.seek(begin)
         return _fill(record, size)
@@ -148,15 +149,15 @@ class Archive:
       ) from error
 
   def _stored(self, info: zipfile.ZipInfo, begin: int, size: int) -> np.ndarray:
-    # By hand: for each record, zipfile reads the list of all.
+    # Not by zipfile, which reads the list of all records for each of them.
     with open(self.path, "rb") as file:
       file.seek(info.header_offset)
       header = file.read(LOCAL_HEADER.size)
       magic, name_size, extra_size = LOCAL_HEADER.unpack(header)
       start = file.tell() + name_size + extra_size + begin
-      # Before memory is taken for it: a zip may claim any size.
+      # Before memory is allocated: a zip may claim any size.
       if magic != b"PK\3\4" or start + size > self.size:
-        raise ValueError("it is not where the zip says")
+        raise ValueError("it is not at the offset that the zip states")
       file.seek(start)
       return _fill(file, size)
 
@@ -169,7 +170,7 @@ def _fill(file: Any, size: int) -> np.ndarray:
 
 
 def _are_sizes(shape: Any, strides: Any, others: tuple) -> bool:
-  """Whether these are as many sizes as strides, and some more of them."""
+  """Whether shape, strides and others are valid non-negative sizes."""
   return (
     isinstance(shape, tuple)
     and isinstance(strides, tuple)
@@ -180,7 +181,7 @@ def _are_sizes(shape: Any, strides: Any, others: tuple) -> bool:
 
 
 def _root(path: PathLike, names: dict[str, Any]) -> str:
-  """The folder of all records in a PyTorch file, as in `archive/`."""
+  """The folder of all records in a PyTorch file, e.g. `archive/`."""
   roots = [
     name.removesuffix("data.pkl")
     for name in names
@@ -188,13 +189,13 @@ def _root(path: PathLike, names: dict[str, Any]) -> str:
   ]
   if len(roots) != 1:
     raise ValueError(
-      f"{path} is a zip without a data.pkl of its own, thus unfinished or no "
-      f"PyTorch checkpoint. {AGAIN}"
+      f"{path} is a zip without a data.pkl: it is unfinished or not a PyTorch "
+      f"checkpoint. {AGAIN}"
     )
   if f"{roots[0]}constants.pkl" in names:
     raise ValueError(
-      f"{path} is a TorchScript program rather than a checkpoint. Save what it "
-      "holds: torch.save(torch.jit.load(path).state_dict(), new_path)"
+      f"{path} is a TorchScript program, not a checkpoint. Save its state "
+      "dict: torch.save(torch.jit.load(path).state_dict(), new_path)"
     )
   return roots[0]
 
@@ -204,11 +205,11 @@ def _not_a_zip(path: PathLike) -> str:
     head = file.read(64)
   if LEGACY in head:
     return (
-      f"{path} is in the format of before PyTorch 1.6. Load it with a current "
-      "torch and torch.save it again, or convert it to safetensors"
+      f"{path} is in the format from before PyTorch 1.6. Load it and save it "
+      "again with a current torch, or convert it to safetensors"
     )
   if not head:
     return f"{path} is empty. {AGAIN}"
   if head.startswith(b"PK"):
     return f"{path} is cut short. {AGAIN}"
-  return f"{path} is cut short or no PyTorch file. {AGAIN}"
+  return f"{path} is cut short or not a PyTorch file. {AGAIN}"

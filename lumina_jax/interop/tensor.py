@@ -1,4 +1,4 @@
-"""A tensor in a file, not yet read."""
+"""A tensor in a file that is read on demand."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from typing import NamedTuple
 import ml_dtypes
 import numpy as np
 
+from lumina_jax.files.suggest import check_name
+
 DTYPES = {
   "float32": np.dtype(np.float32),
   "bfloat16": np.dtype(ml_dtypes.bfloat16),
@@ -17,12 +19,12 @@ DTYPES = {
 
 
 class Tensor(NamedTuple):
-  """What is known before reading, and how to read it.
+  """Shape and dtype of a tensor in a file, and a function that reads it.
 
   Attributes:
-    shape: of the array.
-    dtype: likewise.
-    read: reads it from disk, and nothing but it; each call reads anew.
+    shape: Shape of the array.
+    dtype: Dtype of the array.
+    read: Reads the array from disk; every call reads it again.
   """
 
   shape: tuple[int, ...]
@@ -35,11 +37,25 @@ class Tensor(NamedTuple):
 
 
 def dtype_of(name: str) -> np.dtype:
-  """The type of a name.
+  """The dtype of a name.
 
   Raises:
-    ValueError: if it is none that weights are stored in.
+    ValueError: if weights are not stored in a dtype of this name.
   """
-  if name not in DTYPES:
-    raise ValueError(f"dtype {name!r}: use one of {', '.join(DTYPES)}")
+  check_name("dtype", name, DTYPES)
   return DTYPES[name]
+
+
+def cast(array: np.ndarray, dtype: np.dtype, name: str) -> np.ndarray:
+  """Casts an array to the dtype of a file.
+
+  Raises:
+    ValueError: naming the array, if float16 cannot hold its values.
+  """
+  with np.errstate(over="ignore"):
+    array = array.astype(dtype, copy=False)
+  if dtype == np.float16 and not np.isfinite(array).all():
+    raise ValueError(
+      f"{name} holds values that float16 cannot represent; use bfloat16"
+    )
+  return array

@@ -1,8 +1,8 @@
-"""Reads the pickle of a PyTorch file without running what it asks for.
+"""Reads the pickle of a PyTorch file without running code from it.
 
-A pickle names functions and has them called. Here a name is one of a few that
-build tensors and plain containers, for which something inert stands in, or the
-file is refused.
+A pickle names functions and calls them. Here only the few names that build
+tensors and plain containers are known, and each has an inert stand-in. A file
+that uses any other name is refused.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import ml_dtypes
 import numpy as np
 
 PathLike = str | os.PathLike[str]
-# PyTorch's name of a type of numbers -> ours, the class of its storage.
+# PyTorch's name of a dtype -> our dtype and PyTorch's storage class.
 TYPES: dict[str, tuple[np.dtype, str]] = {
   "float64": (np.dtype(np.float64), "torch.DoubleStorage"),
   "float32": (np.dtype(np.float32), "torch.FloatStorage"),
@@ -34,18 +34,24 @@ TYPES: dict[str, tuple[np.dtype, str]] = {
 }
 LEAVES = (type(None), bool, int, float, str)
 WAY_OUT = (
-  "If you trust it, load it with torch and save its tensors (or plain values) "
-  "alone, torch.save({k: v for k, v in state_dict.items()}, path), or convert "
-  "them to safetensors"
+  "If you trust the file, load it with torch and save only its tensors (or "
+  "plain values), torch.save({k: v for k, v in state_dict.items()}, path), or "
+  "convert them to safetensors"
 )
 
 
 class Unsafe(ValueError):
-  """A pickle that asks for more than tensors and plain containers."""
+  """A pickle that holds more than tensors and plain containers."""
 
 
 class Storage(NamedTuple):
-  """A run of numbers that tensors look into."""
+  """A flat array that tensors are views of.
+
+  Attributes:
+    key: Name of its record in the file.
+    dtype: Dtype of its elements.
+    numel: Number of elements.
+  """
 
   key: str
   dtype: np.dtype
@@ -57,7 +63,7 @@ class _StorageClass(NamedTuple):
 
 
 class _Function:
-  """Stands in for a function; unlike a real one, nobody can set anything."""
+  """Stands in for a function; a pickle cannot set its attributes."""
 
   __slots__ = ("_call",)
 
@@ -68,11 +74,11 @@ class _Function:
     return self._call(*args)
 
   def __setstate__(self, state: Any) -> None:
-    raise ValueError("it changes a function")
+    raise ValueError("it sets attributes of a function")
 
 
 class _Dict(dict):
-  """Stands in for OrderedDict, whose attributes (versions) are dropped."""
+  """Stands in for OrderedDict; drops its attributes (versions)."""
 
   __slots__ = ()
 
@@ -80,11 +86,11 @@ class _Dict(dict):
     pass
 
   def __reduce__(self):
-    return dict, (dict(self),)  # A copy is anybody's.
+    return dict, (dict(self),)  # A copy is a plain dict.
 
 
 class _Namespace(dict):
-  """Stands in for argparse.Namespace: its attributes are its items."""
+  """Stands in for argparse.Namespace; its attributes become items."""
 
   __slots__ = ()
 
@@ -98,12 +104,12 @@ class _Unpickler(pickle.Unpickler):
     self.path, self.named = path, named
 
   def find_class(self, module: str, name: str) -> Any:
-    module = "builtins" if module == "__builtin__" else module  # Python 2's.
+    # Python 2 called it __builtin__.
+    module = "builtins" if module == "__builtin__" else module
     if f"{module}.{name}" not in self.named:
       raise Unsafe(
-        f"{self.path} is refused: it asks for {module}.{name}, which is not "
-        "among the tensors and plain values read here, and to load anything "
-        f"else would run code. {WAY_OUT}"
+        f"{self.path} is refused: it uses {module}.{name}. Only tensors and "
+        f"plain values are loaded, since anything else runs code. {WAY_OUT}"
       )
     return self.named[f"{module}.{name}"]
 
@@ -111,7 +117,7 @@ class _Unpickler(pickle.Unpickler):
     match pid:
       case ("storage", _StorageClass(dtype), str(key), str(), int(numel)):
         return Storage(key, dtype, numel)
-    raise ValueError("it refers to something other than a storage")
+    raise ValueError("it refers to an object that is not a storage")
 
 
 def load(
@@ -120,18 +126,18 @@ def load(
   tensor: Callable[[Storage, Any, Any, Any], Any],
   namespace: bool = False,
 ) -> Any:
-  """The object that a pickle stands for.
+  """Loads the object of a pickle.
 
   Args:
-    path: the file it is from, for messages.
+    path: the file, for messages.
     data: the pickle.
-    tensor: makes a tensor of a storage, an offset, a shape and strides, which
-      are as the file says: it is to check them.
+    tensor: makes a tensor from a storage, an offset, a shape and strides. These
+      come unchecked from the file; `tensor` has to check them.
     namespace: whether argparse.Namespace may occur.
 
   Raises:
-    Unsafe: if it asks for anything but tensors and plain containers.
-    ValueError: if it is no pickle that PyTorch writes.
+    Unsafe: if it uses anything but tensors and plain containers.
+    ValueError: if it is not a pickle that PyTorch writes.
   """
   named = _PLAIN | _tensor_functions(tensor)
   if namespace:
@@ -141,51 +147,54 @@ def load(
     return _Unpickler(path, data, named).load()
   except Unsafe:
     raise
-  except Exception as error:  # A malformed pickle may raise just about any.
+  except Exception as error:  # A malformed pickle may raise any type.
     raise ValueError(
-      f"{path} cannot be read: {error}. Fetch it again, or write it again with "
-      "torch.save"
+      f"{path} cannot be read: {error}. Download it again, or write it again "
+      "with torch.save"
     ) from error
 
 
 def check(
   path: PathLike, value: Any, leaves: tuple[type, ...] = LEAVES
 ) -> None:
-  """Raises Unsafe if there is anything but containers of `leaves` in a value.
+  """Checks that a value consists of plain containers of `leaves`.
 
-  It takes no recursion, and each container once, since a few bytes of a pickle
-  can nest or repeat one without end.
+  Visits each container once and does not recurse: a few bytes of a pickle can
+  nest or repeat a container without end.
+
+  Raises:
+    Unsafe: naming the first other type.
   """
-  seen, todo = set(), [value]
+  visited, todo = set(), [value]
   while todo:
     item = todo.pop()
     kind = type(item)
-    if kind in leaves or id(item) in seen:
+    if kind in leaves or id(item) in visited:
       continue
-    seen.add(id(item))
+    visited.add(id(item))
     if kind in (dict, _Dict):
       todo.extend(itertools.chain(item.keys(), item.values()))
     elif kind in (list, tuple, set, frozenset):
       todo.extend(item)
     else:
       raise Unsafe(
-        f"{path} is refused: it holds a {kind.__name__.lstrip('_')}, where "
-        f"there may be {', '.join(leaf.__name__ for leaf in leaves)} and plain "
+        f"{path} is refused: it holds a {kind.__name__.lstrip('_')}; supported "
+        f"are {', '.join(leaf.__name__ for leaf in leaves)} and plain "
         f"containers of these. {WAY_OUT}"
       )
 
 
 def as_dict(path: PathLike, value: Any) -> dict[str, Any]:
-  """What a namespace, or a plain dict, holds.
+  """The items of a namespace or a plain dict.
 
   Raises:
-    Unsafe: naming the value that is not plain.
-    ValueError: if it is neither.
+    Unsafe: naming a value that is not plain.
+    ValueError: if the value is neither a namespace nor a dict.
   """
   if not isinstance(value, dict) or not all(isinstance(k, str) for k in value):
     raise ValueError(
-      f"{path} holds no argparse.Namespace and no dict of names; save one with "
-      "torch.save(argparse.Namespace(**values), path)"
+      f"{path} holds no argparse.Namespace and no dict with string keys; save "
+      "one with torch.save(argparse.Namespace(**values), path)"
     )
   for name, item in value.items():
     check(f"{path}: {name}", item)
@@ -193,12 +202,12 @@ def as_dict(path: PathLike, value: Any) -> dict[str, Any]:
 
 
 def _scan(data: bytes) -> None:
-  """Refuses what the unpickler would act on before it asks us."""
+  """Refuses opcodes that the unpickler handles without asking us."""
   for code, arg, _ in pickletools.genops(data):
-    # The memo grows to the number a pickle says: gigabytes for five bytes.
+    # The memo grows to any number a pickle states: gigabytes for five bytes.
     if code.name.endswith("PUT") and int(arg) > len(data):
-      raise ValueError("it numbers more objects than it can hold")
-    # Objects that this process has registered under a number.
+      raise ValueError("its memo is larger than the pickle")
+    # Objects that this process has registered in copyreg.
     if code.name.startswith("EXT"):
       raise ValueError("it uses the extension registry")
 
@@ -207,8 +216,8 @@ def _tensor_functions(tensor: Callable[..., Any]) -> dict[str, _Function]:
   def rebuild(storage, offset, shape, strides, grad=0, hooks=0, metadata=None):
     if metadata:
       raise ValueError(
-        "a tensor is the negative or conjugate of its numbers; save the result "
-        "of its resolve_neg().resolve_conj()"
+        "a tensor is a lazy negative or conjugate; save "
+        "tensor.resolve_neg().resolve_conj()"
       )
     return tensor(storage, offset, shape, strides)
 
@@ -228,11 +237,11 @@ def _tensor_functions(tensor: Callable[..., Any]) -> dict[str, _Function]:
 
 def _device(kind: Any, index: Any = None) -> str:
   if type(kind) is not str or type(index) not in (int, type(None)):
-    raise ValueError("a device has no proper name")
+    raise ValueError("a device has an invalid name")
   return kind if index is None else f"{kind}:{index}"
 
 
-# Values that pass through: a device and a type of numbers become their names.
+# Names that may occur; devices and dtypes become their names.
 _PLAIN: dict[str, Any] = {
   "collections.OrderedDict": _Dict,
   "collections.Counter": _Dict,

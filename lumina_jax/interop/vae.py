@@ -1,4 +1,4 @@
-"""Folders of diffusers' AutoencoderKL: names, config.json, reading, writing.
+"""Loads and saves folders of diffusers' AutoencoderKL.
 
 autoencoder = load_vae("stable-diffusion-3-medium/vae", dtype="bfloat16")
 save_vae(autoencoder, "for_diffusers/vae")
@@ -7,7 +7,6 @@ save_vae(autoencoder, "for_diffusers/vae")
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 import os
 import pathlib
@@ -20,18 +19,16 @@ from jax.sharding import Mesh
 
 from lumina_jax.encoders.autoencoder import Autoencoder
 from lumina_jax.encoders.vae import VaeConfig, boxed_shapes
-from lumina_jax.interop import place as destination
-from lumina_jax.interop import safetensors, source
-from lumina_jax.interop.comparison import check
-from lumina_jax.interop.names import Table
-from lumina_jax.interop.source import CONFIG, DIFFUSERS
-from lumina_jax.interop.target import check_destination
-from lumina_jax.interop.tensor import Tensor, dtype_of
+from lumina_jax.interop import destination, safetensors
+from lumina_jax.interop.hugging_face import CONFIG, DIFFUSERS, read_tensors
+from lumina_jax.interop.json_file import read_json, write_json
+from lumina_jax.interop.layout import Layout, Path
+from lumina_jax.interop.pytorch_writer import check_destination
+from lumina_jax.interop.shapes import check_shapes
+from lumina_jax.interop.tensor import Tensor, cast, dtype_of
 from lumina_jax.interop.vae_names import (
-  OLD,
   OLD_KEY,
-  TO_OURS,
-  TO_THEIRS,
+  OLD_NAMES,
   config_json,
   vae_config,
   vae_names,
@@ -41,24 +38,24 @@ from lumina_jax.parallel.placement import place
 
 @dataclasses.dataclass(frozen=True)
 class VaeWeights:
-  """An autoencoder on a disk, checked and ready to be read.
+  """An autoencoder on disk, checked and not yet read.
 
   Attributes:
-    cfg: the network.
-    table: our parameters and their keys.
+    cfg: Config of the network.
   """
 
   cfg: VaeConfig
-  table: Table
+  _layout: Layout
   _tensors: dict[str, Tensor]
 
-  def read(self, path: tuple[str, ...], dtype: np.dtype) -> np.ndarray:
-    """One of our parameters, by its path."""
-    ((key,), kind) = self.table[path]
-    theirs = self._tensors[key]
-    # An attention may be stored as a convolution of a single place.
-    array = theirs.read().reshape(theirs.shape)
-    return array.transpose(TO_OURS[kind]).astype(dtype, order="C")
+  def read(self, path: Path, dtype: np.dtype) -> np.ndarray:
+    """Reads one parameter by its path."""
+
+    def get(key: str) -> np.ndarray:
+      # Attention may be stored as 1 x 1 convolutions.
+      return self._tensors[key].read().reshape(self._tensors[key].shape)
+
+    return self._layout.read(path, get, dtype)
 
 
 def open_vae(folder: str | os.PathLike) -> VaeWeights:
@@ -71,23 +68,24 @@ def open_vae(folder: str | os.PathLike) -> VaeWeights:
     folder = folder / "vae"
   if not (folder / CONFIG).exists() or not any(folder.glob(f"{DIFFUSERS}*")):
     raise FileNotFoundError(
-      f"no autoencoder in {folder}; looked for {CONFIG} and "
-      f"{DIFFUSERS}.safetensors, or several with an index, there and in vae/"
+      f"no autoencoder in {folder}; expected {CONFIG} and "
+      f"{DIFFUSERS}.safetensors, or several with an index, there or in vae/"
     )
-  # Before the weights: a network of another kind may keep them otherwise.
-  cfg = vae_config(source.read_json(folder / CONFIG))
-  (found,) = source.find(folder).shards
-  table, expected = vae_names(cfg), _their_shapes(cfg)
+  # Before the weights: other classes may have other files.
+  cfg = vae_config(read_json(folder / CONFIG))
+  found = read_tensors(folder, DIFFUSERS)
+  layout = _layout(cfg)
+  expected = layout.shapes()
   tensors = {}
   for key, tensor in found.items():
     old = OLD_KEY.fullmatch(key)
-    if old and (new := f"{old[1]}{OLD[old[2]]}{old[3]}") not in found:
+    if old and (new := f"{old[1]}{OLD_NAMES[old[2]]}{old[3]}") not in found:
       key = new
     if tensor.shape == (*expected.get(key, ()), 1, 1):
       tensor = tensor._replace(shape=tensor.shape[:2])
     tensors[key] = tensor
-  check(expected, {key: tensor.shape for key, tensor in tensors.items()})
-  return VaeWeights(cfg, table, tensors)
+  check_shapes(expected, {key: x.shape for key, x in tensors.items()})
+  return VaeWeights(cfg, layout, tensors)
 
 
 def load_vae(
@@ -95,17 +93,18 @@ def load_vae(
   dtype: str | None = None,
   mesh: Mesh | None = None,
 ) -> Autoencoder:
-  """Reads an autoencoder of diffusers.
+  """Loads an autoencoder of diffusers.
 
   Args:
-    folder: a pipeline's vae/, or the pipeline's folder that holds it.
-    dtype: of parameters and computing, "float32" or "bfloat16"; None = float32.
-    mesh: whose devices each hold a copy; None = one device.
+    folder: a pipeline's vae/, or the pipeline's folder.
+    dtype: dtype of parameters and computation, "float32" or "bfloat16"; None
+      is float32.
+    mesh: devices that each hold a copy; None uses one.
 
   Raises:
-    FileNotFoundError: if no autoencoder is there.
-    ValueError: if it is of another kind or its files are broken, listing all
-      tensors that are missing, unexpected or misshaped.
+    FileNotFoundError: if the folder holds no autoencoder.
+    ValueError: if it is of another class or its files are broken, listing every
+      missing, unexpected and misshaped tensor.
   """
   weights = open_vae(folder)
   cfg = dataclasses.replace(weights.cfg, dtype=dtype or "float32")
@@ -122,55 +121,42 @@ def save_vae(
   """Writes a folder that diffusers' `AutoencoderKL.from_pretrained` loads.
 
   Args:
-    autoencoder: to write.
-    folder: that shall appear, whole or not at all.
-    dtype: of the file, "float32", "bfloat16" or "float16".
-    overwrite: whether weights may be there.
+    autoencoder: the autoencoder to write.
+    folder: the folder, written whole or not at all.
+    dtype: dtype of the file, "float32", "bfloat16" or "float16".
+    overwrite: whether to replace existing weights.
 
   Raises:
-    ValueError: if parameters are not those of the network, or too large for
-      the type.
-    FileExistsError: if something is there and `overwrite` is not set.
+    ValueError: if parameters do not fit the network, or float16 cannot hold
+      them.
+    FileExistsError: if the folder exists and `overwrite` is not set.
     OSError: if the disk has no room.
   """
   folder, kind = pathlib.Path(folder), dtype_of(dtype)
   check_destination(folder)
   cfg, flat = autoencoder.cfg, traverse_util.flatten_dict(autoencoder.params)
-  check(
+  check_shapes(
     {"/".join(path): shape for path, shape in _our_shapes(cfg).items()},
     {"/".join(path): x.shape for path, x in flat.items()},
   )
-  shapes = _their_shapes(cfg)
+  layout = _layout(cfg)
+  shapes = layout.shapes()
   nbytes = kind.itemsize * sum(map(math.prod, shapes.values()))
-  with destination.new(folder, nbytes, overwrite) as new:
+  with destination.staged(folder, nbytes, overwrite) as new:
     new.mkdir()
     whole = new / f"{DIFFUSERS}.safetensors"
     with safetensors.Writer(whole, shapes, kind) as file:
-      for path, ((key,), layout) in vae_names(cfg).items():
-        array = np.asarray(jax.device_get(flat[path])).transpose(
-          TO_THEIRS[layout]
-        )
-        file.add(key, _as(array, kind, key))
-    (new / CONFIG).write_text(json.dumps(config_json(cfg), indent=2) + "\n")
+      for path, x in flat.items():
+        array = np.asarray(jax.device_get(x))
+        for key, theirs in layout.write(path, array):
+          file.add(key, cast(theirs, kind, key))
+    write_json(new / CONFIG, config_json(cfg))
 
 
-def _as(array: np.ndarray, dtype: np.dtype, key: str) -> np.ndarray:
-  with np.errstate(over="ignore"):
-    cast = array.astype(dtype)
-  if dtype == np.float16 and not np.isfinite(cast).all():
-    raise ValueError(
-      f"{key} holds numbers that float16 cannot; use bfloat16 or float32"
-    )
-  return cast
-
-
-def _our_shapes(cfg: VaeConfig) -> dict[tuple[str, ...], tuple[int, ...]]:
+def _our_shapes(cfg: VaeConfig) -> dict[Path, tuple[int, ...]]:
   flat = traverse_util.flatten_dict(nn.unbox(boxed_shapes(cfg)))
   return {path: x.shape for path, x in flat.items()}
 
 
-def _their_shapes(cfg: VaeConfig) -> dict[str, tuple[int, ...]]:
-  ours, shapes = _our_shapes(cfg), {}
-  for path, ((key,), kind) in vae_names(cfg).items():
-    shapes[key] = tuple(ours[path][axis] for axis in TO_THEIRS[kind])
-  return shapes
+def _layout(cfg: VaeConfig) -> Layout:
+  return Layout(vae_names(cfg), _our_shapes(cfg))

@@ -1,4 +1,4 @@
-"""The weights of one network, wherever they are, read one at a time."""
+"""Weights of one network, in memory or on disk, one parameter at a time."""
 
 from __future__ import annotations
 
@@ -10,82 +10,85 @@ import numpy as np
 from flax import traverse_util
 
 from lumina_jax.backbone import ModelConfig, shapes
-from lumina_jax.interop.comparison import check
+from lumina_jax.interop.shapes import check_shapes
+from lumina_jax.interop.tensor import cast
 
 Path = tuple[str, ...]
 
 
 class Weights(Protocol):
-  """What can be converted.
+  """Weights that can be read and converted.
 
   Attributes:
-    cfg: the network.
-    args: what its files say beside the weights, as model_args.
-    ema: whether they are averaged; None = the files do not say.
+    cfg: Config of the network.
+    medium: Name of the medium that it generates, e.g. "image".
+    args: Other arguments that its files hold, as model_args.
+    ema: Whether they are EMA weights; None if the files do not say.
   """
 
   cfg: ModelConfig
+  medium: str
   args: Mapping[str, Any]
   ema: bool | None
 
   def read(self, path: Path, dtype: np.dtype | None = None) -> np.ndarray:
-    """One of our parameters by its path, in `dtype` or as it is stored."""
+    """Reads one parameter by its path; without a dtype, as it is stored."""
 
 
-class InMemory:
-  """Parameters that are at hand."""
+class InMemoryWeights:
+  """Parameters in memory as `Weights`."""
 
   def __init__(
     self,
     cfg: ModelConfig,
     params: Any,
+    medium: str,
     args: Mapping[str, Any] | None = None,
   ):
-    """Checks parameters.
+    """Checks the shapes of the parameters.
 
     Raises:
-      ValueError: listing every one that is missing, unexpected or misshaped.
+      ValueError: listing every missing, unexpected and misshaped parameter.
     """
-    self.cfg, self.args, self.ema = cfg, dict(args or {}), None
+    self.cfg, self.medium, self.ema = cfg, medium, None
+    self.args: Mapping[str, Any] = dict(args or {})
     self._flat = traverse_util.flatten_dict(params)
     if ("backbone", "patch_embed", "kernel") in self._flat:
       raise ValueError(
         "these are the parameters of a whole pipeline; pass params['backbone']"
       )
-    names = {"/".join(path): x.shape for path, x in self._flat.items()}
-    check(_named(cfg), names)
+    found = {"/".join(path): x.shape for path, x in self._flat.items()}
+    check_shapes(backbone_shapes(cfg), found)
 
   def read(self, path: Path, dtype: np.dtype | None = None) -> np.ndarray:
+    """Returns one parameter by its path."""
     array = np.asarray(jax.device_get(self._flat[path]))
     return array if dtype is None else array.astype(dtype, copy=False)
 
 
 def read_as(weights: Weights, path: Path, dtype: np.dtype) -> np.ndarray:
-  """One parameter in a type of numbers.
+  """Reads one parameter in the dtype of a file.
 
   Raises:
-    ValueError: if numbers of it are too large for the type.
+    ValueError: if float16 cannot hold its values.
   """
   with np.errstate(over="ignore"):
     array = weights.read(path, dtype)
-  if dtype == np.float16 and not np.isfinite(array).all():
-    raise ValueError(
-      f"{'/'.join(path)} holds numbers that float16 cannot; use bfloat16"
-    )
-  return array
+  return cast(array, dtype, "/".join(path))
 
 
-def _named(cfg: ModelConfig) -> dict[str, tuple[int, ...]]:
-  flat = traverse_util.flatten_dict(shapes(cfg), sep="/")
-  return {name: x.shape for name, x in flat.items()}
+def read_all(weights: Weights, dtype: np.dtype | None = None) -> dict[str, Any]:
+  """Reads all parameters as a nested dict of arrays."""
+  flat = {path: weights.read(path, dtype) for path in paths(weights.cfg)}
+  return traverse_util.unflatten_dict(flat)
 
 
 def paths(cfg: ModelConfig) -> list[Path]:
-  """Paths of all parameters."""
+  """Paths of all parameters of a backbone."""
   return list(traverse_util.flatten_dict(shapes(cfg)))
 
 
-def gather(weights: Weights, dtype: np.dtype | None = None) -> dict[str, Any]:
-  """All parameters as a nested dict of arrays."""
-  flat = {path: weights.read(path, dtype) for path in paths(weights.cfg)}
-  return traverse_util.unflatten_dict(flat)
+def backbone_shapes(cfg: ModelConfig) -> dict[str, tuple[int, ...]]:
+  """Shapes of all parameters of a backbone by path, joined by slashes."""
+  flat = traverse_util.flatten_dict(shapes(cfg), sep="/")
+  return {name: x.shape for name, x in flat.items()}

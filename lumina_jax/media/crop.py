@@ -1,11 +1,13 @@
-"""Pictures to crops: decode, shrink, and cut out a place at random."""
+"""Random crops of images: decode, shrink, and cut."""
 
 from __future__ import annotations
+
+from typing import BinaryIO
 
 import numpy as np
 from PIL import Image
 
-from lumina_jax.media import image_file as picture_file
+from lumina_jax.media import image_file
 
 
 def load(
@@ -15,82 +17,85 @@ def load(
   channels: int,
   flip: bool,
   draft: bool = True,
+  file: BinaryIO | None = None,
 ) -> np.ndarray:
-  """A crop of a picture that has just shrunk (or grown) to cover it.
+  """Returns a random crop of an image that is resized to just cover it.
 
-  Halved by the mean of 2 x 2 pixels while both sides are at least twice as long
-  as the crop's, then resized by cubic interpolation until one side is equal,
-  and cut along the other at a place of equal chance (as Lumina-T2X trains).
+  The image is halved by the mean of 2 x 2 pixels while both sides are at least
+  twice those of the crop, then resized by cubic interpolation until one side is
+  equal, and cut along the other at a uniformly random position, as in the
+  training code of Lumina-T2X.
 
   Args:
-    path: of the picture; see `picture_file`.
+    path: file of the image.
     size: height h and width w of the crop in pixels.
-    rng: of the place and the flip.
-    channels: C, 1 = grey, 3 = colours.
-    flip: True swaps left and right of every other crop.
-    draft: True has JPEGs halved by their decoder, by leaving out high
-      frequencies: faster, and as good as equal.
+    rng: random numbers for position and flip.
+    channels: channels C, 1 = gray, 3 = RGB.
+    flip: True mirrors every other crop.
+    draft: True lets the decoder halve JPEGs by dropping high frequencies: that
+      is faster, and differs by less than a shade.
+    file: bytes of the image, if they are at hand.
 
   Returns:
     `f32[h, w, C]` in [-1, 1].
 
   Raises:
-    BadRecord: if the picture cannot be read.
+    UnreadableImage: if the image cannot be read.
   """
-  place, mirrored = rng.random(), rng.random() < 0.5
-  with picture_file.opened(path) as image:
+  position, mirrored = rng.random(), rng.random() < 0.5
+  with image_file.open_image(path, file) as image:
     if 0 in image.size:
       raise ValueError(f"{image.width} x {image.height}: no pixels")
-    orientation = picture_file.orientation(image)
-    # As it is stored: a crop is turned faster than a picture.
-    lying = orientation in picture_file.SIDEWAYS
-    stored = size[::-1] if lying else size
-    image, extent = _halved(image, stored, channels, draft)
-  image = _covered(image, extent, stored, place)
-  image = picture_file.turned(image, orientation)
+    orientation = image_file.orientation(image)
+    # Crop what is stored, and turn the crop: it is smaller than the image.
+    sideways = orientation in image_file.SIDEWAYS
+    stored = size[::-1] if sideways else size
+    image, extent = _halve(image, stored, channels, draft)
+  image = _resize_and_cut(image, extent, stored, position)
+  image = image_file.upright(image, orientation)
   values = np.asarray(image).astype(np.float32).reshape(*size, channels)
-  values /= np.float32(127.5)  # In place: memory costs more than sums.
+  values /= np.float32(127.5)  # In place: memory costs more than arithmetic.
   values -= 1
   return values[:, ::-1] if flip and mirrored else values
 
 
-def _halved(
+def _halve(
   image: Image.Image, size: tuple[int, int], channels: int, draft: bool
 ) -> tuple[Image.Image, tuple[float, float]]:
-  """Plain, of less than twice the crop's size on one side.
+  """Halves an image until one side is less than twice that of the crop.
 
   Returns:
-    The picture, and how many of its pixels it fills in height and width: the
-    last may be a part of one.
+    The image as bytes, and the height and width of its content in pixels: the
+    last row and column may be filled in part.
   """
   (height, width), (full_width, full_height) = size, image.size
-  factor, drawn = 1, 1
+  factor, decoded = 1, 1
   while min(full_height // height, full_width // width) >= 2 * factor:
     factor *= 2
-  mode = picture_file.MODES[channels]
-  # A decoder that can, of JPEG, shrinks by as much as leaves this size, or 8.
-  if draft and (how := image.draft(mode, (width, height))):
-    drawn = round(full_width / how[1][2])
-  image = picture_file.plain(image, channels)
-  if factor > drawn:
-    image = image.reduce(factor // drawn)
+  mode = image_file.MODES[channels]
+  # A decoder of JPEG shrinks by up to 8, but leaves at least this size.
+  if draft and (drafted := image.draft(mode, (width, height))):
+    decoded = round(full_width / drafted[1][2])
+  image = image_file.to_bytes(image, channels)
+  if factor > decoded:
+    image = image.reduce(factor // decoded)
   return image, (full_height / factor, full_width / factor)
 
 
-def _covered(
+def _resize_and_cut(
   image: Image.Image,
   extent: tuple[float, float],
   size: tuple[int, int],
-  place: float,
+  position: float,
 ) -> Image.Image:
-  """Resized to cover the crop, and cropped, in one go."""
+  """Resizes an image to cover the crop, and cuts it, in one step."""
   (height, width), (full_height, full_width) = size, extent
   scale = min(full_width / width, full_height / height)
-  # Whole pixels of the resized picture: what has the right size stays sharp.
+  # Whole pixels of the resized image: what needs no resizing stays sharp.
   slack_x = round(full_width / scale) - width
   slack_y = round(full_height / scale) - height
-  left = min(int(place * (slack_x + 1)) * scale, full_width - width * scale)
-  top = min(int(place * (slack_y + 1)) * scale, full_height - height * scale)
+  left = min(int(position * (slack_x + 1)) * scale, full_width - width * scale)
+  top = min(int(position * (slack_y + 1)) * scale, full_height - height * scale)
   left, top = max(left, 0.0), max(top, 0.0)
   right = min(left + width * scale, full_width)
   bottom = min(top + height * scale, full_height)

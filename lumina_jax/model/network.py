@@ -1,13 +1,13 @@
-"""The network as a whole: the backbone and the text encoder that feeds it.
+"""The network: a backbone and the text encoder that feeds it.
 
-Training and sampling hold one of these and its parameters, a nested dict with
-the keys "backbone" and, where prompts are text, "text_encoder".
+Its parameters are a nested dict with the keys "backbone" and, if a text encoder
+is trained along, "text_encoder".
 """
 
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +15,7 @@ import numpy as np
 from flax import linen as nn
 
 from lumina_jax.backbone import DiT, ModelConfig
+from lumina_jax.backbone.cache import TextCache, text_cache
 from lumina_jax.encoders import label, utf8
 from lumina_jax.encoders.frozen import FrozenTextConfig
 from lumina_jax.flow.objective import PLAIN, Objective
@@ -23,20 +24,38 @@ from lumina_jax.tokens import Condition, Tokens, per_token
 Params = Any
 
 
+class Constants(NamedTuple):
+  """What the network computes once per call.
+
+  Attributes:
+    condition: with text features `f32[B, S, E]` or labels; the time is set at
+      each evaluation.
+    text: keys and values of the text in every layer; None without text.
+  """
+
+  condition: Condition
+  text: TextCache | None
+
+  def first(self, rows: int) -> Constants:
+    """The constants of the first rows."""
+    condition = jax.tree.map(lambda x: x[:rows], self.condition)
+    return Constants(condition, self.text and self.text.first(rows))
+
+
 @dataclasses.dataclass(frozen=True)
 class Network:
-  """Pure functions of parameters; holds configurations only.
+  """Configurations of a network, and pure functions of its parameters.
 
   Attributes:
     model: the backbone.
-    text_encoder: of prompts: embedded and trained along, or frozen, and then
-      features take the place of codes. None for a class-conditional network,
-      whose prompts are the numbers of its classes.
-    objective: what the backbone was trained to predict, and on which path.
+    text_encoder: the text encoder: a config of one that is trained along, or of
+      a frozen language model, whose features then replace codes. None for a
+      class-conditional network, whose prompts are class numbers.
+    objective: the quantity that the backbone predicts, and its path.
 
   Raises:
-    ValueError: if the encoder's width is not what the backbone takes, or the
-      backbone takes text and classes.
+    ValueError: if the encoder's width differs from the backbone's text width,
+      or the backbone takes both text and classes.
   """
 
   model: ModelConfig
@@ -59,12 +78,12 @@ class Network:
 
   @property
   def frozen_text(self) -> bool:
-    """Whether prompts come encoded, as features `f32[S, E]`."""
+    """Whether a frozen language model encodes prompts, as `f32[S, E]`."""
     return isinstance(self.text_encoder, FrozenTextConfig)
 
   @property
   def code_width(self) -> int:
-    """K: numbers that spell one word of a prompt."""
+    """K: values that represent one word of a prompt."""
     encoder = self.text_encoder
     return encoder.code_width if encoder else label.CODE_WIDTH
 
@@ -83,30 +102,34 @@ class Network:
     return params
 
   def shapes(self) -> Params:
-    """Shapes of the parameters, with no memory behind them."""
+    """Shapes of the parameters, without allocating them."""
     return nn.unbox(jax.eval_shape(self.init, jax.random.key(0)))
 
   def tokenize(
     self, prompt: str, origin: tuple[int, int] = (0, 0)
   ) -> np.ndarray:
-    """Prompt -> `i32[S, K]` codes, lines and columns from `origin`; on host.
+    """Converts a prompt to codes `i32[S, K]` on the host.
+
+    Args:
+      prompt: text, or the number of a class.
+      origin: line and column of the first word.
 
     Raises:
-      ValueError: if the network takes classes and the prompt is none, or
-        features of a frozen language model.
+      ValueError: if the network takes classes and the prompt is not one, or if
+        it takes features of a frozen language model.
     """
     if self.text_encoder is None:
       return label.tokenize(self.model.num_labels, prompt)
     if self.frozen_text:
       raise ValueError(
         f"prompt {prompt!r}: this network takes features f32[S, "
-        f"{self.text_encoder.width}] of a language model; give the pipeline a "
-        "text_encoder, or prompt_embeds in place of prompt"
+        f"{self.text_encoder.width}] of a language model; load the pipeline "
+        "with a text_encoder, or pass prompt_embeds instead of prompt"
       )
     return utf8.tokenize(self.text_encoder, prompt, origin)
 
   def encode(self, params: Params, condition: Condition) -> Condition:
-    """Replaces codes `i32[B, S, K]` by features `f32[B, S, E]` or labels."""
+    """Encodes codes `i32[B, S, K]` as features `f32[B, S, E]` or labels."""
     if self.text_encoder is None:
       return label.to_labels(condition)
     if self.frozen_text:
@@ -118,36 +141,74 @@ class Network:
     )
     return condition._replace(text=features)
 
-  def velocity(
-    self, params: Params, tokens: Tokens, condition: Condition
-  ) -> jax.Array:
-    """Velocity `f32[B, L, P]` at x_t = `tokens.patches`, whatever is predicted.
+  def constants(self, params: Params, condition: Condition) -> Constants:
+    """Computes everything that does not change between evaluations.
 
-    The condition is what `encode` returns.
+    Args:
+      params: of the network.
+      condition: with codes or features of the prompts, and `sample_ids [B, N]`.
     """
-    out = self.prediction(params, tokens, condition)
-    if self.objective.prediction == "velocity":
-      return out
-    t = per_token(condition.time[..., None], tokens.segments)
-    return self.objective.velocity(out, tokens.patches, t)
+    condition = self.encode(params, condition)
+    samples = condition.sample_ids.shape[1]
+    backbone = params["backbone"]
+    text = text_cache(self.model, backbone, condition, samples)
+    if text is not None:  # Nothing else reads the features.
+      condition = condition._replace(text=None)
+    return Constants(condition, text)
+
+  def first_memory(self, tokens: Tokens) -> Any:
+    """The velocity's memory before its first evaluation: none.
+
+    Args:
+      tokens: layout of all rows, those of both branches under guidance.
+    """
+    return ()
+
+  def velocity(
+    self, params: Params, tokens: Tokens, constants: Constants, memory: Any = ()
+  ) -> tuple[jax.Array, Any]:
+    """Predicts the velocity at x_t = `tokens.patches`.
+
+    Args:
+      params: of the network.
+      tokens: noisy patches and their layout.
+      constants: of the call, their condition with the time `f32[B, N]`.
+      memory: of the velocity, passed through.
+
+    Returns:
+      Velocity `f32[B, L, P]`, whatever the backbone predicts, and the memory.
+    """
+    condition, text = constants
+    out = self.prediction(params, tokens, condition, text)
+    if self.objective.prediction != "velocity":
+      t = per_token(condition.time[..., None], tokens.segments)
+      out = self.objective.velocity(out, tokens.patches, t)
+    return out, memory
 
   def prediction(
-    self, params: Params, tokens: Tokens, condition: Condition
+    self,
+    params: Params,
+    tokens: Tokens,
+    condition: Condition,
+    text: TextCache | None = None,
   ) -> jax.Array:
-    """What the backbone predicts, `f32[B, L, P]`, given what `encode` returns.
+    """The backbone's prediction `f32[B, L, P]`, the quantity of the objective.
 
-    It is the quantity that the objective names.
+    Args:
+      params: of the network.
+      tokens: noisy patches and their layout.
+      condition: from `encode`, with the time.
+      text: from `constants`; None = computed here.
     """
-    return DiT(self.model).apply(
-      {"params": params["backbone"]}, tokens, condition
-    )
+    model = DiT(self.model)
+    return model.apply({"params": params["backbone"]}, tokens, condition, text)
 
   def prediction_and_balance(
     self, params: Params, tokens: Tokens, condition: Condition
   ) -> tuple[jax.Array, jax.Array]:
-    """The prediction, and `f32[]`, how unequally the experts are used.
+    """The prediction, and the load-balancing loss `f32[]`.
 
-    The mean over all routers of what they sow into "balance".
+    The loss is the mean over all routers of what they sow into "balance".
     """
     prediction, sown = DiT(self.model).apply(
       {"params": params["backbone"]}, tokens, condition, mutable=["balance"]

@@ -6,27 +6,26 @@ from collections.abc import Callable
 from typing import Any
 
 
-class Part:
-  """The parameters of one network: on the device, or a way to get them there.
+class Offloadable:
+  """Parameters of one network, on the device or loadable.
 
   A language model, a backbone and an autoencoder may each fit a device that
-  does not hold them together.
+  cannot hold all of them.
   """
 
   def __init__(self, load: Callable[[], Any]):
-    """Remembers how to load; nothing is loaded yet."""
-    self._load, self._params = load, None
+    """Takes a function that loads the parameters; calls it on first use."""
+    self._load, self._params, self._pinned = load, None, False
 
   @classmethod
-  def of(cls, params: Any) -> Part:
-    """Parameters that are at hand, and are never given up."""
-    part = cls(lambda: params)
-    part._params = params
-    part.free = lambda: None
-    return part
+  def pinned(cls, params: Any) -> Offloadable:
+    """Parameters that stay on the device."""
+    held = cls(lambda: params)
+    held._params, held._pinned = params, True
+    return held
 
   def get(self) -> Any:
-    """The parameters, loaded if they are not there."""
+    """The parameters; loads them if they are not on the device."""
     if self._params is None:
       self._params = self._load()
     return self._params
@@ -36,5 +35,6 @@ class Part:
     return self._params is not None
 
   def free(self) -> None:
-    """Gives up the memory; `get` loads anew."""
-    self._params = None
+    """Frees the device's memory, unless the parameters are pinned."""
+    if not self._pinned:
+      self._params = None

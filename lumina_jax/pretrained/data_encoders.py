@@ -1,10 +1,9 @@
-"""Pictures to latents and captions to features, by frozen encoders.
+"""Frozen encoders for training data: samples to latents, captions to features.
 
-What writes shards calls these once for all records; what trains on pictures as
-they are calls them for each draw, and gets the same but for rounding.
+`lumina_jax.encode` calls them once for all records. Training on unencoded data
+calls them for each draw, and gets the same results up to rounding.
 
-B pictures of a batch, H rows and W columns of pixels, h and w of latents,
-C channels, S tokens of a caption, E width.
+B samples of a batch, C channels, S tokens of a caption, E width of features.
 """
 
 from __future__ import annotations
@@ -34,7 +33,7 @@ from lumina_jax.parallel.mesh import RULES
 from lumina_jax.pretrained import encoders, hub
 from lumina_jax.pretrained.options import Options
 
-ENDS = 1 << 16  # Bytes at either end of weights that tell them from others.
+DIGEST_BYTES = 1 << 16  # Bytes at both ends of weights that identify them.
 
 
 @functools.partial(jax.jit, static_argnames="cfg")
@@ -45,16 +44,15 @@ def _moments(params, pixels, *, cfg):
   return mean, jnp.exp(logvar / 2) * cfg.scaling_factor
 
 
-class PictureEncoder:
-  """An autoencoder that sees batches of one number of pictures.
+class LatentEncoder:
+  """An autoencoder that encodes batches of a fixed number of samples.
 
-  Every size of pictures is a program of its own, compiled when it first comes.
-  Threads may share an encoder.
+  Each size of samples compiles one program. Threads may share an encoder.
 
   Attributes:
-    factor: pixels along a side of a latent.
-    channels: C of the latents.
-    identity: of the autoencoder, to be written into shards.
+    factor: pixels per latent along a side.
+    channels: channels C of latents.
+    identity: which autoencoder it is, as JSON values for shards.
   """
 
   def __init__(
@@ -63,47 +61,47 @@ class PictureEncoder:
     batch_size: int = 1,
     identity: dict[str, Any] | None = None,
   ):
-    """Takes an autoencoder.
+    """Wraps an autoencoder.
 
     Args:
-      autoencoder: of pictures.
-      batch_size: B; what is less is padded, so that no number of pictures
-        compiles another program or is rounded otherwise.
-      identity: where it comes from, see `identity`.
+      autoencoder: the autoencoder.
+      batch_size: B. Smaller batches are padded, so that their size neither
+        compiles a program nor changes the rounding.
+      identity: where it comes from, as JSON values.
 
     Raises:
       ValueError: if batch_size is not positive.
     """
     if batch_size < 1:
-      raise ValueError(f"batch_size = {batch_size}: pictures, at least 1")
+      raise ValueError(f"batch_size = {batch_size}: must be positive")
     self._autoencoder, self._batch_size = autoencoder, batch_size
     self.factor = autoencoder.cfg.factor
     self.channels = autoencoder.cfg.latent_channels
-    self.identity = dict(identity or {}) | _plain(autoencoder.cfg)
+    self.identity = dict(identity or {}) | _settings(autoencoder.cfg)
 
   def moments(self, pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The distribution of pictures' latents, shifted and scaled.
+    """Mean and standard deviation of latents, shifted and scaled.
 
-    Of z ~ N(m, s^2) the latents are (z - shift) scale, so that their mean is
-    (m - shift) scale and their deviation s scale.
+    For z ~ N(m, s^2) the latents are (z - shift) scale: their mean is
+    (m - shift) scale and their standard deviation is s scale.
 
     Args:
       pixels: `f32[n, H, W, C]` in [-1, 1], any n.
 
     Returns:
-      Mean and deviation, `f32[n, h, w, C]` each.
+      Mean and standard deviation, `f32[n, h, w, C]` each.
 
     Raises:
-      ValueError: if they are no pictures of this autoencoder.
+      ValueError: if the autoencoder does not take samples of this shape.
     """
     cfg, most = self._autoencoder.cfg, self._batch_size
     n, H, W, C = pixels.shape
     if cfg.channels != C or H % cfg.factor or W % cfg.factor:
       raise ValueError(
-        f"pictures of {H} x {W} x {C}: the autoencoder takes {cfg.channels} "
+        f"samples of {H} x {W} x {C}: the autoencoder takes {cfg.channels} "
         f"channels and sides that are multiples of {cfg.factor}"
       )
-    done = []
+    pairs = []
     for start in range(0, n, most):
       batch = pixels[start : start + most]
       missing = most - len(batch)
@@ -111,28 +109,28 @@ class PictureEncoder:
       params = self._autoencoder.params
       with processes.use_mesh_of(params):
         pair = _moments(params, batch, cfg=cfg)
-      done.append([np.asarray(x)[: most - missing] for x in pair])
-    mean, std = (np.concatenate(x) for x in zip(*done, strict=True))
+      pairs.append([np.asarray(x)[: most - missing] for x in pair])
+    mean, std = (np.concatenate(x) for x in zip(*pairs, strict=True))
     return mean, std
 
   def to_latents(
     self, pixels: np.ndarray, rng: np.random.Generator
   ) -> np.ndarray:
-    """Latents of one picture: `f32[H, W, C]` -> `f32[h, w, C]`.
+    """Samples latents of one sample: `f32[H, W, C]` -> `f32[h, w, C]`.
 
-    Drawn from their distribution with the numbers of rng. A record of a shard
-    gives the same with the same rng, but for its rounding to float16.
+    With the same rng, the record of a shard gives the same latents, up to its
+    rounding to float16.
     """
     mean, std = self.moments(pixels[None])
-    return shard_record.draw(mean[0], std[0], rng)
+    return shard_record.sample_latents(mean[0], std[0], rng)
 
 
-class TextFeatures:
-  """A frozen language model, its features in bfloat16.
+class FeatureEncoder:
+  """A frozen language model; its features are bfloat16.
 
   Attributes:
     cfg: how captions become features.
-    identity: of the language model, to be written into shards.
+    identity: which language model it is, as JSON values for shards.
   """
 
   def __init__(
@@ -141,7 +139,13 @@ class TextFeatures:
     cfg: FrozenTextConfig,
     identity: dict[str, Any] | None = None,
   ):
-    """Takes an encoder, its configuration and where it comes from."""
+    """Wraps an encoder.
+
+    Args:
+      encoder: the language model with its tokenizer.
+      cfg: how captions become features.
+      identity: where it comes from, as JSON values.
+    """
     self._encoder, self.cfg = encoder, cfg
     self.identity = dict(identity or {}) | {
       "tokenizer": encoder.tokenizer.identity,
@@ -149,10 +153,10 @@ class TextFeatures:
     }
 
   def __call__(self, captions: Sequence[str]) -> list[np.ndarray]:
-    """Features of captions, `bf16[S, E]` each.
+    """Encodes captions, `bf16[S, E]` each.
 
-    They depend on these captions alone, down to the last bit: what was encoded
-    before, in batches of other shapes, is not recalled.
+    Features depend on these captions alone, down to the last bit: features
+    from batches of other shapes are not reused.
     """
     self._encoder.forget()
     return [
@@ -161,63 +165,65 @@ class TextFeatures:
     ]
 
 
-def load_pictures(
+def load_latent_encoder(
   folder: str, batch_size: int = 1, dtype: str = "float32"
-) -> PictureEncoder:
-  """The autoencoder of a folder, or of a repository of the hub.
+) -> LatentEncoder:
+  """Loads the autoencoder of a folder, or of a repository of the hub.
 
   Args:
-    folder: an autoencoder's, or a pipeline's with vae/ in it.
-    batch_size: pictures that are encoded at once.
-    dtype: that it computes in.
+    folder: folder of an autoencoder, or of a pipeline with vae/ in it.
+    batch_size: samples that are encoded at once.
+    dtype: dtype of its computation.
 
   Raises:
-    FileNotFoundError, ValueError: see `load_vae`.
+    FileNotFoundError: if the folder does not exist; see `load_vae`.
+    ValueError: if it is not supported; see `load_vae`.
   """
-  at = _part(folder, "vae")
-  return PictureEncoder(
-    load_vae(at, dtype), batch_size, {"path": str(folder)} | _digest(at)
-  )
+  path = _find(folder, "vae")
+  identity = {"path": str(folder)} | _digest(path)
+  return LatentEncoder(load_vae(path, dtype), batch_size, identity)
 
 
-def load_captions(
+def load_feature_encoder(
   folder: str,
   tokenizer: str | None = None,
   dtype: str = "bfloat16",
-  **reading: Any,
-) -> TextFeatures:
-  """The language model of a folder, or of a repository of the hub.
+  **text: Any,
+) -> FeatureEncoder:
+  """Loads the language model of a folder, or of a repository of the hub.
 
-  Its weights are read when the first caption is encoded.
+  Its weights are read when it encodes the first caption.
 
   Args:
-    folder: a language model's, or a pipeline's with text_encoder/ in it.
+    folder: folder of a language model, or of a pipeline with text_encoder/.
     tokenizer: folder of its tokenizer; None = beside the model.
-    dtype: that it computes in.
-    **reading: fields of `FrozenTextConfig` but the width, which it has itself.
+    dtype: dtype of its computation.
+    **text: fields of `FrozenTextConfig` except the width.
 
   Raises:
-    FileNotFoundError, ValueError: see `pretrained.encoders.text_encoder`.
+    FileNotFoundError: if a folder does not exist.
+    ValueError: if the model is not supported; see
+      `pretrained.encoders.text_encoder`.
   """
-  at = _part(folder, "text_encoder")
-  cfg = FrozenTextConfig(width=1, **reading)
-  width = open_language(at, cfg.hidden, dtype).cfg.width
+  path = _find(folder, "text_encoder")
+  cfg = FrozenTextConfig(width=1, **text)
+  width = open_language(path, cfg.hidden, dtype).cfg.width
   cfg = dataclasses.replace(cfg, width=width)
   options = Options(text_encoder=folder, tokenizer=tokenizer, dtype=dtype)
   encoder, _ = encoders.text_encoder(None, None, cfg, options)
-  where = {"path": str(folder), "dtype": dtype}
-  return TextFeatures(encoder, cfg, where | _digest(at))
+  identity = {"path": str(folder), "dtype": dtype} | _digest(path)
+  return FeatureEncoder(encoder, cfg, identity)
 
 
-def _part(folder: str, name: str) -> pathlib.Path:
-  at = hub.find(folder, within=name)
-  return at / name if (at / name).is_dir() else at
+def _find(folder: str, name: str) -> pathlib.Path:
+  path = hub.find(folder, within=name)
+  return path / name if (path / name).is_dir() else path
 
 
 def _digest(folder: pathlib.Path) -> dict[str, str]:
-  """Tells weights from others, without reading gigabytes.
+  """Identifies weights without reading all of them.
 
-  Of JSON all counts, of safetensors the size and both ends.
+  The checksum covers JSON files, and the size and both ends of safetensors.
   """
   digest = hashlib.sha256()
   for path in sorted(folder.glob("*")):
@@ -227,13 +233,13 @@ def _digest(folder: pathlib.Path) -> dict[str, str]:
       size = path.stat().st_size
       digest.update(f"{path.name} {size} ".encode())
       with path.open("rb") as file:
-        digest.update(file.read(ENDS))
-        file.seek(max(size - ENDS, 0))
-        digest.update(file.read(ENDS))
+        digest.update(file.read(DIGEST_BYTES))
+        file.seek(max(size - DIGEST_BYTES, 0))
+        digest.update(file.read(DIGEST_BYTES))
   return {"sha256": digest.hexdigest()}
 
 
-def _plain(cfg: vae.VaeConfig) -> dict[str, Any]:
+def _settings(cfg: vae.VaeConfig) -> dict[str, Any]:
   return {
     "channels": cfg.latent_channels,
     "factor": cfg.factor,

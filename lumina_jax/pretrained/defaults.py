@@ -1,54 +1,53 @@
-"""How published networks are sampled, unless a call says otherwise."""
+"""Defaults for published networks, as the original samples them."""
 
 from __future__ import annotations
 
 from lumina_jax.backbone import ModelConfig
 from lumina_jax.encoders.frozen import GEMMA, LLAMA, FrozenTextConfig
-from lumina_jax.sampling.extrapolation import Extrapolation
-from lumina_jax.sampling.program import SamplingConfig
+from lumina_jax.sampling.options import SamplingOptions
+from lumina_jax.sampling.sizes import SizeConfig, TrainedSize
 
-TRAINED = 1024  # Pixels along a side of what text-to-image networks drew last.
+TRAINED = 1024  # Pixels along a side; text-to-image networks were trained last.
 
 
-def sampling(model: ModelConfig, side: int) -> SamplingConfig:
-  """What the original's samplers do with a network.
+def options(model: ModelConfig) -> SamplingOptions:
+  """Sampling options of an image network.
 
-  Twenty midpoint steps (one more than the original, which counts points of
-  time), most of them near noise, guidance 4 on three channels; on sizes beyond
-  the trained one, the rules of its family. Networks of classes were sampled at
-  one size, by an adaptive solver, without a shift.
-
-  Args:
-    model: an image network.
-    side: of the square that it was trained on, in latents.
+  Text: 20 midpoint steps (the original counts 21 points of time), most of them
+  near noise, guidance 4 on three channels, and the family's rule for larger
+  sizes. Classes were sampled at one size, without a shift.
   """
-  patches = side // model.patch[0]
-  beyond = None
-  if model.text_width:
-    lines = 2 * patches if model.separators else 0  # As the original counts.
-    beyond = Extrapolation(
-      rule="ntk_plain" if model.raster else "watershed",
-      side=side,
-      base_tokens=patches**2 + lines,
-      below=model.raster,
-    )
-  return SamplingConfig(
+  text = bool(model.text_width)
+  rule = "ntk_plain" if model.raster else "watershed"
+  return SamplingOptions(
     solver="midpoint",
-    num_inference_steps=20 if model.text_width else 50,
+    num_inference_steps=20 if text else 50,
     guidance_scale=4.0,
-    shift=4.0 if model.text_width else 1.0,
-    size_rule="fixed",
-    height=side,
-    width=side,
-    ladder=(),
-    rows=1,
+    shift=4.0 if text else 1.0,
     guidance_channels=3,
-    beyond=beyond,
+    rope_scaling=rule if text else "none",
+    proportional_attention=text,
   )
 
 
-def text(model: ModelConfig) -> FrozenTextConfig | None:
-  """How captions reach a network: LLaMA-2 reads for Flag-DiT, else Gemma."""
+def sizes(model: ModelConfig, side: int) -> SizeConfig:
+  """Sizes of an image network.
+
+  Args:
+    model: the backbone.
+    side: of the square that it was trained on, in latents.
+  """
+  trained = None
+  if model.text_width:
+    patches = side // model.patch[0]
+    lines = 2 * patches if model.separators else 0  # As the original counts.
+    tokens = patches**2 + lines
+    trained = TrainedSize(side, tokens, below=model.raster)
+  return SizeConfig(default=(side, side), trained=trained)
+
+
+def text_config(model: ModelConfig) -> FrozenTextConfig | None:
+  """The language model of a network: LLaMA-2 for Flag-DiT, else Gemma."""
   if not model.text_width:
     return None
   return FrozenTextConfig(

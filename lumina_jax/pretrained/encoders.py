@@ -1,32 +1,37 @@
-"""The networks around the backbone: a language model and an autoencoder."""
+"""The networks around the backbone: a language model and a codec."""
 
 from __future__ import annotations
 
+import dataclasses
 import fnmatch
 import os
 import pathlib
 import shutil
-from typing import TYPE_CHECKING
+from typing import NamedTuple
 
 import jax
 
 from lumina_jax.backbone import ModelConfig
 from lumina_jax.encoders.autoencoder import Autoencoder
 from lumina_jax.encoders.captions import CaptionEncoder
+from lumina_jax.encoders.codec import Codec, Framewise
 from lumina_jax.encoders.frozen import FrozenTextConfig
 from lumina_jax.encoders.tokenizer import Tokenizer
 from lumina_jax.interop import licences
 from lumina_jax.interop.language import open_language
 from lumina_jax.interop.vae import load_vae
+from lumina_jax.media import Medium
+from lumina_jax.model.network import Network
 from lumina_jax.pretrained import hub
 from lumina_jax.pretrained.options import Options
+from lumina_jax.sampling.components import Components
 
-if TYPE_CHECKING:
-  from lumina_jax.pipeline import LuminaPipeline
+Name = str | os.PathLike  # A folder, or "owner/name" on the hub.
+Files = dict[str, pathlib.Path]  # Folders of components by name.
 
-Named = str | os.PathLike
-BATCH = 4  # Captions that are encoded at once; a call mostly has two.
-# What a language model and its tokenizer consist of on a disk.
+BATCH = 4  # Captions that are encoded at once; most calls have two.
+REMEMBERED = 4096  # Captions of a run whose features stay in memory.
+# Files of a language model and of its tokenizer.
 FILES = {
   "text_encoder": (
     "config.json",
@@ -44,51 +49,106 @@ FILES = {
 }
 
 
-Files = dict[str, pathlib.Path]  # Where parts come from, by their names.
+@dataclasses.dataclass(frozen=True)
+class EncodersConfig:
+  """Frozen networks of a run; each names the folder or hub name of its weights.
+
+  Attributes:
+    vae: autoencoder whose latents the network learns; "" = it learns samples.
+    text: language model that encodes captions; "" = the embedded encoder.
+    tokenizer: of the language model; "" = beside the model.
+    dtype: that the language model computes in.
+  """
+
+  vae: str = ""
+  text: str = ""
+  tokenizer: str = ""
+  dtype: str = "bfloat16"
 
 
-def vae(
-  named: Named | None, model: ModelConfig, options: Options
-) -> tuple[Autoencoder | None, Files]:
-  """The autoencoder of a pipeline, and its folder, "vae".
+class Encoders(NamedTuple):
+  """Frozen networks of a run; each process has its own, on its first device.
+
+  Attributes:
+    codec: between samples and latents; None = none.
+    text: language model; None = none.
+  """
+
+  codec: Codec | None = None
+  text: CaptionEncoder | None = None
+
+
+def of_run(
+  config: EncodersConfig, medium: Medium, network: Network
+) -> Encoders:
+  """Loads the encoders of a run; the language model loads on first use.
+
+  Raises:
+    FileNotFoundError: if a folder is missing.
+    ValueError: if an encoder does not fit the network, naming the key.
+  """
+  options = Options(dtype=config.dtype)
+  found, _ = codec(config.vae or None, medium, network.model, options)
+  text, cfg = None, network.text_encoder
+  if isinstance(cfg, FrozenTextConfig):
+    tokenizer = config.tokenizer or None
+    text, _ = text_encoder(config.text, tokenizer, cfg, options)
+    text.remember(REMEMBERED)
+  return Encoders(found, text)
+
+
+def codec(
+  name: Name | None, medium: Medium, model: ModelConfig, options: Options
+) -> tuple[Codec | None, Files]:
+  """The codec of a pipeline, and its folder as "vae".
 
   Args:
-    named: folder or hub name, unless the options name another.
-    model: draws the latents.
+    name: of its folder, unless the options name another one.
+    medium: of the samples; an autoencoder of images serves videos by frames.
+    model: the backbone, which generates its latents.
     options: of the caller.
 
   Raises:
-    ValueError: if its latents are not those that the network draws.
+    ValueError: if the latents are not those that the network generates.
   """
-  at = options.vae or named
-  if options.vae is False or at is None:
+  name = options.vae or name
+  if options.vae is False or name is None:
     return None, {}
-  if isinstance(at, Autoencoder):
-    found, files, at = at, {}, "vae"
+  files = {}
+  if hasattr(name, "decode"):  # A codec that is loaded already.
+    found, name = name, "vae"
   else:
-    folder = _folder(at, "vae", options)
+    folder = _folder(name, "vae", options)
     found, files = load_vae(folder, mesh=options.mesh), {"vae": folder}
-  if found.cfg.latent_channels != model.channels:
+  if found.latent_channels != model.channels:
     raise ValueError(
-      f"{at}: its latents have {found.cfg.latent_channels} channels, the "
-      f"network draws {model.channels}; name the autoencoder that it was "
-      "trained with, vae="
+      f"{name}: its latents have {found.latent_channels} channels, the network "
+      f"generates {model.channels}; pass the autoencoder that it was trained "
+      "with, vae="
+    )
+  missing = len(medium.axes) - len(found.factors)
+  if isinstance(found, Autoencoder) and missing == 1:
+    found = Framewise(found)
+  elif missing:
+    raise ValueError(
+      f"{name}: its latents have {len(found.factors)} axes, {medium.name} has "
+      f"{len(medium.axes)}"
     )
   return found, files
 
 
 def text_encoder(
-  named: Named | None,
-  words: Named | None,
+  name: Name | None,
+  tokenizer: Name | None,
   cfg: FrozenTextConfig,
   options: Options,
 ) -> tuple[CaptionEncoder | None, Files]:
-  """The language model of a pipeline, loaded when a caption needs it.
+  """The language model of a pipeline; its weights load with the first caption.
 
   Args:
-    named: folder or hub name, unless the options name another.
-    words: likewise of its tokenizer; None = beside the model.
-    cfg: how it is read.
+    name: of its folder, unless the options name another one.
+    tokenizer: of its folder; None = beside the model.
+    cfg: how the network reads it.
     options: of the caller.
 
   Returns:
@@ -98,21 +158,21 @@ def text_encoder(
     FileNotFoundError: if there is no such folder.
     ValueError: if its width is not what the network takes.
   """
-  if options.text_encoder is False or (named or options.text_encoder) is None:
+  if options.text_encoder is False or (name or options.text_encoder) is None:
     return None, {}
   if isinstance(options.text_encoder, CaptionEncoder):
     _check_width(options.text_encoder.width, cfg, "text_encoder")
     return options.text_encoder, {}
-  at = options.text_encoder or named
-  folder = _folder(at, "text_encoder", options)
+  name = options.text_encoder or name
+  folder = _folder(name, "text_encoder", options)
   weights = open_language(folder, cfg.hidden, options.dtype or "bfloat16")
-  _check_width(weights.cfg.width, cfg, at)
-  if options.text_encoder or words is None:
-    words = _beside(folder, at)
-  words = _folder(options.tokenizer or words, "tokenizer", options)
+  _check_width(weights.cfg.width, cfg, name)
+  if options.text_encoder or tokenizer is None:
+    tokenizer = _tokenizer_beside(folder, name)
+  tokenizer = _folder(options.tokenizer or tokenizer, "tokenizer", options)
   encoder = CaptionEncoder(
     weights.cfg,
-    Tokenizer(words, cfg.max_tokens, cfg.add_eos),
+    Tokenizer(tokenizer, cfg.max_tokens, cfg.add_eos),
     lambda: weights.load(options.mesh),
     batch_size=BATCH,
     cache=options.cache,
@@ -120,73 +180,75 @@ def text_encoder(
     system_prompt=cfg.system_prompt,
     clean=cfg.cleaning,
   )
-  return encoder, {"text_encoder": folder, "tokenizer": words}
+  return encoder, {"text_encoder": folder, "tokenizer": tokenizer}
 
 
-def _beside(folder: pathlib.Path, named: Named) -> Named:
-  """Where the tokenizer of a language model lies, if nothing says so."""
-  twin = folder.parent / "tokenizer"  # In a pipeline, of one of its parts.
-  return twin if folder.name == "text_encoder" and twin.is_dir() else named
+def _tokenizer_beside(folder: pathlib.Path, name: Name) -> Name:
+  """The tokenizer of a language model whose folder names none."""
+  twin = folder.parent / "tokenizer"  # In a pipeline's folder.
+  return twin if folder.name == "text_encoder" and twin.is_dir() else name
 
 
-def _folder(named: Named, part: str, options: Options) -> pathlib.Path:
-  """The folder of a part: named itself, or within the pipeline that is."""
-  folder = hub.find(named, options.token, within=part)
-  return folder / part if (folder / part).is_dir() else folder
+def _folder(name: Name, component: str, options: Options) -> pathlib.Path:
+  """The folder of a component: named itself, or within a pipeline's folder."""
+  folder = hub.find(name, options.token, within=component)
+  inside = folder / component
+  return inside if inside.is_dir() else folder
 
 
-def _check_width(width: int, cfg: FrozenTextConfig, at: Named) -> None:
+def _check_width(width: int, cfg: FrozenTextConfig, name: Name) -> None:
   if width != cfg.width:
     raise ValueError(
-      f"{at}: a language model of width {width}; the network takes features "
-      f"of width {cfg.width}. Name the one that it was trained with, "
+      f"{name}: a language model of width {width}; the network takes features "
+      f"of width {cfg.width}. Pass the one that it was trained with, "
       "text_encoder="
     )
 
 
 def identity(folder: pathlib.Path) -> str:
-  """Tells weights from others, so that a cache never mixes them up."""
+  """Distinguishes weights, so that a feature cache never mixes them up."""
   files = sorted(folder.glob("*.safetensors"))
   stats = [(f.name, f.stat().st_size, f.stat().st_mtime_ns) for f in files]
   return f"{folder.resolve()} {stats}"
 
 
-def nbytes(pipe: LuminaPipeline) -> int:
-  """What the encoders of a pipeline take on a disk, about."""
-  leaves = jax.tree.leaves(pipe.vae.params) if pipe.vae else []
+def nbytes(components: Components) -> int:
+  """Approximate size of a pipeline's encoders on a disk."""
+  codec = components.codec
+  leaves = jax.tree.leaves(codec.params) if codec else []
   files = [
     entry.stat().st_size
-    for part in FILES.keys() & pipe.files.keys()
-    for entry in _files(pipe.files[part], part)
+    for name in FILES.keys() & components.files.keys()
+    for entry in _files(components.files[name], name)
   ]
   return sum(4 * x.size for x in leaves) + sum(files)
 
 
-def copy(source: pathlib.Path, destination: pathlib.Path, part: str) -> None:
-  """Copies the files of a part, and the terms that come with them.
+def copy(source: pathlib.Path, destination: pathlib.Path, name: str) -> None:
+  """Copies the files of a component, and the licence that comes with them.
 
   Args:
     source: folder that it was loaded from.
     destination: folder to make.
-    part: a key of FILES.
+    name: a key of FILES.
 
   Raises:
-    FileNotFoundError: if they are not there any more.
+    FileNotFoundError: if the files are gone.
   """
-  files = _files(source, part)
+  files = _files(source, name)
   if not files:
     raise FileNotFoundError(
-      f"the files of the {part} are not in {source} any more"
+      f"the files of the {name} are no longer in {source}"
     )
   destination.mkdir()
   for path in files:
     shutil.copyfile(path, destination / path.name)
-  licences.carry(source, destination)
+  licences.copy(source, destination)
 
 
-def _files(source: pathlib.Path, part: str) -> list[pathlib.Path]:
+def _files(source: pathlib.Path, name: str) -> list[pathlib.Path]:
   return sorted(
     entry
     for entry in (source.iterdir() if source.is_dir() else ())
-    if any(fnmatch.fnmatch(entry.name, like) for like in FILES[part])
+    if any(fnmatch.fnmatch(entry.name, pattern) for pattern in FILES[name])
   )

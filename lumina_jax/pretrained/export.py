@@ -1,7 +1,7 @@
 """Our own export: a folder with weights (safetensors) and a config.json.
 
-It holds what sampling needs and nothing of training; beside them, where the
-pipeline has them, vae/, text_encoder/ and tokenizer/ as in a diffusers folder.
+It holds what sampling needs and nothing of training; vae/, text_encoder/ and
+tokenizer/ lie beside them, as in a diffusers folder, if the pipeline has them.
 """
 
 from __future__ import annotations
@@ -15,90 +15,104 @@ import jax
 import numpy as np
 from flax import traverse_util
 
+from lumina_jax import media
 from lumina_jax.backbone import ModelConfig
 from lumina_jax.encoders.frozen import FrozenTextConfig
 from lumina_jax.encoders.utf8 import Utf8Config
 from lumina_jax.files import schema
 from lumina_jax.flow.objective import Objective
-from lumina_jax.interop import licences, safetensors, source
-from lumina_jax.interop import place as destination
+from lumina_jax.interop import destination, licences, safetensors
+from lumina_jax.interop.json_file import read_json
 from lumina_jax.interop.tensor import DTYPES, Tensor, dtype_of
 from lumina_jax.interop.vae import save_vae
 from lumina_jax.model.network import Network
-from lumina_jax.model.offload import Part
-from lumina_jax.parallel.placement import place
-from lumina_jax.pipeline import LuminaPipeline
+from lumina_jax.model.offload import Offloadable
 from lumina_jax.pretrained import encoders
-from lumina_jax.pretrained.backbone import flat
+from lumina_jax.pretrained.backbone import flat, offloadable
 from lumina_jax.pretrained.options import Options
-from lumina_jax.sampling.program import SamplingConfig
+from lumina_jax.sampling.components import Components
+from lumina_jax.sampling.options import SamplingOptions
+from lumina_jax.sampling.sizes import SizeConfig
 
 WEIGHTS = "model.safetensors"
 CONFIG = "config.json"
-SECTIONS = {
-  "model": ModelConfig,
-  "text_encoder": Utf8Config | FrozenTextConfig | None,
-  "sampling": SamplingConfig,
-}
-OBJECTIVE = "objective"  # A section that older exports lack.
 SHIPPED = pathlib.Path(__file__).parent.parent / "assets" / "digits"
 
 
-def is_one(folder: pathlib.Path) -> bool:
+@dataclasses.dataclass(frozen=True)
+class ExportConfig:
+  """`config.json` of an export; the sections are those of a run's config."""
+
+  medium: str
+  model: ModelConfig
+  text_encoder: Utf8Config | FrozenTextConfig | None
+  objective: Objective
+  sampling: SamplingOptions
+  sizes: SizeConfig
+
+
+def matches(folder: pathlib.Path) -> bool:
   """Whether a folder is, or was to be, an export of ours."""
   if (folder / WEIGHTS).exists():
     return True
-  # Each program has a config.json; ours has no class.
+  # Other programs write a config.json too; theirs names a class.
   config = folder / CONFIG
-  return config.exists() and "_class_name" not in source.read_json(config)
+  return config.exists() and "_class_name" not in read_json(config)
 
 
 def is_ours(folder: pathlib.Path) -> bool:
   """Whether a folder is an export of ours, and nobody else's weights."""
-  config = folder / CONFIG
-  return config.exists() and SECTIONS.keys() <= source.read_json(config).keys()
+  config, sections = folder / CONFIG, {"model", "sampling"}
+  return config.exists() and sections <= read_json(config).keys()
 
 
 def save(
-  pipe: LuminaPipeline, folder: pathlib.Path, dtype: str, overwrite: bool
+  components: Components, folder: pathlib.Path, dtype: str, overwrite: bool
 ) -> None:
-  """Writes a pipeline, whole or not at all.
+  """Writes a pipeline atomically.
 
   Raises:
-    FileExistsError: if something is there and may not be overwritten.
-    OSError: if the disk has no room.
+    FileExistsError: if something is there and may not be replaced.
+    OSError: if the disk is full.
   """
-  kind, params = dtype_of(dtype), flat(pipe.params)
-  if pipe.text_encoder and "text_encoder" not in pipe.files:
+  kind, params = dtype_of(dtype), flat(components.params)
+  network, files = components.network, components.files
+  if components.text_encoder and "text_encoder" not in files:
     logging.warning(
-      "%s gets no text_encoder/: this pipeline's came as an object, not from "
-      "files. Load it with text_encoder=",
+      "%s gets no text_encoder/: this pipeline's was passed as an object. Load "
+      "it with text_encoder= and the export",
       folder,
     )
+  config = ExportConfig(
+    components.medium.name,
+    network.model,
+    network.text_encoder,
+    network.objective,
+    components.options,
+    components.sizes,
+  )
   shapes = {name: x.shape for name, x in params.items()}
-  sections = (pipe.network.model, pipe.network.text_encoder, pipe.sampling)
-  values = {
-    name: schema.to_dict(section)
-    for name, section in zip(SECTIONS, sections, strict=True)
-  } | {OBJECTIVE: schema.to_dict(pipe.network.objective)}
   nbytes = sum(x.size for x in params.values()) * kind.itemsize
-  nbytes += encoders.nbytes(pipe)
-  with destination.new(folder, nbytes, overwrite, destination.PIPELINE) as new:
+  nbytes += encoders.nbytes(components)
+  with destination.staged(
+    folder, nbytes, overwrite, destination.PIPELINE_FILES
+  ) as new:
     new.mkdir()
-    said = {"format": "lumina_jax"}
-    with safetensors.Writer(new / WEIGHTS, shapes, kind, said) as file:
+    header = {"format": "lumina_jax"}
+    with safetensors.Writer(new / WEIGHTS, shapes, kind, header) as file:
       for name, x in params.items():
         file.add(name, np.asarray(jax.device_get(x)).astype(kind))
-    (new / CONFIG).write_text(json.dumps(values, indent=2) + "\n")
-    if pipe.vae:
-      save_vae(pipe.vae, new / "vae")
-      licences.carry(pipe.files.get("vae"), new / "vae")
-    for part in encoders.FILES.keys() & pipe.files.keys():
-      encoders.copy(pipe.files[part], new / part, part)
-    licences.carry(pipe.files.get("licence"), new)
+    text = json.dumps(schema.to_dict(config), indent=2) + "\n"
+    (new / CONFIG).write_text(text)
+    if components.codec:
+      save_vae(components.codec, new / "vae")
+      licences.copy(files.get("vae"), new / "vae")
+    for name in encoders.FILES.keys() & files.keys():
+      encoders.copy(files[name], new / name, name)
+    licences.copy(files.get("licence"), new)
 
 
-def load(folder: pathlib.Path, options: Options) -> LuminaPipeline:
+def load(folder: pathlib.Path, options: Options) -> Components:
   """Reads a pipeline.
 
   Raises:
@@ -111,42 +125,43 @@ def load(folder: pathlib.Path, options: Options) -> LuminaPipeline:
         f"{folder} has no {name}; a folder written by save_pretrained has "
         f"{CONFIG} and {WEIGHTS}"
       )
-  values = source.read_json(folder / CONFIG)
-  if missing := SECTIONS.keys() - values.keys():
-    raise ValueError(f"{folder / CONFIG} lacks {', '.join(sorted(missing))}")
-  model, text, sampling = (
-    schema.parse(cls, values[name], f"{CONFIG}: {name}")
-    for name, cls in SECTIONS.items()
+  values = read_json(folder / CONFIG)
+  config = schema.parse(ExportConfig, values, str(folder / CONFIG))
+  medium, text = media.find(config.medium), config.text_encoder
+  # As it was saved, unless the caller chooses otherwise.
+  options = dataclasses.replace(
+    options, dtype=options.dtype or config.model.dtype
   )
-  objective = schema.parse(
-    Objective, values.get(OBJECTIVE, {}), f"{CONFIG}: {OBJECTIVE}"
-  )
-  # As it was saved, unless the caller wants it otherwise.
-  options = dataclasses.replace(options, dtype=options.dtype or model.dtype)
-  model = dataclasses.replace(model, dtype=options.dtype)
-  network, encoder, files = Network(model, text, objective), None, {}
+  model = dataclasses.replace(config.model, dtype=options.dtype)
+  network, encoder, files = Network(model, text, config.objective), None, {}
   if network.frozen_text:
-    # A network that was exported without its language model may be given one.
-    own = folder / "text_encoder"
-    named = own if own.exists() else None
-    words = folder / "tokenizer"
-    encoder, files = encoders.text_encoder(named, words, text, options)
-  own = folder / "vae"
-  named = own if own.exists() else None
-  vae, vae_files = encoders.vae(named, model, options)
-  return LuminaPipeline(
+    # A network exported without its language model may be given one.
+    name = _existing(folder / "text_encoder")
+    tokenizer = folder / "tokenizer"
+    encoder, files = encoders.text_encoder(name, tokenizer, text, options)
+  name = _existing(folder / "vae")
+  codec, codec_files = encoders.codec(name, medium, model, options)
+  return Components(
+    medium,
     network,
-    _part(folder / WEIGHTS, network, options),
-    sampling,
+    _weights(folder / WEIGHTS, network, options),
+    config.sampling,
+    config.sizes,
     text_encoder=encoder,
-    vae=vae,
+    codec=codec,
     mesh=options.mesh,
     one_at_a_time=options.one_at_a_time,
-    files=files | vae_files | {"licence": folder},
+    files=files | codec_files | {"licence": folder},
   )
 
 
-def _part(path: pathlib.Path, network: Network, options: Options) -> Part:
+def _existing(folder: pathlib.Path) -> pathlib.Path | None:
+  return folder if folder.exists() else None
+
+
+def _weights(
+  path: pathlib.Path, network: Network, options: Options
+) -> Offloadable:
   try:
     tensors = safetensors.read(path)
   except ValueError as error:
@@ -156,12 +171,7 @@ def _part(path: pathlib.Path, network: Network, options: Options) -> Part:
   def read(path, dtype):
     return tensors[".".join(path)].read().astype(dtype)
 
-  def load():
-    boxed = jax.eval_shape(network.init, jax.random.key(0))
-    return place(read, boxed, dtype_of(network.model.dtype), options.mesh)
-
-  part = Part(load)
-  return part if options.one_at_a_time else Part.of(part.get())
+  return offloadable(read, network, options)
 
 
 def _check(
@@ -184,6 +194,5 @@ def _check(
   for name, tensor in tensors.items():
     if tensor.dtype not in DTYPES.values():
       raise ValueError(
-        f"{path}: {name} holds numbers of type {tensor.dtype}; there may be "
-        f"{', '.join(DTYPES)}"
+        f"{path}: {name} has dtype {tensor.dtype}; use {', '.join(DTYPES)}"
       )

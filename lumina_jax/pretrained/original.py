@@ -1,7 +1,7 @@
 """Weights alone: folders of the original code, and the encoders they name.
 
-A network of diffusers without its pipeline is one of these as well, and so is a
-folder that `lumina convert` made.
+A diffusers network without its pipeline also loads here, and so does a folder
+that `lumina convert` made.
 """
 
 from __future__ import annotations
@@ -10,15 +10,17 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
-from lumina_jax.interop.formats import open_weights
-from lumina_jax.interop.ours import NETWORK
-from lumina_jax.interop.source import DIFFUSERS, SHARD
+from lumina_jax.interop.hugging_face import DIFFUSERS
+from lumina_jax.interop.load import open_weights
+from lumina_jax.interop.native import NETWORK
+from lumina_jax.interop.pytorch_files import SHARD
+from lumina_jax.media import IMAGE
 from lumina_jax.model.network import Network
-from lumina_jax.pipeline import LuminaPipeline
 from lumina_jax.pretrained import backbone, defaults, encoders
 from lumina_jax.pretrained.options import Options
+from lumina_jax.sampling.components import Components
 
-# The original's --vae by name, on the hub.
+# Hub names of the autoencoders that the original's --vae names.
 VAES = {
   "ema": "stabilityai/sd-vae-ft-ema",
   "mse": "stabilityai/sd-vae-ft-mse",
@@ -27,7 +29,7 @@ VAES = {
 }
 
 
-def is_one(folder: pathlib.Path) -> bool:
+def matches(folder: pathlib.Path) -> bool:
   """Whether a folder, or a file, holds the weights of a network."""
   if folder.is_file() or (folder / NETWORK).exists():
     return True
@@ -36,62 +38,69 @@ def is_one(folder: pathlib.Path) -> bool:
   return any(SHARD.fullmatch(entry.name) for entry in folder.iterdir())
 
 
-def load(folder: pathlib.Path, options: Options) -> LuminaPipeline:
-  """Loads a pipeline: weights from here, encoders by the names that they say.
+def load(folder: pathlib.Path, options: Options) -> Components:
+  """Loads weights from the folder, and the encoders that it names.
 
   Raises:
     FileNotFoundError: if the weights or an encoder are missing.
-    ValueError: if parts do not fit.
+    ValueError: if components do not fit, or the medium has no pipeline yet.
   """
   weights = open_weights(folder, options.ema)
   model = backbone.model(weights, options)
-  if len(model.patch) != 2:
+  if weights.medium != IMAGE.name:
     raise ValueError(
-      f"{folder}: a network of {len(model.patch)}-dimensional media; pipelines "
-      "draw pictures so far. lumina_jax.load_pytorch loads it"
+      f"{folder} is a network for {weights.medium}; published pipelines of "
+      "images load so far. lumina_jax.load_pytorch loads the network alone"
     )
-  text = defaults.text(model)
+  text = defaults.text_config(model)
   network = Network(model, text)
   encoder, files = None, {}
   if text:
-    words = weights.args.get("tokenizer_path")
-    named = weights.args.get("lm") or words
-    named = _needed(named, "text_encoder", folder, options)
-    encoder, files = encoders.text_encoder(named, words, text, options)
+    tokenizer = weights.args.get("tokenizer_path")
+    name = weights.args.get("lm") or tokenizer
+    name = _required(name, "text_encoder", folder, options)
+    encoder, files = encoders.text_encoder(name, tokenizer, text, options)
   elif options.text_encoder:
-    raise ValueError(f"{folder}: this network takes classes, no text_encoder")
-  pixels = int(weights.args.get("image_size") or _usual_pixels(text))
-  named = _vae(weights.args, folder, options)
-  vae, vae_files = encoders.vae(named, model, options)
-  factor = vae.cfg.factor if vae else 8
-  return LuminaPipeline(
+    raise ValueError(
+      f"{folder}: this network takes classes and needs no text_encoder"
+    )
+  pixels = int(weights.args.get("image_size") or _default_pixels(text))
+  name = _vae(weights.args, folder, options)
+  codec, codec_files = encoders.codec(name, IMAGE, model, options)
+  factor = codec.factors[0] if codec else 8
+  return Components(
+    IMAGE,
     network,
-    backbone.part(weights, network, options),
-    defaults.sampling(model, pixels // factor),
+    backbone.from_weights(weights, network, options),
+    defaults.options(model),
+    defaults.sizes(model, pixels // factor),
     text_encoder=encoder,
-    vae=vae,
+    codec=codec,
     mesh=options.mesh,
     one_at_a_time=options.one_at_a_time,
-    files=files | vae_files | {"licence": folder},
+    files=files | codec_files | {"licence": folder},
   )
 
 
-def _usual_pixels(text: Any) -> int:
+def _default_pixels(text: Any) -> int:
   return defaults.TRAINED if text else 256
 
 
 def _vae(args: Mapping[str, Any], folder, options: Options) -> str | None:
-  named = _needed(args.get("vae"), "vae", folder, options)
-  return VAES.get(named, named)
+  name = _required(args.get("vae"), "vae", folder, options)
+  return VAES.get(name, name)
 
 
-def _needed(named: Any, part: str, folder, options: Options) -> Any:
-  """What the folder names; the caller may name another, or do without."""
-  if named is None and getattr(options, part) is None:
-    flag = {"text_encoder": "--ckpt_lm", "vae": "--ckpt_vae"}[part]
+def _required(name: Any, component: str, folder, options: Options) -> Any:
+  """The component that the folder names, unless the options decide.
+
+  Raises:
+    FileNotFoundError: if neither names one.
+  """
+  if name is None and getattr(options, component) is None:
     raise FileNotFoundError(
-      f"{folder} does not say which {part} it was trained with; name its "
-      f"folder or its place on the hub, {part}= (lumina infer {flag}=), or in "
-      f"Python {part}=False to do without"
+      f"{folder} does not name the {component} that it was trained with; pass "
+      f"its folder or hub name, {component}= (lumina infer --{component}=), or "
+      f"in Python {component}=False to load without"
     )
-  return named
+  return name

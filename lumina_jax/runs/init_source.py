@@ -17,9 +17,9 @@ from lumina_jax.encoders.frozen import FrozenTextConfig
 from lumina_jax.encoders.utf8 import Utf8Config
 from lumina_jax.files import schema
 from lumina_jax.flow.objective import PLAIN, Objective
-from lumina_jax.interop import ours, safetensors
-from lumina_jax.interop.formats import open_weights
-from lumina_jax.interop.source import read_json
+from lumina_jax.interop import native, safetensors
+from lumina_jax.interop.json_file import read_json
+from lumina_jax.interop.load import open_weights
 from lumina_jax.interop.weights import Path, Weights
 from lumina_jax.parallel import processes
 from lumina_jax.training import run_config
@@ -62,12 +62,12 @@ def open_source(source: str | os.PathLike) -> Source:
   """
   weights = open_weights(source)  # Refuses what cannot be read.
   folder = pathlib.Path(source).expanduser()
-  if not ours.is_ours(folder):
+  if not native.is_native(folder):
     return _joined(weights, PLAIN)
-  objective = ours.objective(folder)
-  if (folder / ours.EXPORTED).exists():
+  objective = native.read_objective(folder)
+  if (folder / native.EXPORTED).exists():
     return _open_export(folder, weights, objective)
-  if (folder / ours.NETWORK).exists():
+  if (folder / native.NETWORK).exists():
     return _joined(weights, objective)
   return _open_run(folder, objective)
 
@@ -79,7 +79,7 @@ def _open_export(
   text = schema.parse(TextConfig | None, values, f"{folder}: {TEXT}")
   tensors = {
     tuple(name.split(".")): tensor
-    for name, tensor in safetensors.read(folder / ours.EXPORTED).items()
+    for name, tensor in safetensors.read(folder / native.EXPORTED).items()
     if name.startswith(f"{TEXT}.")
   }
 
@@ -97,7 +97,9 @@ def _open_run(folder: pathlib.Path, objective: Objective) -> Source:
   step = processes.broadcast(step)
   item = (folder / FOLDER / str(step) / "ema").absolute()
   config = run_config.load(folder)
-  weights = ours.OrbaxWeights(config.model, item, ("backbone",), ema=True)
+  weights = native.open_checkpoint(
+    config.model, config.medium, item, ("backbone",), ema=True
+  )
   handler = ocp.PyTreeCheckpointHandler()
   tree = handler.metadata(item).tree
   found = shapes_of({TEXT: tree[TEXT]} if TEXT in tree else {})

@@ -1,20 +1,25 @@
-"""Pictures of a run: what it is shown, and what it draws."""
+"""Sheets of a run: samples of its data, and samples that it generates."""
 
 from __future__ import annotations
 
 import itertools
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 from etils import epath
 
 from data_pipelines.batches import Batches
-from lumina_jax.media import sheet as picture
+from lumina_jax import media
+from lumina_jax.media import image
+from lumina_jax.media.sheet import contact_sheet
+from lumina_jax.model.offload import Offloadable
 from lumina_jax.parallel import processes
-from lumina_jax.pipeline import LuminaPipeline
-from lumina_jax.runs.run_encoders import RunEncoders
-from lumina_jax.sampling import output
+from lumina_jax.pretrained.encoders import Encoders
+from lumina_jax.runs.workdir import components_of
+from lumina_jax.sampling.generate import generate
+from lumina_jax.sampling.output import RAW
 from lumina_jax.training.run_config import RunConfig
 from lumina_jax.training.state import TrainState
 
@@ -23,87 +28,82 @@ DATA = "data.png"
 SHOWN = 24  # Samples of the data.
 
 
-def draw_data(
-  batches: Batches,
-  encoders: RunEncoders,
-  folder: epath.Path,
+def preview_data(
+  config: RunConfig, batches: Batches, encoders: Encoders, folder: epath.Path
 ) -> None:
-  """Writes a picture of the first samples as the network gets them.
+  """Writes a sheet of the first training samples, as the network sees them.
 
-  Cropped, with the captions that were chosen; latents go back through the
-  autoencoder.
+  Samples are cropped and have the captions that were chosen; the codec decodes
+  latents.
   """
   path = folder / SAMPLES / DATA
   if not processes.is_first() or path.exists():
     return
   samples = list(itertools.islice(batches.samples(0), SHOWN))
-  samples = [s for s in samples if len(s.grid.shape) in (2, 3)]
   if not samples:
-    return  # No pictures, or none that can be read.
-  images = [sample.grid.detokenize(sample.patches) for sample in samples]
-  if encoders.vae:
-    with processes.use_mesh_of(encoders.vae.params):
-      images = [np.asarray(encoders.vae.decode(image)) for image in images]
-  captions = [sample.caption for sample in samples]
-  _write([output.to_pil(image) for image in images], captions, path)
-  print(f"what it is trained on: {path}", flush=True)
+    return  # None of them can be read.
+  arrays = [sample.grid.detokenize(sample.patches) for sample in samples]
+  if encoders.codec:
+    with processes.use_mesh_of(encoders.codec.params):
+      arrays = [np.asarray(encoders.codec.decode(x)) for x in arrays]
+  _write(config, arrays, [sample.caption for sample in samples], path)
+  print(f"training data: {path}", flush=True)
 
 
-def draw_samples(
+def preview_samples(
   config: RunConfig,
   state: TrainState,
-  encoders: RunEncoders,
+  encoders: Encoders,
   folder: epath.Path,
   poll: Callable[..., None],
 ) -> None:
-  """Writes a picture of the configured prompts, from the averaged weights.
+  """Writes a sheet of the configured prompts, from the EMA weights.
 
-  All processes draw, the first one writes.
+  All processes sample, the first one writes.
 
   Args:
     config: of the run.
-    state: of which the average is taken.
+    state: holds the EMA weights.
     encoders: frozen networks of the run.
-    folder: its workdir.
-    poll: called between batches of pictures; what it raises goes through.
+    folder: the workdir.
+    poll: called between batches of samples; its exceptions propagate.
   """
-  plan, step = config.training, int(state.step)
-  pipe = LuminaPipeline(
-    config.network,
-    state.ema,
-    config.sampling,
-    vae=encoders.vae,
-    text_encoder=encoders.text,
-  )
-  text = encoders.text
-  needed = text is not None and text.loaded  # By data encoded on the way.
+  plan, step, text = config.training, int(state.step), encoders.text
+  components = components_of(config, Offloadable.pinned(state.ema), encoders)
+  needed = text is not None and text.loaded  # Data are encoded online.
+  each = plan.samples_per_prompt
   try:
-    images = pipe(
+    output = generate(
+      components,
       plan.sample_prompts,
-      num_images_per_prompt=plan.samples_per_prompt,
+      **{components.medium.per_prompt: each},
+      output_type=RAW,
       progress=poll,
-    ).images
+    )
   except FloatingPointError as error:
-    # Whether to go on is for the loss to say.
-    print(f"no picture at step {step}: {error}", flush=True)
+    # The loss decides whether the run continues.
+    print(f"no samples at step {step}: {error}", flush=True)
     return
   finally:
     if text is not None and not needed:
-      text.free()  # It remembers the prompts; the step wants the memory.
-  captions = [
-    p for p in plan.sample_prompts for _ in range(plan.samples_per_prompt)
-  ]
+      text.free()  # It remembers the prompts; the step needs the memory.
   if processes.is_first():
+    captions = [prompt for prompt in plan.sample_prompts for _ in range(each)]
     path = folder / SAMPLES / f"step_{step:06d}.png"
-    _write(images, captions, path, plan.samples_per_prompt)
+    _write(config, output.samples, captions, path, each)
 
 
 def _write(
-  images: list, captions: list[str], path: epath.Path, each: int = 1
+  config: RunConfig,
+  samples: Sequence[Any],
+  captions: Sequence[str],
+  path: epath.Path,
+  each: int = 1,
 ) -> None:
-  sheet = picture.contact_sheet(images, captions, each=each)
+  preview = media.find(config.medium).preview
+  sheet = contact_sheet([preview(x) for x in samples], captions, each=each)
   try:
     path.parent.mkdir(exist_ok=True)
-    picture.save(sheet, path)
-  except OSError as error:  # A full disk ends no run for a picture's sake.
+    image.save(sheet, path)
+  except OSError as error:  # A full disk must not end a run for a sheet.
     logging.warning("%s was not written: %s", path, error)

@@ -1,260 +1,232 @@
-"""Prompts as the numbers that a network reads: codes, or features.
+"""Prompts to what the network reads: codes, or features of a language model.
 
-S words, K numbers a word; of a frozen language model S tokens, E features each.
+S words with K numbers each, or S tokens with E features each.
 """
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
+from lumina_jax.encoders.cleaning import clean_caption, normalize
+from lumina_jax.flow.schedule import DIFFUSERS
 from lumina_jax.model.network import Network
-from lumina_jax.sampling import arguments as inputs
-from lumina_jax.sampling.presets import DIFFUSERS
+from lumina_jax.sampling import arguments
+from lumina_jax.sampling.components import Components
 
-if TYPE_CHECKING:
-  from lumina_jax.pipeline import LuminaPipeline
-
-Spelled = list[tuple[np.ndarray, np.ndarray]]  # (prompt, negative) of each.
-# Prompts and as many negative prompts, or None if nothing is guided.
-Spell = Callable[[Sequence[str], Sequence[str] | None], Spelled]
-MULTIPLE = 8  # Of tokens, that diffusers pads prompts to.
+Encoded = list[tuple[np.ndarray, np.ndarray]]  # (prompt, negative) for each.
+# Prompts and as many negative prompts, or None without guidance -> codes.
+Encode = Callable[[Sequence[str], Sequence[str] | None], Encoded]
+MULTIPLE = 8  # diffusers pads prompts to a multiple of it.
 
 
 @dataclasses.dataclass(frozen=True)
-class Speller:
-  """Spells prompts.
+class PromptEncoder:
+  """Encodes prompts and negative prompts.
 
   Attributes:
-    network: that will read them.
-    encode: captions -> features `f32[S_n, E]` of each; None = the network's own
-      encoder or classes.
-    clean: as `how` in `cleaned`.
-    most: tokens of a caption that count; None = all that are encoded.
-    like_diffusers: whether a negative prompt is never cleaned, and ends where
-      the longest prompt of the call does, padding included.
+    network: reads the result.
+    encode: captions -> features `f32[S_n, E]` of each; None = codes of the
+      network's own encoder, or classes.
+    clean: how to clean captions, see `cleaned`.
+    max_length: tokens of a caption that count; None = all.
+    like_diffusers: whether negative prompts stay uncleaned and end where the
+      longest prompt of the call does, padding included.
   """
 
   network: Network
   encode: Callable[[Sequence[str]], list[np.ndarray]] | None = None
   clean: bool | None = None
-  most: int | None = None
+  max_length: int | None = None
   like_diffusers: bool = False
 
   def __call__(
     self, prompts: Sequence[str], negatives: Sequence[str] | None
-  ) -> Spelled:
-    """Spells each prompt and each negative prompt.
+  ) -> Encoded:
+    """Encodes each prompt and its negative prompt.
 
-    Without negative prompts, which no guidance needs, each stands for its own.
+    Without negative prompts each prompt stands for its own.
 
     Raises:
-      ValueError: if there is nothing to spell with, or no such class.
+      ValueError: if there is no encoder, or no such class.
     """
     captions = cleaned(prompts, self.clean)
     if negatives is not None:
       clean = None if self.like_diffusers else self.clean
       captions += cleaned(negatives, clean)
     if not self.network.frozen_text or self.encode is None:
-      spelled = map(self.network.tokenize, captions)
+      encoded = map(self.network.tokenize, captions)
     else:
-      spelled = self.encode(captions)
-    spelled = [codes[: self.most] for codes in spelled]
-    text = spelled[: len(prompts)]
-    negative = spelled[len(prompts) :] if negatives is not None else text
+      encoded = self.encode(captions)
+    encoded = [codes[: self.max_length] for codes in encoded]
+    positive = encoded[: len(prompts)]
+    negative = positive if negatives is None else encoded[len(prompts) :]
     if self.like_diffusers:
-      negative = _cut(text, negative)
-    return list(zip(text, negative, strict=True))
-
-
-def _cut(
-  text: list[np.ndarray], negative: list[np.ndarray]
-) -> list[np.ndarray]:
-  end = -(-max(map(len, text)) // MULTIPLE) * MULTIPLE
-  return [codes[:end] for codes in negative]
+      negative = _cut_to_longest(positive, negative)
+    return list(zip(positive, negative, strict=True))
 
 
 @dataclasses.dataclass(frozen=True)
-class Given:
-  """Features that the caller brings in place of prompts.
+class GivenEmbeddings:
+  """Features that the caller passes in place of prompts.
 
   Attributes:
-    features: of each prompt, `f32[S_n, E]`.
-    negative: likewise; None = `spell` does it.
-    spell: for negative prompts.
+    positive: of each prompt, `f32[S_n, E]`.
+    negative: likewise; None = the encoder encodes negative prompts.
+    encoder: of negative prompts.
   """
 
-  features: list[np.ndarray]
+  positive: list[np.ndarray]
   negative: list[np.ndarray] | None
-  spell: Speller
+  encoder: PromptEncoder
 
   def __call__(
     self, prompts: Sequence[str], negatives: Sequence[str] | None
-  ) -> Spelled:
+  ) -> Encoded:
     """The features, whatever the prompts.
 
     Raises:
-      ValueError: if there is nothing to spell a negative prompt with.
+      ValueError: if nothing encodes the negative prompts.
     """
-    negative = self.features if negatives is None else self.negative
+    negative = self.positive if negatives is None else self.negative
     if negative is None:
-      if self.spell.encode is None:
-        raise ValueError(
-          "negative_prompt_embeds is missing, and this pipeline has no text "
-          "encoder for negative_prompt: pass it, or guidance_scale=1"
-        )
-      spell = self.spell
-      if spell.like_diffusers:  # Here they stand for the prompts.
-        spell = dataclasses.replace(spell, clean=None, like_diffusers=False)
-      negative = [minus for minus, _ in spell(negatives, None)]
-      if self.spell.like_diffusers:
-        negative = _cut(self.features, negative)
-    return list(zip(self.features, negative, strict=True))
+      negative = self._encode_negative(negatives)
+    return list(zip(self.positive, negative, strict=True))
+
+  def _encode_negative(self, negatives: Sequence[str]) -> list[np.ndarray]:
+    encoder = self.encoder
+    if encoder.encode is None:
+      raise ValueError(
+        "negative_prompt_embeds is missing, and this pipeline has no text "
+        "encoder for negative_prompt: pass it, or guidance_scale=1"
+      )
+    if not encoder.like_diffusers:
+      return [negative for negative, _ in encoder(negatives, None)]
+    plain = dataclasses.replace(encoder, clean=None, like_diffusers=False)
+    negative = [negative for negative, _ in plain(negatives, None)]
+    return _cut_to_longest(self.positive, negative)
 
 
-def speller(
-  pipe: LuminaPipeline,
+def prompt_encoder(
+  components: Components,
   compatibility: str | None = None,
   clean_caption: bool | None = None,
   max_sequence_length: int | None = None,
-) -> Speller:
-  """What spells the prompts of a call, with the parts of a pipeline.
+) -> PromptEncoder:
+  """The encoder of a call.
 
   Args:
-    pipe: the pipeline.
-    compatibility: preset of the call.
-    clean_caption: as in `cleaned`; the preset cleans unless told otherwise.
+    components: text encoder and network.
+    compatibility: preset of the call; "diffusers" cleans captions by default.
+    clean_caption: see `cleaned`.
     max_sequence_length: tokens that count; None = as the network was trained.
 
   Raises:
-    ValueError: for a length that is none, or more than the encoder reads.
+    ValueError: for a length out of range.
   """
-  encoder, like_diffusers = pipe.text_encoder, compatibility == DIFFUSERS
+  network, encoder = components.network, components.text_encoder
+  like_diffusers = compatibility == DIFFUSERS
   if clean_caption is None and like_diffusers:
     clean_caption = True
-  most = getattr(pipe.network.text_encoder, "max_tokens", None)
+  longest = getattr(network.text_encoder, "max_tokens", None)
   if max_sequence_length is not None and not (
-    0 < max_sequence_length <= (most or max_sequence_length)
+    0 < max_sequence_length <= (longest or max_sequence_length)
   ):
-    limit = f" to {most}, which the network was trained with" if most else ""
+    limit = f" to {longest}, as the network was trained" if longest else ""
     raise ValueError(
-      f"max_sequence_length = {max_sequence_length}: from 1{limit}"
+      f"max_sequence_length = {max_sequence_length}: must be from 1{limit}"
     )
 
   def encode(captions):
-    if pipe.one_at_a_time and not encoder.knows(captions):
-      pipe.part.free()
-    with pipe.devices():
+    if components.one_at_a_time and not encoder.knows(captions):
+      components.weights.free()
+    with components.devices():
       features = encoder.encode(captions)
-    if pipe.one_at_a_time:
+    if components.one_at_a_time:
       encoder.free()
     return features
 
-  return Speller(
-    pipe.network,
+  return PromptEncoder(
+    network,
     encode if encoder else None,
-    # The number of a class is no text.
-    clean_caption if pipe.network.text_encoder else None,
+    # The number of a class needs no cleaning.
+    clean_caption if network.text_encoder else None,
     max_sequence_length,
     like_diffusers,
   )
 
 
-def choose(
-  spell: Speller,
-  prompt: Any,
-  negative_prompt: Any,
-  plus: tuple[Any, Any],
-  minus: tuple[Any, Any],
-) -> tuple[Any, Spell]:
-  """Prompts and what spells them, or what stands for both.
-
-  Args:
-    spell: for prompts.
-    prompt: of the call.
-    negative_prompt: likewise.
-    plus: features in place of prompts and their mask, None each.
-    minus: likewise of negative prompts.
-
-  Raises:
-    ValueError: if something is said twice, or features do not fit.
-  """
-  (embeds, _), (negative_embeds, _) = plus, minus
-  if embeds is None:
-    if negative_embeds is not None:
-      raise ValueError("negative_prompt_embeds without prompt_embeds")
-    return prompt, spell
-  if prompt is not None:
-    raise ValueError("prompt and prompt_embeds: give one of them")
-  if negative_embeds is not None and negative_prompt:
-    raise ValueError(
-      "negative_prompt and negative_prompt_embeds: give one of them"
-    )
-  found = given(spell.network, spell, (*plus, *minus))
-  return [""] * len(found.features), found
-
-
-def given(network: Network, spell: Speller, embeds: Sequence[Any]) -> Given:
-  """Checks features that the caller brings.
-
-  Args:
-    network: that will read them.
-    spell: for what they do not bring.
-    embeds: prompt_embeds, prompt_attention_mask, negative_prompt_embeds,
-      negative_prompt_attention_mask, as in diffusers.
+def given_embeddings(
+  encoder: PromptEncoder,
+  prompt_embeds: Any,
+  prompt_attention_mask: Any,
+  negative_prompt_embeds: Any,
+  negative_prompt_attention_mask: Any,
+) -> GivenEmbeddings:
+  """Checks features that a caller passes; arguments are those of diffusers.
 
   Raises:
     ValueError: naming what does not fit.
   """
+  network = encoder.network
   if not network.frozen_text:
     raise ValueError("prompt_embeds: this network encodes prompts itself")
-  plus, mask, minus, minus_mask = embeds
   width = network.code_width
-  features = inputs.features(plus, mask, width, "prompt_embeds")
-  if not features:
+  positive = arguments.embeddings(
+    prompt_embeds, prompt_attention_mask, width, "prompt_embeds"
+  )
+  if not positive:
     raise ValueError("prompt_embeds is empty")
-  negative = None
-  if minus is not None:
-    name = "negative_prompt_embeds"
-    negative = inputs.features(minus, minus_mask, width, name)
-    if len(negative) != len(features):
-      raise ValueError(
-        f"{name} has {len(negative)} rows for {len(features)} of prompt_embeds"
-      )
-  return Given(features, negative, spell)
+  if negative_prompt_embeds is None:
+    return GivenEmbeddings(positive, None, encoder)
+  name = "negative_prompt_embeds"
+  negative = arguments.embeddings(
+    negative_prompt_embeds, negative_prompt_attention_mask, width, name
+  )
+  if len(negative) != len(positive):
+    raise ValueError(
+      f"{name} has {len(negative)} rows for {len(positive)} of prompt_embeds"
+    )
+  return GivenEmbeddings(positive, negative, encoder)
 
 
-def side_by_side(spelled: Spelled) -> tuple[np.ndarray, ...]:
-  """Features of unlike lengths as arrays of one, with their masks.
+def padded(encoded: Encoded) -> tuple[np.ndarray, ...]:
+  """Features as arrays with masks.
 
   Returns:
-    `f32[N, S, E]`, zero beyond each, and `bool[N, S]`, of the prompts; then of
-    the negative prompts.
+    `f32[N, S, E]`, zero beyond each prompt, and `bool[N, S]`; then both of the
+    negative prompts, of the same shapes.
   """
-  longest = max(len(row) for pair in spelled for row in pair)
-  found = []
-  for rows in zip(*spelled, strict=True):
+  longest = max(len(features) for pair in encoded for features in pair)
+  arrays = []
+  for rows in zip(*encoded, strict=True):
     lengths = np.asarray([len(row) for row in rows])
-    found.append(
+    arrays.append(
       np.stack([np.pad(x, ((0, longest - len(x)), (0, 0))) for x in rows])
     )
-    found.append(np.arange(longest) < lengths[:, None])
-  return tuple(found)
+    arrays.append(np.arange(longest) < lengths[:, None])
+  return tuple(arrays)
 
 
-def cleaned(captions: Sequence[str], how: bool | None) -> list[str]:
-  """Captions without what web pages leave in them.
+def cleaned(captions: Sequence[str], clean: bool | None) -> list[str]:
+  """Cleans captions.
 
   Args:
     captions: to clean.
-    how: True for all of that, False for blanks and capitals; None = as is.
+    clean: True removes what web pages leave in them, False only outer blanks
+      and capitals, None nothing.
   """
-  from lumina_jax.encoders import cleaning
-
-  if how is None:
+  if clean is None:
     return list(captions)
-  clean = cleaning.clean_caption if how else cleaning.normalize
-  return [clean(caption) for caption in captions]
+  function = clean_caption if clean else normalize
+  return [function(caption) for caption in captions]
+
+
+def _cut_to_longest(
+  positive: list[np.ndarray], negative: list[np.ndarray]
+) -> list[np.ndarray]:
+  end = -(-max(map(len, positive)) // MULTIPLE) * MULTIPLE
+  return [codes[:end] for codes in negative]

@@ -1,85 +1,135 @@
-"""Sizes of pictures and videos: from what is asked to a grid of latents."""
+"""Sizes of samples: from requested sizes and prompts to grids of latents."""
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from data_pipelines import digit_captions
 from lumina_jax.backbone import ModelConfig
-from lumina_jax.sampling import arguments as inputs
-from lumina_jax.sampling.program import SamplingConfig
+from lumina_jax.files.suggest import check_name
+from lumina_jax.media import Medium
 from lumina_jax.tokens import Grid
+
+# Extents of latents that a prompt asks for; None = the default for all prompts.
+RULES = {"fixed": None, "digits": digit_captions.canvas_size}
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainedSize:
+  """The size that a network was trained on last.
+
+  Attributes:
+    side: of the square, in latents.
+    tokens: of the square, as the original counts them.
+    below: whether positions of smaller samples stretch as well. The original's
+      Next-DiT leaves them alone, its Flag-DiT and diffusers stretch them.
+  """
+
+  side: int
+  tokens: int
+  below: bool = False
+
+  def __post_init__(self):
+    if self.side < 1 or self.tokens < 2:
+      raise ValueError(
+        f"side = {self.side} and tokens = {self.tokens}: a trained square has "
+        "a positive side and at least 2 tokens"
+      )
+
+
+@dataclasses.dataclass(frozen=True)
+class SizeConfig:
+  """Sizes that a pipeline generates, and the rows that it packs them into.
+
+  Attributes:
+    default: extents of the latents along each axis of the medium.
+    rule: "fixed" uses the default; "digits" reads rows and columns off prompts.
+    ladder: budgets (tokens, words, samples) of a row, smallest first. A call
+      uses the first that its largest sample fits; each is one program. A class
+      is one word. () allows any size, one sample a row, with tokens rounded up
+      eight steps an octave.
+    rows: rows of a batch; empty ones are padding. On a mesh, rows and tokens
+      are rounded up to what divides over it.
+    rate: latents per second, of media with an axis in seconds.
+    trained: the trained size; None = each sample has a natural size, by the
+      rule, or the network has no rule for sizes beyond those of training.
+  """
+
+  default: tuple[int, ...]
+  rule: str = "fixed"
+  ladder: tuple[tuple[int, int, int], ...] = ()
+  rows: int = 1
+  rate: float = 0.0
+  trained: TrainedSize | None = None
+
+  def __post_init__(self):
+    ladder = tuple(tuple(rung) for rung in self.ladder)
+    object.__setattr__(self, "ladder", ladder)
+    object.__setattr__(self, "default", tuple(self.default))
+    check_name("size rule", self.rule, RULES)
+    if not self.default or min(self.default) < 1:
+      raise ValueError(f"default = {self.default}: must be positive extents")
+    if any(len(rung) != 3 or min(rung) < 1 for rung in ladder):
+      raise ValueError(
+        f"ladder = {ladder}: each budget is (tokens, words, samples)"
+      )
+    if list(ladder) != sorted(ladder):
+      raise ValueError(f"ladder = {ladder}: must rise")
+    if self.rows < 1:
+      raise ValueError(f"rows = {self.rows}: must be at least 1")
+    if self.rate < 0:
+      raise ValueError(f"rate = {self.rate}: must not be negative")
+
+  @property
+  def known(self) -> bool:
+    """Whether the trained size of every sample is known."""
+    return self.trained is not None or RULES[self.rule] is not None
 
 
 def grid(
+  medium: Medium,
   model: ModelConfig,
-  sampling: SamplingConfig,
-  factor: int,
+  sizes: SizeConfig,
+  factors: Sequence[int],
   prompt: str,
-  height: int | None,
-  width: int | None,
+  requested: Mapping[str, Any],
 ) -> Grid:
-  """The layout of one picture, or of one video, whose length is the config's.
+  """The layout of one sample.
 
   Args:
-    model: draws it.
-    sampling: its size rule and ladder.
-    factor: pixels along a latent; 1 without an autoencoder.
-    prompt: that the rule may read the size off.
-    height: in pixels; None = by the rule.
-    width: likewise.
+    medium: names the axes.
+    model: cuts them into patches.
+    sizes: default, rule and ladder.
+    factors: of the codec along each axis.
+    prompt: a rule may read the size off it.
+    requested: size along an axis, by the argument's name; None = the default.
 
   Raises:
-    ValueError: if no patches make up the size, or no rung holds it.
+    ValueError: if no patches make up the size, or no row can hold it.
   """
-  by_rule = sampling.height * factor, sampling.width * factor
-  if sampling.size_rule == "digits":
-    from data_pipelines import captions
-
-    by_rule = captions.size(prompt)
-  height = by_rule[0] if height is None else height
-  width = by_rule[1] if width is None else width
-  asked = f"height={height}, width={width}"
-  length = (sampling.frames,) if len(model.patch) == 3 else ()
-  if length:
-    asked = f"frames={sampling.frames}, {asked}"
-  try:
-    height, width = (inputs.whole(side, "side") for side in (height, width))
-  except ValueError as error:
-    raise ValueError(f"{asked}: whole pixels only") from error
-  if factor > 1:
-    _check_pixels(asked, height, width, factor, model.patch[-2:])
-  try:
-    found = model.grid(*length, height // factor, width // factor)
-  except ValueError as error:
-    raise ValueError(f"{asked}: {error}") from error
-  ladder = sampling.ladder
+  rule = RULES[sizes.rule]
+  default = rule(prompt) if rule else sizes.default
+  values = [requested.get(axis.argument) for axis in medium.axes]
+  described = ", ".join(
+    f"{axis.argument}={value}"
+    for axis, value in zip(medium.axes, values, strict=True)
+    if value is not None
+  )
+  shape = medium.shape(values, default, factors, model.patch, sizes.rate)
+  found = model.grid(*shape)
+  ladder = sizes.ladder
   if ladder and found.num_tokens > ladder[-1][0]:
     raise ValueError(
-      f"{asked} makes {found.num_tokens} tokens; the largest rung of the "
-      f"ladder holds {ladder[-1][0]}. Ask for a smaller picture, or add a rung "
-      "to config.sampling.ladder"
+      f"{described or f'the size of {prompt!r}'} takes {found.num_tokens} "
+      f"tokens; the largest row holds {ladder[-1][0]}. Choose a smaller size, "
+      "or add a budget to config.sizes.ladder"
     )
   return found
 
 
-def natural(
-  model: ModelConfig, sampling: SamplingConfig, prompt: str
-) -> Grid | None:
+def natural(model: ModelConfig, sizes: SizeConfig, prompt: str) -> Grid | None:
   """The layout that training gave to such a prompt; None = one for all."""
-  if sampling.size_rule != "digits":
-    return None
-  from data_pipelines import captions
-
-  return model.grid(*captions.size(prompt))
-
-
-def _check_pixels(asked, height, width, factor, patch) -> None:
-  for name, size, side in zip(
-    ("height", "width"), (height, width), patch, strict=True
-  ):
-    step = factor * side
-    if size < step or size % step:
-      below, above = max(size // step, 1) * step, (size // step + 1) * step
-      near = f"{below} or {above}" if below != above else str(below)
-      raise ValueError(
-        f"{asked}: {name} is no multiple of {step} ({factor} pixels a latent "
-        f"times a patch of {side}); near it are {near}"
-      )
+  rule = RULES[sizes.rule]
+  return model.grid(*rule(prompt)) if rule else None

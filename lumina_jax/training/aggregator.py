@@ -9,8 +9,8 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from data_pipelines.bad_records import Faults
-from data_pipelines.batches import Loaded
+from data_pipelines.bad_records import BadRecordCounter
+from data_pipelines.batches import LoadedBatch
 from lumina_jax.backbone import ModelConfig, flops
 from lumina_jax.parallel import chips
 from lumina_jax.training.goodput import Ledger
@@ -66,7 +66,7 @@ class Window:
     size: int,
     ledger: Ledger,
     skips: Skips,
-    faults: Faults,
+    faults: BadRecordCounter,
     work: Work,
   ):
     """Opens a window.
@@ -89,7 +89,7 @@ class Window:
     self.shown: tuple[int, str] = 0, ""
 
   def add(
-    self, step: int, values: dict[str, jax.Array], loaded: Loaded
+    self, step: int, values: dict[str, jax.Array], loaded: LoadedBatch
   ) -> None:
     """Takes the values of `step`, and fetches those of the step before.
 
@@ -102,7 +102,7 @@ class Window:
       FloatingPointError: if too many steps in a row were not finite.
       OSError: if too many records were broken.
     """
-    self._faults.add(loaded.faults, loaded.records)
+    self._faults.add(loaded.bad_records, loaded.records)
     self.finish()
     self._pending = step, values
 

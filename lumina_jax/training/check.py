@@ -1,21 +1,23 @@
-"""What would fail later is found at the start."""
+"""Validates the config before training starts."""
 
 from __future__ import annotations
 
 from jax.sharding import Mesh
 
 from lumina_jax.backbone import attention
-from lumina_jax.encoders.frozen import FrozenTextConfig
-from lumina_jax.pipeline import LuminaPipeline
+from lumina_jax.media import MEDIA
+from lumina_jax.model.offload import Offloadable
+from lumina_jax.sampling.components import Components
+from lumina_jax.sampling.generate import check_call
 from lumina_jax.training.optimizer import trainable
 from lumina_jax.training.run_config import RunConfig
 
 
 def check(config: RunConfig, mesh: Mesh) -> None:
-  """Compares the parts of a config with each other and with the devices.
+  """Compares sections of a config with each other and with the devices.
 
   Raises:
-    ValueError: naming the keys that do not go together.
+    ValueError: naming the keys that contradict each other.
   """
   plan, tokens = config.training, config.data.row_tokens
   shards = mesh.shape["data"] * mesh.shape["fsdp"]
@@ -33,16 +35,20 @@ def check(config: RunConfig, mesh: Mesh) -> None:
     )
   describe_attention(config, mesh)
   trainable(config.optimizer, config.network.shapes())
-  if isinstance(config.text_encoder, FrozenTextConfig):
-    return  # Prompts are any text.
-  pipe = LuminaPipeline(config.network, None, config.sampling)
+  components = Components(
+    MEDIA[config.medium],
+    config.network,
+    Offloadable.pinned(None),
+    config.sampling,
+    config.sizes,
+  )
   try:
-    pipe.pictures(plan.sample_prompts)
+    check_call(components, plan.sample_prompts)
   except ValueError as error:
     raise ValueError(f"training.sample_prompts: {error}") from error
 
 
 def describe_attention(config: RunConfig, mesh: Mesh) -> str:
-  """How tokens attend in a run, on a mesh."""
+  """Describes the attention of a run on a mesh."""
   tokens, _, samples = config.data.budget
   return attention.describe(config.model, mesh, tokens, samples > 1)

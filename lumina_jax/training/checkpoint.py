@@ -24,6 +24,7 @@ from lumina_jax.training.state import TrainState
 
 FOLDER = "checkpoints"
 ITEMS = ("ema", "train")
+COMMITTED = "commit_success.txt"  # Orbax writes it last.
 
 
 class Checkpoints:
@@ -254,6 +255,16 @@ class Checkpoints:
     mark = self._folder / f"{step}{broken.MARK}"
     processes.on_first(lambda: mark.unlink(missing_ok=True))
     self._bad.remove(step)
+
+
+def has_checkpoint(workdir: epath.PathLike) -> bool:
+  """Whether a run has saved a checkpoint."""
+  folder = epath.Path(workdir) / FOLDER
+  entries = folder.iterdir() if folder.exists() else ()
+  steps = [path for path in entries if path.name.isdigit()]
+  if atomic.in_store(folder):  # There a folder may be incomplete.
+    steps = [path for path in steps if (path / COMMITTED).exists()]
+  return bool(steps)
 
 
 def _folder(workdir: epath.PathLike) -> epath.Path:

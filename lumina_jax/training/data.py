@@ -2,44 +2,42 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
-import logging
 
 from etils import epath
 from jax.sharding import Mesh
 
-from data_pipelines import manifest, shards
-from data_pipelines.bad_records import FEWEST, NAMED
-from data_pipelines.batches import Batches, Reading
+from data_pipelines import manifest, shard_folder
+from data_pipelines.bad_records import BadRecordCounter
+from data_pipelines.batches import Batches
 from data_pipelines.buckets import Buckets
-from data_pipelines.captioned import MediaConfig
-from data_pipelines.digits import DigitCanvases, DigitsConfig, split
-from data_pipelines.images import Images, ImagesConfig
+from data_pipelines.captioned import CaptionedConfig
+from data_pipelines.image_source import ImageSource, ImageSourceConfig
 from data_pipelines.mixture import Mixture
 from data_pipelines.records import Group
 from data_pipelines.scan import scan
 from data_pipelines.shard_source import ShardSource
 from data_pipelines.source import Source
-from data_pipelines.synthetic import SyntheticConfig, SyntheticLatents
 from lumina_jax.encoders.frozen import FrozenTextConfig
 from lumina_jax.files import atomic
 from lumina_jax.files.progress import Progress
+from lumina_jax.media import IMAGE
 from lumina_jax.parallel import processes
-from lumina_jax.pretrained.data_encoders import PictureEncoder
-from lumina_jax.runs.run_encoders import RunEncoders
-from lumina_jax.runs.workdir import has_checkpoint
+from lumina_jax.pretrained.data_encoders import LatentEncoder
+from lumina_jax.pretrained.encoders import Encoders
 from lumina_jax.training import step as steps
+from lumina_jax.training.checkpoint import has_checkpoint
 from lumina_jax.training.run_config import RunConfig
 
 PINNED = "data.sha256"
-NO_LIMIT = 1.0  # Made data have no broken records.
 
 
 def make_batches(
   config: RunConfig,
   mesh: Mesh | None = None,
   folder: epath.Path | None = None,
-  encoders: RunEncoders = RunEncoders(None, None),  # noqa: B008
+  encoders: Encoders = Encoders(),  # noqa: B008
 ) -> Batches:
   """The batches of a run, each a pure function of its number.
 
@@ -58,39 +56,27 @@ def make_batches(
   share = steps.process_rows(rows, mesh) if mesh else None
   source = make_source(config, folder, encoders)
   weights = source.weights if isinstance(source, Mixture) else None
-  media = isinstance(config.data, MediaConfig)
-  reading = config.data.reading if media else Reading()
+  data = config.data
   return Batches(
-    source, config.data.budget, rows, config.seed, share, weights, reading
+    source, data.budget, rows, config.seed, share, weights, data.loader
   )
-
-
-def bad_limit(config: RunConfig) -> float:
-  """Share of broken records above which the run ends."""
-  media = isinstance(config.data, MediaConfig)
-  return config.data.bad_limit if media else NO_LIMIT
 
 
 def make_source(
   config: RunConfig,
   folder: epath.Path | None = None,
-  encoders: RunEncoders = RunEncoders(None, None),  # noqa: B008
+  encoders: Encoders = Encoders(),  # noqa: B008
 ) -> Source:
   """The data of a run, by record; arguments as in `make_batches`."""
-  data, model, seed = config.data, config.model, config.seed
+  data, model = config.data, config.model
+  if isinstance(data, CaptionedConfig):
+    return captioned_source(config, folder, encoders)
   tokenize = config.network.tokenize
-  match data:
-    case DigitsConfig():
-      digits, _ = split(data.held_out)
-      return DigitCanvases(data, digits, model.grid, tokenize, seed)
-    case SyntheticConfig():
-      return SyntheticLatents(data, model.channels, model.grid, tokenize, seed)
-    case MediaConfig():
-      return media_source(config, folder, encoders)
+  return data.make_source(model.channels, model.grid, tokenize, config.seed)
 
 
-def media_source(
-  config: RunConfig, folder: epath.Path | None, encoders: RunEncoders
+def captioned_source(
+  config: RunConfig, folder: epath.Path | None, encoders: Encoders
 ) -> Mixture:
   """Pictures and shards of all sources, by their weights."""
   data = config.data
@@ -102,7 +88,7 @@ def media_source(
       sources.append(_shards(config, named))
       each.append(weight)
       continue
-    if data.workers and (encoders.vae or encoders.text):
+    if data.workers and (encoders.codec or encoders.text):
       raise ValueError(
         f"data.workers = {data.workers}: other processes have no devices to "
         f"encode the pictures of {named} on; set it to 0 and data.threads "
@@ -138,34 +124,36 @@ def pin(folder: epath.Path, batches: Batches, begun: bool) -> None:
 
 def _is_shards(source: str) -> bool:
   folder = epath.Path(source).expanduser()
-  return any((folder / f).exists() for f in (shards.SETTINGS, shards.MANIFEST))
+  names = shard_folder.SETTINGS, shard_folder.MANIFEST
+  return any((folder / name).exists() for name in names)
 
 
-def _images(config: RunConfig, group: Group, encoders: RunEncoders) -> Images:
+def _images(config: RunConfig, group: Group, encoders: Encoders) -> ImageSource:
   data, model, text = config.data, config.model, config.text_encoder
-  vae = encoders.vae and PictureEncoder(encoders.vae)
-  factor = vae.factor if vae else 1
+  latents = encoders.codec and LatentEncoder(encoders.codec)
+  factor = latents.factor if latents else 1
   patch = model.patch[-1]
-  if len(model.patch) != 2 or model.patch[0] != patch:
+  if config.medium != IMAGE.name or model.patch[0] != patch:
     raise ValueError(
-      f"model.patch = {model.patch}: pictures take square patches of two axes"
+      f"medium = {config.medium!r}, model.patch = {model.patch}: folders of "
+      "images need medium 'image' and square patches"
     )
-  cfg = ImagesConfig(
-    channels=3 if vae else model.channels,
-    choices=data.choices,
+  cfg = ImageSourceConfig(
+    channels=3 if latents else model.channels,
+    bucket_choices=data.bucket_choices,
     caption_dropout=data.condition_dropout,
     flip=data.flip,
     max_words=max_words(config),
   )
   frozen = isinstance(text, FrozenTextConfig)
-  return Images(
+  return ImageSource(
     group.records,
-    Buckets(data.sides, patch * factor, data.longest),
+    Buckets(data.resolutions, patch * factor, data.max_aspect_ratio),
     lambda height, width: model.grid(height // factor, width // factor),
     encoders.text.encode_one if frozen else config.network.tokenize,
     cfg,
     config.seed,
-    vae and vae.to_latents,
+    latents and latents.to_latents,
     encoders.text.length if frozen else None,
   )
 
@@ -180,7 +168,10 @@ def _shards(config: RunConfig, folder: str) -> ShardSource:
     config.data.condition_dropout,
     config.seed,
   )
-  source.check(model.channels, model.text_width, frozen)
+  source.check_network(
+    model.channels,
+    frozen and dataclasses.asdict(frozen) | {"width": model.text_width},
+  )
   return source
 
 
@@ -224,16 +215,7 @@ def _scan(source: str, limit: float) -> list[Group]:
   with Progress("looking", 1, unit="pictures", note="") as bar:
     groups = scan(source, lambda done, total: bar.show(done, total=total))
   good = sum(len(group.records) for group in groups)
-  bad = [fault for group in groups for fault in group.faults]
-  for fault in bad[:NAMED]:
-    logging.warning("left out: %s", fault)
-  if len(bad) > NAMED:
-    logging.warning("%d more are left out", len(bad) - NAMED)
-  if len(bad) > limit * max(good + len(bad), FEWEST):
-    raise OSError(
-      f"{len(bad)} of {good + len(bad)} pictures of {source} cannot be used, "
-      f"more than data.bad_limit = {limit:g}; the last one: {bad[-1]}. Mend "
-      "them, or raise the limit"
-    )
+  bad = [error for group in groups for error in group.errors]
+  BadRecordCounter(limit).add(bad, good + len(bad))
   print(f"{good} pictures with captions, {len(bad)} left out", flush=True)
   return groups

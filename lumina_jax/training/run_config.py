@@ -1,8 +1,8 @@
-"""A run's configuration: ConfigDicts at the edge, frozen dataclasses inside.
+"""A run's configuration: a ConfigDict at the edge, frozen dataclasses inside.
 
 `RunConfig` names the sections, each the dataclass of the module that reads it.
-A config file may leave out what has a default there; the `config.json` of a run
-shows every number it depends on.
+A config file may leave out fields with a default; the `config.json` of a run
+has every number that it depends on.
 """
 
 from __future__ import annotations
@@ -13,9 +13,8 @@ from typing import Any
 
 from etils import epath
 
-from data_pipelines.captioned import MediaConfig
-from data_pipelines.digits import DigitsConfig
-from data_pipelines.synthetic import SyntheticConfig
+from data_pipelines.data_config import DataConfig
+from lumina_jax import media
 from lumina_jax.backbone import ModelConfig
 from lumina_jax.encoders.frozen import FrozenTextConfig
 from lumina_jax.encoders.utf8 import Utf8Config
@@ -24,30 +23,33 @@ from lumina_jax.flow.loss import TimeDistribution
 from lumina_jax.flow.objective import PLAIN, Objective
 from lumina_jax.model.network import Network
 from lumina_jax.parallel.mesh import MeshConfig
-from lumina_jax.sampling.program import SamplingConfig
+from lumina_jax.pretrained.encoders import EncodersConfig
+from lumina_jax.sampling.options import SamplingOptions
+from lumina_jax.sampling.sizes import SizeConfig
 from lumina_jax.training.optimizer import OptimizerConfig
 
 FILE = "config.json"
+NO_ENCODERS = EncodersConfig()
 
 
 @dataclasses.dataclass(frozen=True)
 class TrainingConfig:
-  """How long, and what is written when.
+  """Length of a run, and the intervals of what it writes.
 
   Attributes:
-    steps: batches of the whole run, skipped ones too.
+    steps: batches of the whole run, skipped ones included.
     batch_rows: rows of the global batch.
-    log_every: steps between lines of metrics.
+    log_every: steps between rows of metrics.
     checkpoint_every: steps between checkpoints; the last step has one anyway.
-    keep_checkpoints: how many of the newest are kept.
-    sample_every: steps between pictures of samples; the last step has one.
-    sample_prompts: prompts of that picture.
-    samples_per_prompt: pictures of each.
-    microbatches: that a batch is taken in, one after the other, so that only
-      a part of it needs memory at a time.
-    max_skipped: so many updates in a row that are not finite end the run.
-    watchdog_seconds: without a step after which the stacks of all threads are
-      printed; 0 = never.
+    keep_checkpoints: number of newest checkpoints to keep.
+    sample_every: steps between sheets of samples; the last step has one.
+    sample_prompts: prompts of the sheet.
+    samples_per_prompt: samples of each prompt.
+    microbatches: number of parts that a batch is processed in, one after the
+      other, so that only one of them needs memory at a time.
+    max_skipped: this many non-finite updates in a row end the run.
+    watchdog_seconds: after so long without a step, the stacks of all threads
+      are printed; 0 = never.
   """
 
   steps: int
@@ -75,75 +77,82 @@ class TrainingConfig:
       )
     if self.batch_rows % self.microbatches:
       raise ValueError(
-        f"batch_rows = {self.batch_rows} do not divide into microbatches = "
+        f"batch_rows = {self.batch_rows} does not divide into microbatches = "
         f"{self.microbatches}"
       )
     if not self.watchdog_seconds >= 0:
       raise ValueError(
-        f"watchdog_seconds = {self.watchdog_seconds}: from 0, which is never"
+        f"watchdog_seconds = {self.watchdog_seconds}: must be 0 (never) or "
+        "positive"
       )
     if not self.sample_prompts:
       raise ValueError('sample_prompts is empty; ("",) is unconditional')
 
 
-@dataclasses.dataclass(frozen=True)
-class EncodersConfig:
-  """Frozen networks of a run, each the folder or the hub name of its weights.
-
-  Attributes:
-    vae: autoencoder whose latents are learned; "" = pixels are.
-    text: language model that reads captions; "" = the embedded encoder.
-    tokenizer: of the language model; "" = it lies with it.
-    dtype: that the language model computes in.
-  """
-
-  vae: str = ""
-  text: str = ""
-  tokenizer: str = ""
-  dtype: str = "bfloat16"
-
-
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RunConfig:
-  """Everything a run depends on; without a text encoder prompts are classes.
+  """Everything that a run depends on.
 
   Attributes:
+    medium: name of the medium: "image", "video", "audio".
     seed: of all random numbers.
-    init_from: weights to begin with: a run of ours, or any format that
-      `lumina convert` reads, which holds the backbone alone; "" = random ones.
-    init_strict: whether they have to be of the very network; otherwise what
-      fits is taken and the rest is listed.
-    encoders: networks around the backbone that are not trained.
+    init_from: weights to start with: a run of ours, or any format that `lumina
+      convert` reads, which holds the backbone alone; "" = random ones.
+    init_strict: whether they must be of exactly this network; otherwise tensors
+      that fit are used and the rest is listed.
+    model: the backbone.
+    text_encoder: encodes prompts; None = prompts are class numbers.
+    encoders: frozen networks around the backbone.
+    data: source of samples, and token budgets of a row.
+    objective: what the backbone predicts.
+    time: distribution of times in training.
+    optimizer: rule, schedule and EMA.
+    training: length and intervals.
+    mesh: layout over devices.
+    sampling: how to sample unless a call says otherwise.
+    sizes: sizes of samples.
   """
 
+  medium: str
   seed: int
   init_from: str = ""
   init_strict: bool = True
   model: ModelConfig
   text_encoder: Utf8Config | FrozenTextConfig | None = None
-  encoders: EncodersConfig = EncodersConfig()
-  data: DigitsConfig | SyntheticConfig | MediaConfig
+  encoders: EncodersConfig = NO_ENCODERS
+  data: DataConfig
   objective: Objective = PLAIN
   time: TimeDistribution
   optimizer: OptimizerConfig
   training: TrainingConfig
   mesh: MeshConfig
-  sampling: SamplingConfig
+  sampling: SamplingOptions
+  sizes: SizeConfig
 
   def __post_init__(self):
+    axes = len(media.find(self.medium).axes)
+    for name, value in (
+      ("model.patch", self.model.patch),
+      ("sizes.default", self.sizes.default),
+    ):
+      if len(value) != axes:
+        raise ValueError(
+          f"{name} = {value} needs {axes} values, one for each axis of medium "
+          f"{self.medium!r}"
+        )
     frozen = isinstance(self.text_encoder, FrozenTextConfig)
     if frozen and not self.encoders.text:
       raise ValueError(
         "text_encoder is a frozen language model: set encoders.text to its "
         "folder"
       )
-    if not self.text_encoder or frozen or not self.sampling.ladder:
+    if not self.text_encoder or frozen or not self.sizes.ladder:
       return
-    words = min(rung[1] for rung in self.sampling.ladder)
+    words = min(budget[1] for budget in self.sizes.ladder)
     if self.text_encoder.max_words > words:
       raise ValueError(
         f"text_encoder.max_words = {self.text_encoder.max_words} exceeds the "
-        f"{words} words of a rung of sampling.ladder"
+        f"{words} words of a budget of sizes.ladder"
       )
 
   @property
@@ -157,7 +166,7 @@ def parse(values: Any, at: str = "config") -> RunConfig:
 
 
 def save(config: RunConfig, workdir: epath.PathLike) -> None:
-  """Writes `config.json`, whole or not at all."""
+  """Writes `config.json` atomically."""
   text = json.dumps(schema.to_dict(config), indent=2) + "\n"
   atomic.write_text(epath.Path(workdir) / FILE, text)
 
@@ -166,13 +175,14 @@ def load(workdir: epath.PathLike) -> RunConfig:
   """Reads the config of a workdir.
 
   Raises:
-    FileNotFoundError: if the folder is no workdir.
+    FileNotFoundError: if the folder is not a workdir.
+    ValueError: if the file cannot be parsed.
   """
   path = epath.Path(workdir) / FILE
   text = atomic.read_text(path)
   if text is None:
     raise FileNotFoundError(
-      f"{workdir} has no {FILE}, so no run was started there; train first "
+      f"{workdir} has no {FILE}, so no run started there; train first "
       "(python -m lumina_jax.train --config=configs/digits.py "
       f"--workdir={workdir}) or name another folder"
     )
@@ -180,4 +190,4 @@ def load(workdir: epath.PathLike) -> RunConfig:
     values = json.loads(text)
   except json.JSONDecodeError as error:
     raise ValueError(f"{path} cannot be read: {error}") from error
-  return parse(values, at=str(path))
+  return parse(values, str(path))

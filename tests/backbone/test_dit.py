@@ -22,6 +22,7 @@ FLAG = ModelConfig(
   kv_heads=2,
   cond_width=32,
   text_width=16,
+  pad_token=True,
   ffn_multiple=32,
   dtype="float32",
 )

@@ -29,8 +29,8 @@ from support.forks import fork
 
 from lumina_jax import convert
 from lumina_jax.files import schema
-from lumina_jax.interop import load_pytorch, ours, save_pytorch
-from lumina_jax.interop.weights import gather
+from lumina_jax.interop import load_pytorch, native, save_pytorch
+from lumina_jax.interop.weights import read_all
 from lumina_jax.pipeline import LuminaPipeline
 from lumina_jax.training import run_config
 from lumina_jax.training.checkpoint import Checkpoints
@@ -92,7 +92,7 @@ def run(tmp_path_factory):
 
 
 def our_params(folder):
-  return gather(ours.open_ours(folder, None))
+  return read_all(native.open_native(folder))
 
 
 def test_from_pytorch_to_ours_as_a_process(lumina, tmp_path):
@@ -112,7 +112,7 @@ def test_bad_input_ends_a_process_with_one_message(lumina, tmp_path):
   done = fork("convert", lumina, tmp_path / "mine")
   assert done.returncode == 1
   assert done.stderr.strip() == (
-    f"error: {tmp_path / 'mine'} exists; name another place, or overwrite it "
+    f"error: {tmp_path / 'mine'} exists; name another path, or overwrite it "
     "(--force, overwrite=True)"
   )
   assert not (tmp_path / "mine").read_text()
@@ -123,7 +123,7 @@ def test_bad_input_ends_a_process_with_one_message(lumina, tmp_path):
   ("words", "message"),
   [
     ((), "expected SOURCE DESTINATION, got nothing; for example: lumina conv"),
-    (("nowhere", "out"), "nowhere does not exist; looked for a .safetensors"),
+    (("nowhere", "out"), "nowhere does not exist; expected a .safetensors"),
     (("one",), "expected SOURCE DESTINATION, got ['one']"),
     (("a", "b", "--layout=keras"), "--layout=keras: value should be one of"),
     (("a", "b", "--dtype=int8"), "--dtype=int8: value should be one of"),
@@ -195,7 +195,7 @@ def test_averaged_or_raw_is_said_where_it_is_known(
     assert f" M {which} parameters" in capsys.readouterr().out
   # Where there is a choice between two names of one file there is none.
   for flag in ("--ema", "--noema"):
-    with pytest.raises(FileNotFoundError, match="does not say which"):
+    with pytest.raises(FileNotFoundError, match="does not say whether"):
       command(lumina, tmp_path / "out", flag)
   assert not (tmp_path / "out").exists()
 
@@ -222,7 +222,7 @@ def test_a_run_without_checkpoints(command, run, tmp_path):
 def test_a_run_whose_config_is_of_another_network(command, run, tmp_path):
   (tmp_path / "checkpoints").symlink_to(run[0] / "checkpoints")
   run_config.save(small_config(model__depth=3), tmp_path)
-  with pytest.raises(ValueError, match=r"10/ema: the tensors are not those of"):
+  with pytest.raises(ValueError, match=r"10/ema: the tensors do not fit"):
     command(tmp_path, tmp_path / "out", "--layout=lumina")
 
 
@@ -248,7 +248,7 @@ def test_our_own_folders_when_they_are_broken(command, tmp_path, harm, lumina):
   else:
     folder.mkdir()
     text = {"config": "{", "foreign": '{"model_type": "bert"}'}
-    section = {"model": schema.to_dict(NEXT)}
+    section = {"medium": "image", "model": schema.to_dict(NEXT)}
     values = text.get(harm) or json.dumps(section)
     (folder / "config.json").write_text(values)
     (folder / "model.safetensors").write_text("")
@@ -266,7 +266,7 @@ def test_an_export_that_lacks_a_tensor(command, tmp_path):
   flat = traverse_util.flatten_dict({"backbone": random_params(NEXT)}, sep=".")
   del flat["backbone.final.bias"]
   save_file(flat, tmp_path / "model.safetensors")
-  section = json.dumps({"model": schema.to_dict(NEXT)})
+  section = json.dumps({"medium": "image", "model": schema.to_dict(NEXT)})
   (tmp_path / "config.json").write_text(section)
   with pytest.raises(ValueError, match=r"1 missing:\s+final/bias: \(16,\)"):
     command(tmp_path, tmp_path / "out", "--layout=lumina")

@@ -9,7 +9,7 @@ from etils import epath
 from support.configs import tiny_config
 
 from lumina_jax import convert, train
-from lumina_jax.interop.weights import gather
+from lumina_jax.interop.weights import read_all
 from lumina_jax.parallel.mesh import make_mesh
 from lumina_jax.training import run_config
 from lumina_jax.training.optimizer import make_optimizer
@@ -134,9 +134,9 @@ def test_trained_on_and_handed_back(config, original, tmp_path):
   convert.convert(tmp_path / "run", back, "lumina", ema=False)
   weights = convert.open_weights(back)
   jax.tree.map(
-    np.testing.assert_array_equal, gather(weights), state.params["backbone"]
+    np.testing.assert_array_equal, read_all(weights), state.params["backbone"]
   )
   moved = jax.tree.map(
-    lambda a, b: np.abs(a - b).max(), before, gather(weights)
+    lambda a, b: np.abs(a - b).max(), before, read_all(weights)
   )
   assert 0 < max(jax.tree.leaves(moved)) < 0.1

@@ -24,7 +24,7 @@ def test_every_published_stage_is_a_config(variant):
   config = run_config.parse(stages.get_config(variant))
   model, side = variant.rpartition("_")[::2]
   plan = config.training
-  assert config.data.sides == (int(side),)
+  assert config.data.resolutions == (int(side),)
   assert plan.batch_rows % plan.microbatches == 0
   # About 512 pictures, in rows of equal length whatever their size.
   pictures = plan.batch_rows * 16 * 256**2 / int(side) ** 2

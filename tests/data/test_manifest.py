@@ -1,4 +1,4 @@
-"""Manifests: what was scanned comes back, and half of it never."""
+"""Manifests are read back as written, whole or not at all."""
 
 import json
 import os
@@ -31,14 +31,14 @@ def test_groups_come_back(path):
   assert len(path.read_text().splitlines()) == 1 + 4
 
 
-def test_names_that_are_no_text_come_back(tmp_path):
+def test_names_that_are_not_text_come_back(tmp_path):
   name = os.fsdecode(b"\xff.jpg")
   groups = [Group(name, (Record(name, ("a",), 1, 1),))]
   write_manifest(tmp_path / "m", groups)
   assert read_manifest(tmp_path / "m") == groups
 
 
-def test_a_fault_leaves_the_old_manifest(path):
+def test_an_error_leaves_the_old_manifest(path):
   whole = path.read_bytes()
   broken = Group("c", (*GROUPS[1].records, Record("y", (object(),), 1, 1)))
   with pytest.raises(TypeError):
@@ -65,20 +65,20 @@ def test_a_store_holds_a_manifest_whole_or_not_at_all(monkeypatch):
       assert read_manifest(f"{BUCKET}/m.jsonl") in (GROUPS[:1], GROUPS)
 
 
-def test_manifests_that_are_none(path):
+def test_files_that_are_not_manifests(path):
   header, *records = path.read_text().splitlines(keepends=True)
   newer = json.loads(header) | {"version": 2}
-  for text, said in [
-    ("a snowman", "no manifest of pictures"),
-    ("3\n", "no manifest of pictures"),
-    ('{"file_name": "x.jpg"}\n', "no manifest of pictures"),
+  for text, message in [
+    ("a snowman", "not a manifest of images"),
+    ("3\n", "not a manifest of images"),
+    ('{"file_name": "x.jpg"}\n', "not a manifest of images"),
     (json.dumps(newer) + "\n" + "".join(records), "version 2; .* scan"),
-    ("".join([header, *records[1:]]), "cut off: 2 of 3 records"),
+    ("".join([header, *records[1:]]), "cut off after 2 of 3 records"),
     ("".join([header, *records, records[0]]), "more records than its header"),
-    ("".join([header, "[1]\n", *records[1:]]), r"jsonl:2 is no record"),
+    ("".join([header, "[1]\n", *records[1:]]), r"jsonl:2 is not a record"),
   ]:
     path.write_text(text)
-    with pytest.raises(ValueError, match=said):
+    with pytest.raises(ValueError, match=message):
       read_manifest(path)
   path.unlink()
   with pytest.raises(FileNotFoundError):

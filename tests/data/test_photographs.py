@@ -1,9 +1,8 @@
-"""Real photographs: cut, captioned and credited; and the config that learns
-them, also from a folder with broken files."""
+"""Real photographs: cropped, captioned and credited; and the config for them,
+also with a folder of broken files."""
 
-import io
 import json
-import types
+import re
 
 import numpy as np
 import pytest
@@ -12,7 +11,7 @@ from PIL import Image
 
 from configs import photographs as config_file
 from data_pipelines import photographs
-from data_pipelines.photographs import README, SHIPPED, caption, parts
+from data_pipelines.photographs import README, SHIPPED, caption, crops
 from data_pipelines.scan import scan
 from lumina_jax import train as training
 from lumina_jax.runs import previews
@@ -22,8 +21,8 @@ WHOLE = (0.0, 0.0, 1.0, 1.0)
 
 
 @pytest.fixture(scope="module")
-def found():
-  """What is always there: of scikit-learn."""
+def shipped():
+  """Photographs of scikit-learn, which is always installed."""
   few = {
     photograph: path
     for photograph, path in photographs.installed().items()
@@ -34,13 +33,13 @@ def found():
 
 
 @pytest.fixture(scope="module")
-def written(found, tmp_path_factory):
+def written(shipped, tmp_path_factory):
   folder = tmp_path_factory.mktemp("data") / "photographs"
-  assert photographs.write(folder, found) == 38
+  assert photographs.write(folder, shipped) == 38
   return folder
 
 
-def named(name):
+def photograph(name):
   (one,) = (p for p in SHIPPED if p.file.endswith(f"/{name}"))
   return one
 
@@ -57,24 +56,24 @@ def make_config(folder, **changes):
 
 
 @pytest.mark.parametrize("size", [(640, 427), (384, 303), (512, 512)])
-def test_parts_lie_within_and_are_of_all_shapes(size):
+def test_crops_lie_within_and_have_all_shapes(size):
   width, height = size
-  found = parts(width, height)
-  assert 15 <= len(found) == len(set(found)) <= 20
-  shapes = {round((r - l) / (b - t), 1) for l, t, r, b in found}
+  boxes = crops(width, height)
+  assert 15 <= len(boxes) == len(set(boxes)) <= 20
+  shapes = {round((r - l) / (b - t), 1) for l, t, r, b in boxes}
   assert shapes == {0.5, 0.7, 1.0, 1.5, 2.0}
-  for left, top, right, bottom in found:
+  for left, top, right, bottom in boxes:
     assert 0 <= left < right <= width
     assert 0 <= top < bottom <= height
     assert min(right - left, bottom - top) >= 100
   covered = np.zeros((height, width), int)
-  for left, top, right, bottom in found:
+  for left, top, right, bottom in boxes:
     covered[top:bottom, left:right] += 1
   assert (covered > 0).all() and covered.max() > 5
 
 
-def test_a_caption_names_what_lies_in_the_part():
-  rocket, coffee = named("rocket.jpg"), named("coffee.png")
+def test_a_caption_names_the_objects_in_the_crop():
+  rocket, coffee = photograph("rocket.jpg"), photograph("coffee.png")
   assert caption(rocket, WHOLE) == "a rocket, towers under a dark blue sky"
   assert caption(rocket, (0.0, 0.0, 0.4, 1.0)) == (
     "towers under a dark blue sky, left part"
@@ -90,38 +89,40 @@ def test_a_caption_names_what_lies_in_the_part():
   )
 
 
-def test_a_small_corner_of_something_is_named_if_it_fills_the_part():
+def test_a_small_corner_of_an_object_is_named_if_it_fills_the_crop():
   saucer = (0.7, 0.4, 0.8, 0.6)
-  assert caption(named("coffee.png"), saucer).startswith("part of a red saucer")
+  assert caption(photograph("coffee.png"), saucer).startswith(
+    "part of a red saucer"
+  )
 
 
-def test_every_caption_fits_make_config():
+def test_every_caption_fits_the_config():
   tokenize = make_config("x").network.tokenize
   texts = {
-    caption(p, tuple(value / 1000 for value in part))
+    caption(p, tuple(value / 1000 for value in box))
     for p in SHIPPED
-    for part in parts(1000, 1000)
+    for box in crops(1000, 1000)
   }
   assert len(texts) > 100
   assert max(len(tokenize(text)) for text in texts) < config_file.WORDS
   assert all(text.isascii() and text == text.strip() for text in texts)
 
 
-def test_the_folder_is_a_source_of_pictures(written):
+def test_the_folder_is_a_source_of_images(written):
   (group,) = scan(str(written))
-  assert (len(group.records), group.faults) == (38, ())
+  assert (len(group.records), group.errors) == (38, ())
   for record in group.records:
     assert min(record.height, record.width) >= 100
-    assert max(record.height, record.width) <= photographs.LONGEST
+    assert max(record.height, record.width) <= photographs.MAX_SIDE
   assert {r.width > r.height for r in group.records} == {True, False}
 
 
-def test_parts_are_upright_and_not_stretched(written, found):
-  for path in found.values():
+def test_crops_are_upright_and_not_stretched(written, shipped):
+  for path in shipped.values():
     with Image.open(path) as image:
       image.load()
-    for number, part in enumerate(parts(*image.size)):
-      expected = np.asarray(image.crop(part), np.float32)
+    for number, box in enumerate(crops(*image.size)):
+      expected = np.asarray(image.crop(box), np.float32)
       with Image.open(written / f"{path.stem}_{number:02d}.jpg") as cut:
         pixels = np.asarray(cut, np.float32)
       off = np.abs(pixels - expected).mean()
@@ -129,53 +130,47 @@ def test_parts_are_upright_and_not_stretched(written, found):
         assert 4 * off < np.abs(turned - expected).mean()
 
 
-def test_long_photographs_are_shrunk_and_grey_ones_stay_grey():
-  suffix, encoded = photographs._encoded(Image.new("L", (1400, 700), 77))
-  with Image.open(io.BytesIO(encoded)) as image:
-    assert (suffix, image.mode, image.size) == (".png", "L", (640, 320))
-
-
-def test_every_photograph_is_credited(written, found):
+def test_every_photograph_is_credited(written, shipped):
   text = (written / README).read_text()
   assert text.startswith(photographs.TITLE)
-  for photograph, path in found.items():
+  for photograph, path in shipped.items():
     assert f"{path.name}: {photograph.credit}" in text
   licences = ("Creative Commons", "public domain", "copyright restrictions")
   assert all(any(x in p.credit for x in licences) for p in SHIPPED)
 
 
-def test_the_same_again_replaces_the_folder(written, found):
+def test_a_second_run_replaces_the_folder(written, shipped):
   before = contents(written)
   (written / "china_00.jpg").write_bytes(b"broken")
   (written / "flower_03.txt").unlink()
-  photographs.write(written, found)
+  photographs.write(written, shipped)
   assert contents(written) == before
   assert [path.name for path in written.parent.iterdir()] == [written.name]
 
 
-def test_an_empty_folder_is_filled(found, tmp_path):
-  photographs.write(tmp_path, dict(list(found.items())[:1]))
+def test_an_empty_folder_is_filled(shipped, tmp_path):
+  photographs.write(tmp_path, dict(list(shipped.items())[:1]))
   assert len(contents(tmp_path)) == 2 * 19 + 1
 
 
-def test_what_is_not_ours_stays(written, found, tmp_path):
+def test_folders_of_other_origin_are_not_touched(written, shipped, tmp_path):
   (tmp_path / "holiday.jpg").write_bytes(b"mine")
-  with pytest.raises(FileExistsError, match=r"holds holiday\.jpg and is no"):
-    photographs.write(tmp_path, found)
+  with pytest.raises(FileExistsError, match=r"holds holiday\.jpg and was not"):
+    photographs.write(tmp_path, shipped)
   assert contents(tmp_path) == {"holiday.jpg": b"mine"}
   with pytest.raises(FileExistsError, match="is a file; name a folder"):
-    photographs.write(tmp_path / "holiday.jpg", found)
+    photographs.write(tmp_path / "holiday.jpg", shipped)
   before = contents(written)
   (written / "zoo.jpg").write_bytes(b"mine")
   try:
     with pytest.raises(FileExistsError, match=r"zoo\.jpg, which this command"):
-      photographs.write(written, found)
+      photographs.write(written, shipped)
   finally:
     (written / "zoo.jpg").unlink()
   assert contents(written) == before
 
 
-def test_a_full_disk_leaves_nothing(found, tmp_path, monkeypatch):
+def test_a_full_disk_leaves_nothing(shipped, tmp_path, monkeypatch):
   write, left = photographs.pathlib.Path.write_bytes, iter(range(5))
 
   def until_full(path, content):
@@ -185,45 +180,59 @@ def test_a_full_disk_leaves_nothing(found, tmp_path, monkeypatch):
 
   monkeypatch.setattr(photographs.pathlib.Path, "write_bytes", until_full)
   with pytest.raises(OSError, match="No space"):
-    photographs.write(tmp_path / "photographs", found)
+    photographs.write(tmp_path / "photographs", shipped)
   assert list(tmp_path.iterdir()) == []
 
 
-def test_packages_that_are_not_there_are_passed_over(found, monkeypatch):
+def test_packages_that_are_not_installed_are_skipped(shipped, monkeypatch):
   find = photographs.importlib.util.find_spec
   monkeypatch.setattr(
     photographs.importlib.util,
     "find_spec",
     lambda name: None if name == "skimage" else find(name),
   )
-  assert photographs.installed() == found
+  assert photographs.installed() == shipped
 
 
-def test_the_command_says_what_it_wrote(found, tmp_path, monkeypatch, capsys):
-  flags = types.SimpleNamespace(output=str(tmp_path / "here"))
-  monkeypatch.setattr(photographs.flags, "FLAGS", flags)
-  monkeypatch.setattr(photographs, "installed", lambda: found)
-  photographs.main([""])
+def test_the_command_reports_what_it_wrote(
+  shipped, tmp_path, monkeypatch, capsys
+):
+  monkeypatch.setattr(photographs, "installed", lambda: shipped)
+  photographs.main([f"--output={tmp_path / 'here'}"])
   assert (tmp_path / "here" / README).exists()
   printed = capsys.readouterr().out
-  assert printed.startswith(f"38 pictures of 2 photographs in {tmp_path}/here")
+  assert printed.startswith(f"38 images of 2 photographs in {tmp_path}/here")
   assert "11 more photographs with: pip install scikit-image" in printed
-  with pytest.raises(ValueError, match="--output=here"):
-    photographs.main(["", "here"])
-  flags.output = None
-  with pytest.raises(ValueError, match="name the folder"):
-    photographs.main([""])
+
+
+@pytest.mark.parametrize(
+  ("words", "message"),
+  [
+    ([], "--output"),
+    (["here"], "--output"),
+    (["--output={}"], "error: .* is a file; name a folder"),
+  ],
+)
+def test_bad_arguments_of_the_command(
+  shipped, tmp_path, monkeypatch, capsys, words, message
+):
+  monkeypatch.setattr(photographs, "installed", lambda: shipped)
+  file = tmp_path / "file"
+  file.touch()
+  with pytest.raises(SystemExit) as caught:
+    photographs.main([word.format(file) for word in words])
+  assert re.search(message, f"{caught.value} {capsys.readouterr().err}")
 
 
 def test_rows_are_well_filled(tmp_path):
-  found = photographs.installed()
-  if len(found) < len(SHIPPED):
+  shipped = photographs.installed()
+  if len(shipped) < len(SHIPPED):
     pytest.skip("needs scikit-image: pip install -r requirements-test.txt")
   lines = []
-  for photograph, path in found.items():
+  for photograph, path in shipped.items():
     with Image.open(path) as image:
       width, height = image.size
-    for left, top, right, bottom in parts(width, height):
+    for left, top, right, bottom in crops(width, height):
       share = left / width, top / height, right / width, bottom / height
       item = {"file_name": "x.jpg", "text": caption(photograph, share)}
       item |= {"width": right - left, "height": bottom - top}
@@ -236,7 +245,7 @@ def test_rows_are_well_filled(tmp_path):
   assert tokens / (rows * config.data.row_tokens) >= 0.95
 
 
-def test_broken_files_are_named_and_survived(written, tmp_path):
+def test_broken_files_are_named_and_left_out(written, tmp_path):
   for name, content in contents(written).items():
     (tmp_path / name).write_bytes(content)
   cut_off = tmp_path / "flower_04.jpg"
@@ -244,15 +253,15 @@ def test_broken_files_are_named_and_survived(written, tmp_path):
   (tmp_path / "china_05.txt").unlink()
   batches = data.make_batches(make_config(tmp_path))
   (group,) = scan(str(tmp_path))
-  assert len(group.faults) == 1 and "china_05.jpg: no cap" in group.faults[0]
+  assert len(group.errors) == 1 and "china_05.jpg: no cap" in group.errors[0]
   loaded = [batches.load(number) for number in range(2)]
-  faults = [fault for one in loaded for fault in one.faults]
-  assert faults and all(str(cut_off) in fault for fault in faults)
+  bad = [error for one in loaded for error in one.bad_records]
+  assert bad and all(str(cut_off) in error for error in bad)
   assert all(np.isfinite(one.batch[0].patches).all() for one in loaded)
 
 
-@pytest.mark.slow
-def test_a_run_learns_and_shows_what_it_sees(written, tmp_path):
+@pytest.mark.e2e
+def test_a_run_learns_and_shows_its_data(written, tmp_path):
   changes = {
     "model.width": 32,
     "model.depth": 1,

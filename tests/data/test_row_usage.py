@@ -1,16 +1,17 @@
-"""Rows are full: pictures of mixed shapes, under the budgets of the configs."""
+"""Rows are full: images of mixed shapes, under the budgets of the configs."""
 
 import numpy as np
 import pytest
 
 from configs import stages
 from data_pipelines.buckets import Buckets
-from data_pipelines.images import Images, ImagesConfig
-from data_pipelines.plan import RowPlan
+from data_pipelines.captioned import CaptionedConfig
+from data_pipelines.image_source import ImageSource, ImageSourceConfig
 from data_pipelines.records import Record
-from lumina_jax.training import run_config
+from data_pipelines.row_plan import RowPlan
+from lumina_jax.backbone import ModelConfig
 
-# Of photographs: 3:2, 4:3, 1:1, 16:9 and the like, and some of any shape.
+# Photographs are 3:2, 4:3, 1:1, 16:9 and the like; some have any shape.
 RATIOS = (3 / 2, 2 / 3, 4 / 3, 3 / 4, 1.0, 16 / 9, 9 / 16, 2.0)
 
 
@@ -27,43 +28,44 @@ def records(count, seed=0):
     yield Record(f"{number}.jpg", (words,), height, round(height * ratio))
 
 
-def source(config, count):
-  data, factor, unit = config.data, 8, 16
-  cfg = ImagesConfig(3, data.choices, 0.1, False, 256)
-  return Images(
+def source(variant, count):
+  """The source of images of a config, and its budget."""
+  config = stages.get_config(variant)
+  data, model = CaptionedConfig(**config.data), ModelConfig(**config.model)
+  factor, unit = 8, 16
+  cfg = ImageSourceConfig(3, data.bucket_choices, 0.1, False, 256)
+  images = ImageSource(
     tuple(records(count)),
-    Buckets(data.sides, unit, data.longest),
-    lambda h, w: config.model.grid(h // factor, w // factor),
+    Buckets(data.resolutions, unit, data.max_aspect_ratio),
+    lambda h, w: model.grid(h // factor, w // factor),
     lambda caption: np.zeros((len(caption.split()) or 1, 1)),
     cfg,
     seed=0,
   )
+  return images, data.budget
 
 
 @pytest.mark.parametrize(
   "variant",
-  [f"{m}_{s}" for m in ("next_2b_gqa", "flag_5b") for s in (256, 512, 1024)],
+  ["next_2b_gqa_256", "next_2b_gqa_1024", "flag_5b_512"],
 )
 def test_rows_hold_at_least_95_percent_tokens(variant):
-  config = run_config.parse(stages.get_config(variant))
-  pictures = source(config, 3000)
-  budget = config.data.budget
-  plan = RowPlan(pictures.sizes, budget, 0, pictures.kinds)
-  used = sum(size[0] for size in pictures.sizes)
+  images, budget = source(variant, 2000)
+  plan = RowPlan(images.sizes, budget, 0, images.kinds)
+  used = sum(size[0] for size in images.sizes)
   assert used >= 0.95 * budget[0] * plan.rows_per_epoch
   for epoch in (0, 5):
     start = epoch * plan.rows_per_epoch
     for k in range(start, start + plan.rows_per_epoch):
-      held = np.sum([pictures.sizes[d.place] for d in plan.row(k)], axis=0)
+      held = np.sum([images.sizes[d.slot] for d in plan.row(k)], axis=0)
       assert (held <= budget).all()
 
 
-def test_a_picture_is_seen_in_several_shapes():
-  config = run_config.parse(stages.get_config("next_2b_gqa_256"))
-  pictures = source(config, 600)
-  plan = RowPlan(pictures.sizes, config.data.budget, 0, pictures.kinds)
+def test_an_image_is_cropped_to_several_shapes():
+  images, budget = source("next_2b_gqa_256", 600)
+  plan = RowPlan(images.sizes, budget, 0, images.kinds)
   shapes: dict[int, set] = {}
   for k in range(8 * plan.rows_per_epoch):
     for draw in plan.row(k):
-      shapes.setdefault(draw.record, set()).add(pictures.own[draw.place])
-  assert np.mean([len(found) > 1 for found in shapes.values()]) > 0.5
+      shapes.setdefault(draw.record, set()).add(images.buckets[draw.slot])
+  assert np.mean([len(sizes) > 1 for sizes in shapes.values()]) > 0.5

@@ -12,10 +12,10 @@ from support.tiny_pipeline import write_vae
 
 from lumina_jax.interop.vae import load_vae
 from lumina_jax.parallel.mesh import MeshConfig, make_mesh
-from lumina_jax.pretrained.data_encoders import PictureEncoder
+from lumina_jax.pretrained.data_encoders import LatentEncoder
 
 folder = write_vae(pathlib.Path(sys.argv[1]) / "vae")
-encoder = PictureEncoder(load_vae(folder))
+encoder = LatentEncoder(load_vae(folder))
 pixels = np.random.default_rng(0).uniform(-1, 1, (32, 48, 3)).astype(np.float32)
 alone = encoder.to_latents(pixels, np.random.default_rng(1))
 with jax.set_mesh(make_mesh(MeshConfig())):

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from data_pipelines.captions import size
+from data_pipelines.digit_captions import canvas_size
 from data_pipelines.digits import split
 from lumina_jax.evaluation.digits import Neighbours, Reader, cut, groups
 
@@ -53,4 +53,4 @@ def test_groups_ask_for_canvases_of_their_size():
     assert group.labels.size >= 60
     assert np.ptp(np.bincount(group.labels.reshape(-1), minlength=10)) <= 1
     for prompt in group.prompts:
-      assert size(prompt) == (8 * group.rows, 8 * group.columns)
+      assert canvas_size(prompt) == (8 * group.rows, 8 * group.columns)

@@ -1,4 +1,4 @@
-"""A diffusers folder: in several files, and in every way it can be broken."""
+"""diffusers folders: sharded, loaded, and refused if broken."""
 
 import dataclasses
 import json
@@ -15,8 +15,8 @@ from support.families import (
 )
 
 from lumina_jax.interop import load_pytorch, save_pytorch
-from lumina_jax.interop.target import write_diffusers
-from lumina_jax.interop.weights import InMemory
+from lumina_jax.interop.pytorch_writer import write_diffusers
+from lumina_jax.interop.weights import InMemoryWeights
 
 STEM = "diffusion_pytorch_model"
 SHARD_BYTES = 20_000
@@ -29,10 +29,10 @@ def params():
 
 @pytest.fixture
 def sharded(tmp_path, params):
-  """In files of at most 20 kB."""
-  weights, kind = InMemory(NEXT, params), np.dtype(np.float32)
+  """A folder with files of at most 20 kB."""
+  weights, kind = InMemoryWeights(NEXT, params, "image"), np.dtype(np.float32)
   folder = tmp_path / "sharded"
-  write_diffusers(weights, folder, kind, False, lambda *_: None, SHARD_BYTES)
+  write_diffusers(weights, folder, kind, False, shard_bytes=SHARD_BYTES)
   return folder
 
 
@@ -70,14 +70,14 @@ def test_several_files_and_their_index(sharded, whole, params):
   assert index["metadata"]["total_size"] == total
 
 
-def test_the_transformer_of_a_pipeline_is_found(tmp_path, whole, params):
+def test_the_transformer_of_a_pipeline_is_loaded(tmp_path, whole, params):
   (tmp_path / "pipeline" / "vae").mkdir(parents=True)
   (tmp_path / "pipeline" / "model_index.json").write_text("{}")
   whole.rename(tmp_path / "pipeline" / "transformer")
   assert_same(load_pytorch(tmp_path / "pipeline")[1], params)
 
 
-def test_queries_of_text_that_have_grown_apart(tmp_path):
+def test_text_queries_that_differ_are_kept(tmp_path):
   cfg = dataclasses.replace(NEXT, text_query=True)
   params = random_params(cfg)
   save_pytorch(params, cfg, tmp_path / "out", "diffusers")
@@ -86,7 +86,7 @@ def test_queries_of_text_that_have_grown_apart(tmp_path):
   assert_same(back, params)
 
 
-def test_one_norm_that_differs_makes_all_queries_separate(whole, params):
+def test_one_norm_that_differs_separates_all_queries(whole, params):
   path = whole / f"{STEM}.safetensors"
   state = load_file(path)
   state["layers.1.attn2.norm_q.bias"][3] += 1
@@ -108,14 +108,14 @@ def test_one_norm_that_differs_makes_all_queries_separate(whole, params):
     ("config", "config.json is missing"),
   ],
 )
-def test_a_file_that_is_missing(sharded, name, message):
+def test_missing_files(sharded, name, message):
   (path,) = sharded.glob(f"{name}*")
   path.unlink()
   with pytest.raises(FileNotFoundError, match=message):
     load_pytorch(sharded)
 
 
-def test_a_variant_is_told_from_the_weights_themselves(whole):
+def test_a_variant_is_not_loaded(whole):
   path = whole / f"{STEM}.safetensors"
   path.rename(whole / f"{STEM}.fp16.safetensors")
   with pytest.raises(FileNotFoundError, match=r"fp16.*no variant"):
@@ -138,33 +138,41 @@ def test_a_variant_is_told_from_the_weights_themselves(whole):
     ({"qk_norm": False}, "layers.{0-1}.attn1.norm_q.weight"),
   ],
 )
-def test_a_config_of_another_network(whole, values, message):
+def test_configs_that_do_not_fit(whole, values, message):
   change(whole / "config.json", **values)
   with pytest.raises(ValueError, match=re.escape(message)) as error:
     load_pytorch(whole)
   assert str(whole) in str(error.value)
 
 
-@pytest.mark.parametrize("text", ["{", "[]", "{}"])
-def test_a_broken_index(sharded, text):
-  index = sharded / f"{STEM}.safetensors.index.json"
-  index.write_text(text)
-  with pytest.raises(ValueError, match=re.escape(str(index))):
+@pytest.mark.parametrize(
+  ("name", "text"),
+  [
+    (f"{STEM}.safetensors.index.json", "{"),
+    (f"{STEM}.safetensors.index.json", "[]"),
+    (f"{STEM}.safetensors.index.json", "{}"),
+    ("config.json", "{"),
+    ("config.json", "[]"),
+  ],
+)
+def test_broken_json_files(sharded, name, text):
+  (sharded / name).write_text(text)
+  with pytest.raises(ValueError, match=re.escape(str(sharded / name))):
     load_pytorch(sharded)
 
 
-@pytest.mark.parametrize("text", ["{", "[]"])
-def test_a_broken_config(whole, text):
-  (whole / "config.json").write_text(text)
-  with pytest.raises(ValueError, match=re.escape(str(whole / "config.json"))):
-    load_pytorch(whole)
+def test_a_whole_file_beside_an_index_is_ignored(sharded, params):
+  # As in diffusers; transformers reads the whole file.
+  save_pytorch(random_params(NEXT, seed=1), NEXT, sharded / "a.safetensors")
+  (sharded / "a.safetensors").rename(sharded / f"{STEM}.safetensors")
+  assert_same(load_pytorch(sharded)[1], params)
 
 
-def test_model_args_stand_above_config_json(whole, params):
+def test_model_args_override_config_json(whole, params):
   change(whole / "config.json", num_layers=3, norm_eps=1e-6)
   cfg, back = load_pytorch(whole, {"num_layers": 2, "norm_eps": 1e-5})
   assert cfg == NEXT
   assert_same(back, params)
-  # They are in the words of config.json, and held against these.
+  # They have the names of config.json.
   with pytest.raises(ValueError, match="'n_layers'; did you mean 'num_layers'"):
     load_pytorch(whole, {"num_layers": 2, "n_layers": 2})

@@ -48,7 +48,7 @@ def test_a_peer_that_cuts_elsewhere_is_found_out(check, monkeypatch):
 
 def test_both_choose_among_the_same_buckets(records):
   buckets = Buckets([SIDE], readers.PATCH)
-  sizes = buckets.of(SIDE)
+  sizes = buckets.sizes(SIDE)
   for record in records:
     height, width = record.height, record.width
     found = torch_loader.best(sizes, height, width)
@@ -66,7 +66,7 @@ def test_both_choose_among_the_same_buckets(records):
 
 @pytest.mark.parametrize("workers", [0, 1])
 def test_the_loader_gives_crops_and_codes(records, workers):
-  sizes = Buckets([SIDE], readers.PATCH).of(SIDE)
+  sizes = Buckets([SIDE], readers.PATCH).sizes(SIDE)
   dataset = torch_loader.Pictures(records, sizes, readers.tokenize, draft=True)
   stream = torch_loader.batches(dataset, [2, 0, 1, 3], 2, workers)
   items = [item for batch in stream for item in batch]

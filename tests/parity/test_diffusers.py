@@ -230,7 +230,7 @@ def test_what_torch_saves_is_loaded(tmp_path, state, wrapper):
 
 def test_what_lightning_saves_of_audio_is_loaded(tmp_path):
   cfg = FAMILIES["audio"]
-  arrays = state_dict(cfg, random_params(cfg))
+  arrays = state_dict(cfg, random_params(cfg), "audio")
   whole = {
     f"model.diffusion_model.{k}": torch.tensor(x) for k, x in arrays.items()
   }

@@ -1,4 +1,4 @@
-"""Small random networks of every family in the original code."""
+"""Small random networks of every family of the original code."""
 
 import functools
 
@@ -15,9 +15,9 @@ from lumina_jax.backbone.config import (
   NEXT_IMAGENET,
   NEXT_T2I,
 )
-from lumina_jax.interop import layout, ours, weights
-from lumina_jax.interop.layout import Layout
-from lumina_jax.interop.lumina import lumina_names
+from lumina_jax.interop import layout, native, weights
+from lumina_jax.interop.layout import backbone_layout
+from lumina_jax.interop.lumina import MEDIA, lumina_names
 
 shapes = functools.cache(backbone.shapes)
 
@@ -26,7 +26,7 @@ CLASSES = dict(num_labels=10)
 
 
 def small(**fields) -> ModelConfig:
-  """A network whose feed-forward a lone file tells in full."""
+  """A network whose feed-forward fields a lone file determines."""
   common = dict(
     patch=(2, 2),
     channels=4,
@@ -54,7 +54,7 @@ FAMILIES = {
   "moe_token": experts("token"),
   "moe_both": experts("time", "token"),
   "audio": small(
-    **FLAG_T2I | TEXT | dict(separators=False),
+    **FLAG_T2I | TEXT | dict(separators=False, pad_token=False),
     patch=(1,),
     channels=5,
     qk_norm=False,
@@ -63,8 +63,9 @@ FAMILIES = {
   ),
 }
 NEXT = FAMILIES["next_text"]
-# What a lone file does not tell, in the words of the original's constructors.
-UNTOLD = {
+MEDIUM = dict.fromkeys(FAMILIES, "image") | {"audio": "audio"}
+# Arguments of the original's constructors that a lone file needs.
+NEEDED_ARGS = {
   "flag_text": {},
   "next_text": {},
   "flag_imagenet": {"n_heads": 4},
@@ -77,7 +78,7 @@ UNTOLD = {
 
 
 def random_like(tree, seed: int = 0):
-  """Arrays of the same shapes, none of them zero: each of them matters."""
+  """Random arrays of the same shapes, none of them zero."""
   rng = np.random.default_rng(seed)
   return jax.tree.map(
     lambda x: 0.3 * rng.standard_normal(x.shape, np.float32), tree
@@ -89,9 +90,12 @@ def random_params(cfg: ModelConfig, seed: int = 0):
   return random_like(shapes(cfg), seed)
 
 
-def state_dict(cfg: ModelConfig, params) -> dict[str, np.ndarray]:
-  """The same in the names of the original code."""
-  theirs = Layout(cfg, lumina_names(cfg), sigma=len(cfg.patch) > 1)
+def state_dict(
+  cfg: ModelConfig, params, medium: str = "image"
+) -> dict[str, np.ndarray]:
+  """Parameters as a state dict of the original code."""
+  names, sigma = lumina_names(cfg, medium), MEDIA[medium].sigma
+  theirs = backbone_layout(cfg, names, sigma)
   return {
     key: np.ascontiguousarray(array)
     for path, x in traverse_util.flatten_dict(params).items()
@@ -100,7 +104,7 @@ def state_dict(cfg: ModelConfig, params) -> dict[str, np.ndarray]:
 
 
 def assert_same(found, expected) -> None:
-  """Two trees of arrays have the same names, types and bits."""
+  """Checks that two trees have the same names, dtypes and bits."""
   found, expected = (
     traverse_util.flatten_dict(tree, sep="/") for tree in (found, expected)
   )
@@ -112,8 +116,8 @@ def assert_same(found, expected) -> None:
 
 @pytest.fixture(autouse=True, scope="module")
 def shapes_once():
-  """Traces a network once, which takes longer than all else here."""
+  """Traces each network once: tracing dominates the time of these tests."""
   with pytest.MonkeyPatch.context() as patch:
-    for module in (convert, layout, ours, weights):
+    for module in (convert, layout, native, weights):
       patch.setattr(module, "shapes", shapes)
     yield

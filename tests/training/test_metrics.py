@@ -6,8 +6,8 @@ import time
 import numpy as np
 import pytest
 
-from data_pipelines.bad_records import Faults
-from data_pipelines.batches import Loaded
+from data_pipelines.bad_records import BadRecordCounter
+from data_pipelines.batches import LoadedBatch
 from lumina_jax.training.aggregator import Window, Work
 from lumina_jax.training.goodput import Ledger
 from lumina_jax.training.gradient import TIME_BINS
@@ -82,7 +82,7 @@ def test_nothing_but_metrics_is_left_behind(tmp_path):
 
 
 def loaded(faults=()):
-  return Loaded((), tuple(faults), 10)
+  return LoadedBatch((), tuple(faults), 10)
 
 
 def values(loss, **changes):
@@ -106,7 +106,7 @@ def window(folder, size, limit=3):
     size,
     Ledger(),
     Skips(limit, lambda _: ["x.jpg"], lambda _: None),
-    Faults(0.5),
+    BadRecordCounter(0.5),
     Work(100.0, 1000.0),
   )
 

@@ -14,7 +14,7 @@ from support.configs import ROOT, tiny_config
 from support.tiny_pipeline import VOCAB, WIDTH, write_language, write_vae
 from support.tokenizer import write_tokenizer
 
-from data_pipelines.captioned import MediaConfig
+from data_pipelines.captioned import CaptionedConfig
 from lumina_jax import train as training
 from lumina_jax.encoders.frozen import FrozenTextConfig
 from lumina_jax.files import schema
@@ -56,9 +56,9 @@ def models(tmp_path_factory):
 def pixels(source, **changes):
   """A run on pixels with the embedded text encoder."""
   config = tiny_config("text_to_image", training__steps=4)
-  media = MediaConfig(
+  media = CaptionedConfig(
     sources=(str(source),),
-    sides=(SIDE,),
+    resolutions=(SIDE,),
     row_tokens=4 * 64,
     row_words=4 * 8,
     row_samples=4,
@@ -91,7 +91,7 @@ def latents(source, models):
     model=model,
     text_encoder=frozen,
     encoders=models,
-    data=dataclasses.replace(config.data, sides=(2 * SIDE,)),
+    data=dataclasses.replace(config.data, resolutions=(2 * SIDE,)),
     sampling=dataclasses.replace(
       config.sampling, height=2 * SIDE, width=2 * SIDE
     ),
@@ -169,7 +169,7 @@ def test_latents_and_features_made_on_the_way_or_before(
   shards = tmp_path / "shards"
   words = [
     f"--source={photographs}", f"--output={shards}", f"--vae={models.vae}",
-    f"--text_encoder={models.text}", f"--sides={2 * SIDE}",
+    f"--text_encoder={models.text}", f"--resolutions={2 * SIDE}",
     f"--unit={2 * SIDE // 8}", "--max_tokens=8", "--dtype=float32",
     "--hidden=penultimate", "--records_per_shard=16",
   ]  # fmt: skip

@@ -1,0 +1,1 @@
+"""How commands start, and where their flags come from."""

@@ -1,0 +1,253 @@
+"""Generates samples of many prompts and writes each to a file of its own."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from etils import epath
+
+from lumina_jax.files.progress import Progress
+from lumina_jax.media import image
+from lumina_jax.media.sheet import contact_sheet
+from lumina_jax.model.network import Network
+from lumina_jax.parallel import processes
+from lumina_jax.pipeline import LuminaPipeline
+from lumina_jax.sampling import provenance
+from lumina_jax.sampling.options import SamplingOptions
+from lumina_jax.sampling.output import RAW
+from lumina_jax.sampling.overrides import override
+from lumina_jax.sampling.times import time_grid
+
+OVERVIEW = "overview.png"
+# From so many parameters on, users wait for single steps.
+SLOW = 10**8
+
+# Keyword arguments that belong to one prompt, such as its seed.
+Item = Mapping[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+  """Samples to write.
+
+  Attributes:
+    pipe: generates them.
+    items: prompts with their own arguments; `image` is a path.
+    common: sampling options of all prompts.
+    each: samples of each prompt.
+    folder: exists.
+    model: name and components of the network, for the files.
+  """
+
+  pipe: LuminaPipeline
+  items: Sequence[Item]
+  common: Mapping[str, Any]
+  each: int
+  folder: epath.Path
+  model: Mapping[str, Any]
+
+  @property
+  def options(self) -> SamplingOptions:
+    return override(self.pipe.options, self.common)
+
+
+def parameter_count(network: Network) -> int:
+  """Parameters of a network, loaded or not."""
+  return sum(x.size for x in jax.tree.leaves(network.shapes()))
+
+
+def encode_captions(job: Job) -> None:
+  """Encodes all captions at once, so that the language model may leave.
+
+  Checks sizes first, since encoding may take long.
+  """
+  encoder = job.pipe.text_encoder
+  if encoder is None:
+    return
+  check = _columns(job.items)
+  check = {k: v for k, v in check.items() if k not in ("seed", "prompt")}
+  job.pipe.check([item["prompt"] for item in job.items], **check)
+  captions = {item["prompt"] for item in job.items}
+  captions |= {item["negative_prompt"] for item in job.items}
+  print(f"encoding {len(captions)} captions", flush=True)
+  encoder.remember(len(captions))
+  with job.pipe.components.devices():
+    encoder.encode(sorted(captions))
+
+
+def write_samples(job: Job) -> list[np.ndarray]:
+  """Generates and writes all samples of a job, with a progress bar.
+
+  A large network generates prompt by prompt and shows every step. So does a
+  small one if a sample of the batch is not finite: the others are still
+  written.
+
+  Returns:
+    The decoded samples.
+
+  Raises:
+    FloatingPointError: for a sample that is not finite, after all others are
+      written.
+  """
+  writer = _Writer(job)
+  # Nobody knows how many steps an adaptive solver takes.
+  adaptive = job.options.solver == "dopri5"
+  if parameter_count(job.pipe.network) < SLOW or adaptive:
+    total = len(job.items) * job.each
+    with Progress("sampling", total, unit="samples") as bar:
+      watch = {"progress": lambda done, _: bar.show(done)}
+      try:
+        return writer.write(range(len(job.items)), watch)
+      except FloatingPointError:
+        return writer.write_one_by_one(lambda _: watch)
+  image_given = bool(job.items[0].get("image"))
+  strength = job.options.strength if image_given else 1.0
+  steps = time_grid(job.options, strength).steps
+  with Progress("sampling", len(job.items) * job.each * steps) as bar:
+    return writer.write_one_by_one(lambda n: _watch_steps(job, bar, steps, n))
+
+
+def _watch_steps(
+  job: Job, bar: Progress, steps: int, number: int
+) -> dict[str, Callable[..., Any]]:
+  """Shows every step of a prompt."""
+  total, done = len(job.items) * job.each, number * job.each * steps
+
+  def on_step(pipe, step, time, tensors):
+    nonlocal done
+    done += len(tensors["latents"])
+    bar.show(done, f"sample {min(done // steps + 1, total)}/{total}")
+
+  return {"callback_on_step_end": on_step}
+
+
+class _Writer:
+  """Writes samples of a job under names that do not exist yet."""
+
+  def __init__(self, job: Job):
+    self._job = job
+    prompts = [item["prompt"] for item in job.items]
+    self._stems = stems(prompts, [item["seed"] for item in job.items])
+
+  def write(
+    self, numbers: Sequence[int], watch: Mapping[str, Any]
+  ) -> list[np.ndarray]:
+    """Generates and writes the samples of some prompts in one call."""
+    job = self._job
+    items = [job.items[number] for number in numbers]
+    medium = job.pipe.components.medium
+    output = job.pipe(
+      **_columns(items),
+      **{medium.per_prompt: job.each, "output_type": RAW},
+      **{k: v for k, v in job.common.items() if k not in items[0]},
+      **watch,
+    )
+    samples = output.samples
+    processes.on_first(lambda: self._write(numbers, samples))
+    return samples
+
+  def write_one_by_one(
+    self, watch: Callable[[int], Mapping[str, Any]]
+  ) -> list[np.ndarray]:
+    """Writes prompt by prompt; raises the first error at the end."""
+    samples, errors = [], []
+    for number in range(len(self._job.items)):
+      try:
+        samples += self.write([number], watch(number))
+      except FloatingPointError as error:
+        errors.append(error)
+    if errors:
+      raise errors[0]
+    return samples
+
+  def _write(
+    self, numbers: Sequence[int], samples: Sequence[np.ndarray]
+  ) -> None:
+    job = self._job
+    medium = job.pipe.components.medium
+    places = [(n, k) for n in numbers for k in range(job.each)]
+    for (number, k), sample in zip(places, samples, strict=True):
+      path = _free(job.folder, f"{self._stems[number]}_{k}", medium.suffix)
+      item = job.items[number]
+      texts = provenance.metadata(
+        job.pipe.components,
+        _options_of(job, item),
+        job.model,
+        {
+          k: item.get(k) for k in ("prompt", "negative_prompt", "seed", "image")
+        },
+        k,
+        medium.sizes(sample.shape, job.pipe.components.sizes.rate),
+      )
+      medium.write(sample, path, texts)
+
+
+def _options_of(job: Job, item: Item) -> SamplingOptions:
+  own = {k: v for k, v in item.items() if k == "guidance_scale" and v}
+  return dataclasses.replace(job.options, **own)
+
+
+def _columns(items: Sequence[Item]) -> dict[str, list[Any]]:
+  """Arguments of a call: a list for each key, images opened."""
+  columns = {key: [item[key] for item in items] for key in items[0]}
+  columns = {
+    key: values
+    for key, values in columns.items()
+    if any(value is not None for value in values)
+  }
+  if "image" in columns:
+    columns["image"] = [image.open(x, "--image") for x in columns["image"]]
+  return columns
+
+
+def write_overview(job: Job, samples: Sequence[np.ndarray]) -> epath.Path:
+  """Writes a sheet of all samples, and returns its file."""
+  captions = [item["prompt"] for item in job.items for _ in range(job.each)]
+  preview = job.pipe.components.medium.preview
+  sheet = contact_sheet(
+    [preview(sample) for sample in samples], captions, each=job.each
+  )
+  processes.on_first(lambda: image.save(sheet, job.folder / OVERVIEW))
+  return job.folder / OVERVIEW
+
+
+def _free(folder: epath.Path, stem: str, suffix: str) -> epath.Path:
+  """A name that no file has: earlier samples stay."""
+  path, number = folder / f"{stem}{suffix}", 1
+  while path.exists():
+    number += 1
+    path = folder / f"{stem}_{number}{suffix}"
+  return path
+
+
+def stems(prompts: Sequence[str], seeds: Sequence[int]) -> list[str]:
+  """Names of files without suffix, one for each prompt.
+
+  They differ even if prompts look alike in a file name, or only in capitals.
+  """
+  found, taken = [], set()
+  for prompt, seed in zip(prompts, seeds, strict=True):
+    candidates = _candidates(f"{file_stem(prompt)}_seed{seed}")
+    stem = next(name for name in candidates if name.casefold() not in taken)
+    taken.add(stem.casefold())
+    found.append(stem)
+  return found
+
+
+def _candidates(stem: str) -> Iterator[str]:
+  yield stem
+  number = 1
+  while True:
+    number += 1
+    yield f"{stem}_{number}"
+
+
+def file_stem(prompt: str) -> str:
+  """A prompt as part of a file name."""
+  stem = re.sub(r"\W+", "_", prompt.replace("/", " over ")).strip("_")
+  return stem[:60] or "unconditional"

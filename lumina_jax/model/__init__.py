@@ -1,0 +1,1 @@
+"""Networks as sampling and training use them."""

@@ -1,0 +1,1 @@
+"""Workdirs of runs, and what people look at in them."""
