@@ -9,6 +9,7 @@ detect, state_dict, model_args         which network a state dict belongs to
 names, lumina, diffusers               what each parameter is called
 layout                                 how arrays are laid out, both ways
 native, orbax                          our own folders
+convert                                from any format to any other
 language, vae                          the networks around the backbone
 safetensors, pth                       the two kinds of file, read lazily
 """

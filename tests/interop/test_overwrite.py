@@ -22,13 +22,13 @@ from support.families import (
   shapes_once,  # noqa: F401
 )
 
-from lumina_jax.convert import convert
 from lumina_jax.interop import (
   load_pytorch,
   load_weights,
   pytorch_writer,
   save_pytorch,
 )
+from lumina_jax.interop.convert import convert
 from lumina_jax.interop.layout import Layout
 from lumina_jax.interop.weights import InMemoryWeights
 
@@ -43,7 +43,7 @@ DESTINATIONS = {
 # Kills itself after the tenth parameter.
 KILLED = """
 import os, pathlib, signal, sys
-from lumina_jax import convert
+from lumina_jax.interop import convert
 def show(bar, done):
   if done == 10:
     os.kill(os.getpid(), signal.SIGKILL)

@@ -23,8 +23,8 @@ from support.families import (
 )
 
 from lumina_jax.backbone.config import FLAG_T2I, NEXT_IMAGENET, NEXT_T2I
-from lumina_jax.convert import convert
 from lumina_jax.interop import load_pytorch, load_weights, pth, save_pytorch
+from lumina_jax.interop.convert import convert
 from lumina_jax.interop.load import open_weights
 from lumina_jax.interop.pytorch import open_pytorch
 from lumina_jax.interop.weights import read_all

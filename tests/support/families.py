@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from flax import traverse_util
 
-from lumina_jax import backbone, convert
+from lumina_jax import backbone
+from lumina_jax import convert as command
 from lumina_jax.backbone import ModelConfig
 from lumina_jax.backbone.config import (
   FLAG_IMAGENET,
@@ -15,7 +16,7 @@ from lumina_jax.backbone.config import (
   NEXT_IMAGENET,
   NEXT_T2I,
 )
-from lumina_jax.interop import layout, native, weights
+from lumina_jax.interop import convert, layout, native, weights
 from lumina_jax.interop.layout import backbone_layout
 from lumina_jax.interop.lumina import MEDIA, lumina_names
 
@@ -118,6 +119,6 @@ def assert_same(found, expected) -> None:
 def shapes_once():
   """Traces each network once: tracing dominates the time of these tests."""
   with pytest.MonkeyPatch.context() as patch:
-    for module in (convert, layout, native, weights):
+    for module in (command, convert, layout, native, weights):
       patch.setattr(module, "shapes", shapes)
     yield
