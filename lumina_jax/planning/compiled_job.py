@@ -18,7 +18,9 @@ from lumina_jax.parallel import mesh as meshes
 from lumina_jax.parallel.compiled import OutOfMemory, Program, compile_program
 from lumina_jax.parallel.sharding_table import tree_bytes
 from lumina_jax.planning.job import Job
+from lumina_jax.sampling import overrides
 from lumina_jax.sampling import program as sampler
+from lumina_jax.sampling.options import configured_solver
 from lumina_jax.tokens import Condition, Tokens
 from lumina_jax.training import step as steps
 from lumina_jax.training.optimizer import make_optimizer
@@ -36,7 +38,7 @@ class Arguments:
     parameters: the network's parameters.
     ema: their exponential moving average.
     optimizer: the optimizer's moments.
-    inputs: the batch, or the request.
+    inputs: the batch.
   """
 
   parameters: int
@@ -130,7 +132,7 @@ def _lower_sampler(
   params = _placed(half, meshes.shardings(boxed, mesh))
   rows = (job.rows, samples)
   condition = _codes(job, job.rows, words, samples)
-  request = sampler.Request(
+  inputs = sampler.Inputs(
     tokens=_tokens(job, job.rows, tokens),
     condition=condition,
     negative=condition,
@@ -139,24 +141,24 @@ def _lower_sampler(
       **dict.fromkeys(PER_SAMPLE, Shape(rows, jnp.float32)),
       channels=Shape((job.model.patch_dim,), jnp.float32),
     ),
-    times=Shape((config.sampling.num_inference_steps + 1, *rows), jnp.float32),
+    times=Shape((config.sampling.steps + 1, *rows), jnp.float32),
   )
   everywhere = meshes.replicated(mesh)
   by_row = NamedSharding(mesh, meshes.ROWS)
-  where = jax.tree.map(lambda _: by_row, request)
+  where = jax.tree.map(lambda _: by_row, inputs)
   where = where._replace(
-    tokens=steps.batch_shardings((request.tokens, condition), mesh)[0],
+    tokens=steps.batch_shardings((inputs.tokens, condition), mesh)[0],
     guidance=where.guidance._replace(channels=everywhere),
     times=everywhere,
   )
-  placed = _placed(request, where)
+  placed = _placed(inputs, where)
+  program = sampler.Program(
+    network,
+    configured_solver(config.sampling),
+    overrides.groups(config.sampling),
+  )
   with jax.set_mesh(mesh):
-    lowered = sampler.sample.lower(
-      params,
-      placed,
-      network=network,
-      solver=config.sampling.method,
-    )
+    lowered = sampler.sample.lower(params, placed, program=program)
   arguments = Arguments(_device_bytes(params), 0, 0, _device_bytes(placed))
   return arguments, lowered
 

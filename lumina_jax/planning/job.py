@@ -16,6 +16,7 @@ from jax.sharding import Mesh
 from lumina_jax.backbone import ModelConfig, flops
 from lumina_jax.parallel.mesh import AXES, MeshConfig, make_mesh
 from lumina_jax.parallel.topology import Topology
+from lumina_jax.sampling.options import configured_solver
 from lumina_jax.training.run_config import RunConfig
 
 TEXT_MULTIPLE = 128  # TPU kernels need text of a multiple of 128.
@@ -100,9 +101,10 @@ class Job:
   @property
   def forward_passes(self) -> int:
     """1 for a training step; all evaluations of a call of the sampler."""
-    sampling = self.config.sampling
-    evaluations = sampling.method.evaluations
-    return sampling.num_inference_steps * evaluations if self.sample else 1
+    if not self.sample:
+      return 1
+    options = self.config.sampling
+    return options.steps * configured_solver(options).evaluations
 
   @functools.cached_property
   def flops(self) -> flops.Flops:
@@ -175,11 +177,11 @@ def _config_batch(
   """Budget per row, and rows."""
   if not sample:
     return config.data.budget, config.training.batch_rows
-  if not config.sampling.ladder:
+  if not config.sizes.ladder:
     if required:
-      raise ValueError("sampling.ladder is empty: set --tokens")
+      raise ValueError("sizes.ladder is empty: set --tokens")
     return (1, 1, 1), 1
-  return config.sampling.ladder[-1], config.sampling.rows
+  return config.sizes.ladder[-1], config.sizes.rows
 
 
 def _round_words(config: RunConfig) -> int:

@@ -56,8 +56,8 @@ def test_without_tokens_the_batch_is_the_configs():
   assert job.budget == config.data.budget
   assert job.rows == config.training.batch_rows
   job = make_job(config, machine(1), sample=True)
-  assert job.budget == config.sampling.ladder[-1]
-  assert job.rows == config.sampling.rows
+  assert job.budget == config.sizes.ladder[-1]
+  assert job.rows == config.sizes.rows
   assert job.forward_passes == config.sampling.num_inference_steps
 
 
