@@ -22,7 +22,7 @@ ROOT = pathlib.Path(__file__).parents[2]
 MODULES = (
   "lumina_jax.train",
   "lumina_jax.evaluate",
-  "lumina_jax.sample",
+  "lumina_jax.infer",
   "lumina_jax.plan",
   "sklearn.datasets",
   "tensorboardX",
@@ -161,4 +161,5 @@ def _become(target, words, devices, env, folder) -> None:
 
 
 if __name__ == "__main__":
+  del sys.path[0]  # This folder, whose `configs` would hide the package's.
   _serve()
