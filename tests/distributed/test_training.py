@@ -128,7 +128,7 @@ def test_sigterm_stops_all_a_crash_ends_all_and_other_devices_resume(tmp_path):
     codes = run.codes(120)
     assert codes[0] > 0 or codes[0] == -signal.SIGABRT, codes
     text = run.printed()[0]
-    assert "tasks have crashed" in text or "cannot go on" in text
+    assert "tasks have crashed" in text or "cannot continue" in text
     *_, previous, crashed = run.checkpoints()
   rows = losses(workdir)
   # From one checkpoint earlier, so that some losses are computed twice.

@@ -40,7 +40,7 @@ TINY = {
   "training.samples_per_prompt": 1,
   "sampling.num_inference_steps": 1,
   "sampling.solver": "euler",
-  "sampling.rows": 4,
+  "sizes.rows": 4,
 }
 
 
