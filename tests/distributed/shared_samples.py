@@ -45,7 +45,6 @@ def main(folder: str) -> None:
     return [0.5 * x for x in latents] if step == 0 else None
 
   samples["steps"] = pipe(PROMPTS[1], **call, callback=callback).samples
-  samples["adaptive"] = pipe(PROMPTS[:2], **call, solver="dopri5").samples
   number = jax.process_index()
   np.savez(
     pathlib.Path(folder) / f"process_{number}.npz",
