@@ -20,7 +20,7 @@ def plan(*words: str, config: str = CONFIG, module: str = "plan"):
   return fork(module, *name, config, *small, *words)
 
 
-@pytest.mark.e2e
+@pytest.mark.long
 def test_the_batch_of_a_config_on_fake_devices():
   done = plan("--topology=cpu:8", module="cli")
   assert done.returncode == 0, done.stderr
