@@ -29,8 +29,9 @@ from lumina_jax.files.progress import Progress
 from lumina_jax.parallel import topology
 from lumina_jax.parallel.chips import CHIPS, Chip
 from lumina_jax.planning import report
+from lumina_jax.planning.compiled_job import compile_job
 from lumina_jax.planning.job import Job, make_job
-from lumina_jax.planning.outcome import compile_job, expected_bytes
+from lumina_jax.planning.memory import expected_bytes
 from lumina_jax.training import run_config
 from lumina_jax.training.run_config import RunConfig
 
@@ -92,7 +93,7 @@ def smallest(
 def result(job: Job) -> dict[str, Any]:
   """What became of a job, or the first line of what the compiler said."""
   try:
-    return report.json_of(compile_job(job))
+    return report.to_json(compile_job(job))
   except (ValueError, jax.errors.JaxRuntimeError) as error:
     print(f"{job.topology.name}, {job.budget}: {error}", flush=True)
     return {"fits": False, "error": str(error).splitlines()[0]}

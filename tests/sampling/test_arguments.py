@@ -95,7 +95,11 @@ def test_masked_embeddings_are_dropped():
     (arguments.seeds, (-1, None, 1), "seed = -1"),
     (arguments.seeds, (None, [1, 2], 1), "seed has 2 values for 1 prompts"),
     (arguments.latents, (3, [(4,)]), "latents = 3: must be an array or a list"),
-    (arguments.latents, ([["a"]], [(1,)]), "latents is not an array of numbers"),
+    (
+      arguments.latents,
+      ([["a"]], [(1,)]),
+      "latents is not an array of numbers",
+    ),
     (arguments.latents, (EMBEDS, [(3, 4)]), "latents has 2 rows for 1 samples"),
     (
       arguments.latents,

@@ -32,7 +32,9 @@ def _fields(cls):
 
 
 def test_arguments_are_sorted_by_what_they_concern():
-  keywords = dict(prompt="7", seed=3, num_frames=4, shift=2.0, proportional_attn=1)
+  keywords = dict(
+    prompt="7", seed=3, num_frames=4, shift=2.0, proportional_attn=1
+  )
   found = parse(VIDEO, keywords | {"num_videos_per_prompt": 2})
   assert (found.call.prompt, found.call.seed, found.each) == ("7", 3, 2)
   assert found.sizes == {"num_frames": 4}

@@ -87,7 +87,10 @@ def test_networks_with_an_encoder_take_no_features(pixels):
     (dict(prompt=None), "prompt = None: must be a string"),
     (dict(negative_prompt=[None]), "negative_prompt = .None"),
     (dict(negative_prompt=["a", "b"]), "negative_prompt has 2 values for 1"),
-    (dict(prompt_embeds=np.zeros((1, 3, 24))), "prompt and prompt_embeds: pass"),
+    (
+      dict(prompt_embeds=np.zeros((1, 3, 24))),
+      "prompt and prompt_embeds: pass",
+    ),
     (
       dict(negative_prompt_embeds=np.zeros((1, 3, 24))),
       "negative_prompt_embeds without prompt_embeds",
