@@ -44,19 +44,20 @@ SIZES = PUBLISHED | {"flag_7b": text_to_image.MODELS["flag_7b"]}
 UNTRIED = "·"
 HEAD = """# The smallest slice for each size
 
-The smallest slice of each chip on which the real training step compiles and fits.
-Parameters, their EMA and AdamW's moments are float32, products bfloat16; each data x
-fsdp shard has one row of one sample; remat is "{remat}"; the mesh is the default of
-`lumina plan` (context grows while each device keeps 8192 tokens, the rest is fsdp).
-In parentheses: peak GiB of a device. "none": nothing fits up to
-{largest}; "·": not tried; "?": the compiler failed.
+The smallest slice of each chip on which the real training step compiles and
+fits. Parameters, their EMA and AdamW's moments are float32, products bfloat16;
+each data x fsdp shard has one row of one sample; remat is "{remat}"; the mesh
+is the default of `lumina plan` (context grows while each device keeps 8192
+tokens, the rest is fsdp). In parentheses: peak GiB of a device. "none": nothing
+fits up to {largest};
+"·": not tried; "?": the compiler failed.
 
-Nothing was run: libtpu {libtpu} and JAX {jax} compiled for chips that were not there,
-{date}. Other policies and meshes may need less: `lumina plan --search`.
+Nothing was run: libtpu {libtpu} and JAX {jax} compiled for chips that were not
+there, {date}. Other policies and meshes may need less: `lumina plan --search`.
 
 Names are keys of `lumina_jax.backbone.PUBLISHED`; `flag_7b` is a variant of
-`configs/text_to_image.py`. `python -m benchmarks.fits` continues where `fits.json`
-ends.
+`configs/text_to_image.py`. `python -m benchmarks.fits` continues where
+`fits.json` ends.
 """
 
 
