@@ -4,8 +4,9 @@
 
 Photographs are decoded, cropped and packed while steps run. First a step is a
 sleep, as where an accelerator computes and the cores are free: `Batches.read`
-through the ledger of `lumina_jax.train`. Then `lumina_jax.train` itself, with a
-small network whose step takes the same cores: `data_wait` of its metrics.
+through the goodput tracker of `lumina_jax.train`. Then `lumina_jax.train`
+itself, with a small network whose step takes the same cores: `data_wait` of its
+metrics.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ from lumina_jax.commands import start as entry_point
 from lumina_jax.encoders.utf8 import Utf8Config
 from lumina_jax.train import train
 from lumina_jax.training import run_config
-from lumina_jax.training.goodput import Ledger
+from lumina_jax.training.goodput import GoodputTracker
 from lumina_jax.training.run_config import RunConfig
 
 READINGS = (
@@ -60,18 +61,18 @@ def asleep(batches: Batches, seconds: float, steps: int, first: int) -> Wait:
     steps: that count, after those whose batches were ready at the start.
     first: number of the first batch.
   """
-  ledger = Ledger()
+  goodput = GoodputTracker()
   count = steps + 2 * PREFETCH
   with contextlib.closing(batches.read(first, first + count)) as reading:
-    stream = ledger.waiting(reading)
+    stream = goodput.track_data(reading)
     for _ in range(2 * PREFETCH):
       next(stream)
-    waited, began = ledger.spent["data"], time.monotonic()
+    waited, began = goodput.badput["data"], time.monotonic()
     for _ in range(steps):
       next(stream)
       time.sleep(seconds)
     taken = time.monotonic() - began
-  return (ledger.spent["data"] - waited) / taken, taken / steps
+  return (goodput.badput["data"] - waited) / taken, taken / steps
 
 
 def trained(

@@ -67,6 +67,7 @@ class CaptionEncoder:
     Raises:
       ValueError: if an option is invalid, or the tokenizer has more tokens than
         the model.
+      OSError: if the cache cannot be written to.
     """
     if cleaning not in CLEANERS:
       raise ValueError(

@@ -105,7 +105,7 @@ def _lower_step(job: Job, mesh: Mesh) -> tuple[Arguments, jax.stages.Lowered]:
   tx = make_optimizer(config.optimizer, config.training.steps)
   # Rows other than the config's are those of one microbatch.
   whole = job.rows == config.training.batch_rows
-  pure = steps.configured(config, tx, None if whole else 1)
+  pure = steps.train_step_for(config, tx, None if whole else 1)
   tokens, words, samples = job.budget
   batch = (
     _tokens(job, job.rows, tokens),
@@ -114,7 +114,7 @@ def _lower_step(job: Job, mesh: Mesh) -> tuple[Arguments, jax.stages.Lowered]:
   # Outside of the mesh: a topology has no device to create a key on.
   state = abstract_state(network, tx, mesh)
   placed = _placed(batch, steps.batch_shardings(batch, mesh))
-  step = steps.compile_step(pure, network, tx, mesh, batch)
+  step = steps.jit_train_step(pure, network, tx, mesh, batch)
   with jax.set_mesh(mesh):
     lowered = step.lower(state, placed)
   trees = state.params, state.ema, state.opt_state, placed

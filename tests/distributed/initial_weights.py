@@ -14,9 +14,9 @@ from support.configs import tiny_config
 
 from lumina_jax.parallel import processes
 from lumina_jax.parallel.mesh import MeshConfig, make_mesh
-from lumina_jax.runs.init_from import begin_with, open_start
+from lumina_jax.runs import init_from
 from lumina_jax.training.optimizer import make_optimizer
-from lumina_jax.training.state import create_state
+from lumina_jax.training.state import create_state, replace_params
 
 
 def main(workdir: str) -> None:
@@ -26,22 +26,22 @@ def main(workdir: str) -> None:
   with jax.set_mesh(mesh):
     tx = make_optimizer(config.optimizer, 1000)
     with processes.only_first_prints():
-      start = open_start(config.network, workdir, strict=False)
+      start = init_from.resolve(config.network, workdir, strict=False)
     fresh = create_state(config.network, tx, mesh, 0)
     placed = jax.tree.map(lambda x: x.sharding, fresh)
-    state = begin_with(fresh, start)
+    state = replace_params(fresh, start)
   alike = jax.tree.map(lambda x: x.sharding, state) == placed
   sharded = 0
   for tree in (state.params, state.ema):
     flat = traverse_util.flatten_dict(tree)
-    for path in start.taken:
+    for path in start.paths:
       expected = start.read(path)
       shards = flat[path].addressable_shards
       sharded += shards[0].data.shape != expected.shape
       alike &= all(
         np.array_equal(shard.data, expected[shard.index]) for shard in shards
       )
-  taken = len(start.taken)
+  taken = len(start.paths)
   results = {"alike": bool(alike), "sharded": sharded, "taken": taken}
   print(json.dumps(results), flush=True)
   processes.finish()

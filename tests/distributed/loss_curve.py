@@ -42,7 +42,7 @@ def train(config, degrees: str) -> dict:
       "counted": [tree_bytes(part) for part in parts],
       "table": sharding_table(*parts),
     }
-    train_step = steps.compile_step(
+    train_step = steps.jit_train_step(
       steps.make_train_step(config.network, tx, config.time, 0.9, config.seed),
       config.network,
       tx,

@@ -18,7 +18,8 @@ from support.configs import tiny_config
 
 from lumina_jax.parallel.mesh import MeshConfig, make_mesh
 from lumina_jax.training.checkpoint import Checkpoints
-from lumina_jax.training.optimizer import make_optimizer, trainable
+from lumina_jax.training.optimizer import make_optimizer
+from lumina_jax.training.parameter_groups import trainable_mask
 from lumina_jax.training.state import (
   TrainState,
   abstract_state,
@@ -93,7 +94,7 @@ def check(folder: str, devices: list[jax.Device]) -> dict:
       float(np.abs(np.asarray(x)).sum()) for x in jax.tree.leaves(state.params)
     ),
     "restored": all(same),
-    "frozen": moved == trainable(cfg, start),
+    "frozen": moved == trainable_mask(cfg, start),
   }
 
 

@@ -36,5 +36,5 @@ def test_two_processes_start_from_the_weights_of_a_run(tmp_path):
   assert results[0] == results[1]
   assert results[0]["alike"] and results[0]["taken"] == 19
   assert results[0]["sharded"] > 10
-  assert "model.depth = 3, there 2" in first
+  assert "model.depth = 3, but 2 in the source" in first
   assert len(lines(second)) == 1

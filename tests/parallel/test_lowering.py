@@ -39,7 +39,7 @@ def test_train_step_lowers_for_tpu(variant, dtype, kernel, for_tpu):
   network = config.network
   pure = steps.make_train_step(network, tx, config.time, 0.99, config.seed)
   with jax.set_mesh(mesh):
-    step = steps.compile_step(pure, network, tx, mesh, batch)
+    step = steps.jit_train_step(pure, network, tx, mesh, batch)
     traced = step.trace(abstract_state(network, tx, mesh), batch)
     text = traced.lower(lowering_platforms=("tpu",)).as_text()
   assert "stablehlo.dot_general" in text

@@ -1,8 +1,8 @@
 """Commands as processes of their own, without what importing costs each.
 
-A server imports the package, starts no JAX, and forks for every command: a
-child has arguments, streams and an exit code as `python -m lumina_jax.train`
-has, but is there in no time.
+A server imports each command once, starts no JAX, and forks: a child has
+arguments, streams and an exit code like `python -m lumina_jax.train`, but
+starts in no time.
 """
 
 import functools
@@ -15,7 +15,7 @@ import sys
 import tempfile
 
 ROOT = pathlib.Path(__file__).parents[2]
-COMMANDS = ("train", "sample", "convert", "plan", "infer")
+ALIASES = {"sample": "infer"}
 
 
 def fork(module: str, *words) -> subprocess.CompletedProcess:
@@ -45,12 +45,14 @@ def _server() -> subprocess.Popen:
 
 
 def _serve() -> None:
-  for module in COMMANDS:
-    importlib.import_module(f"lumina_jax.{module}")
   for line in iter(sys.stdin.readline, ""):
+    job = json.loads(line)
+    for module in (job[0], ALIASES.get(job[0])):
+      if module:
+        importlib.import_module(f"lumina_jax.{module}")
     child = os.fork()
     if not child:
-      return _become(*json.loads(line))
+      return _become(*job)
     _, status = os.waitpid(child, 0)
     print(os.waitstatus_to_exitcode(status), flush=True)
 
@@ -63,8 +65,12 @@ def _become(module: str, words: list[str], printed: list[str]) -> None:
   found = importlib.import_module(f"lumina_jax.{module}")
   sys.argv = [found.__file__, *words]
   sys.modules["__main__"].__doc__ = found.__doc__  # What --help begins with.
-  found.main() if module == "cli" else found.run()
+  if module in ALIASES:
+    importlib.import_module("lumina_jax.cli").run(ALIASES[module], words)
+  else:
+    found.main() if module == "cli" else found.run()
 
 
 if __name__ == "__main__":
+  sys.path.pop(0)  # This folder, whose configs.py hides those of the project.
   _serve()
