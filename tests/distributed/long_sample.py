@@ -26,7 +26,8 @@ from lumina_jax.sampling.sizes import SizeConfig
 MODEL = ModelConfig(
   patch=(2, 2), channels=1, width=32, depth=2, heads=4, kv_heads=2,
   cond_width=16, text_width=16, ffn_multiple=16, raster=False,
-  separators=False, sandwich=True, shift=False, tanh_gate=True, dtype="float32",
+  separators=False, sandwich=True, shift=False, tanh_gate=True, pad_token=True,
+  dtype="float32",
 )  # fmt: skip
 OPTIONS = SamplingOptions(
   solver="euler", num_inference_steps=2, guidance_scale=2.0, shift=1.0
