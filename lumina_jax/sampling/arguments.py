@@ -30,6 +30,18 @@ def prompts(prompt: Any, name: str = "prompt") -> list[str]:
   return list(texts)
 
 
+def negative_prompts(prompt: Any, count: int) -> list[str]:
+  """One negative prompt for each prompt; None = "".
+
+  Raises:
+    ValueError: as `prompts`, or if their number differs.
+  """
+  name = "negative_prompt"
+  texts = prompts("" if prompt is None else prompt, name)
+  one = prompt is None or isinstance(prompt, str)
+  return texts * count if one else per_prompt(texts, count, name)
+
+
 def per_prompt(value: Any, count: int, name: str) -> list[Any]:
   """Repeats a single value, or checks that there is one for each prompt."""
   if value is None or isinstance(value, str) or np.ndim(value) == 0:

@@ -101,10 +101,7 @@ def encode_prompts(
 ) -> tuple[np.ndarray, ...]:
   """Features of prompts, see `LuminaPipeline.encode_prompt`."""
   texts = arguments.prompts(prompt)
-  negatives = arguments.prompts(negative_prompt or "", "negative_prompt")
-  if len(negatives) == 1:
-    negatives *= len(texts)
-  negatives = arguments.per_prompt(negatives, len(texts), "negative_prompt")
+  negatives = arguments.negative_prompts(negative_prompt, len(texts))
   encoder = prompts.prompt_encoder(components, **keywords)
   return prompts.padded(encoder(texts, negatives))
 

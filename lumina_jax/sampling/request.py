@@ -72,10 +72,7 @@ def make_requests(
   prompts = arguments.prompts(prompt)
   count = len(prompts)
   each = arguments.positive(parsed.each, components.medium.per_prompt)
-  negatives = call.negative_prompt or ""
-  if not isinstance(negatives, str):
-    negatives = arguments.prompts(negatives, "negative_prompt")
-  negatives = arguments.per_prompt(negatives, count, "negative_prompt")
+  negatives = arguments.negative_prompts(call.negative_prompt, count)
   varied = overrides.per_sample(options, parsed.options, count)
   scales = varied["guidance_scale"]
   seeds = iter(arguments.seeds(call.seed, call.generator, count, each))
