@@ -58,7 +58,10 @@ def define_options(
 def option_values(
   cls: type = SamplingOptions, values: flags.FlagValues = flags.FLAGS
 ) -> dict[str, Any]:
-  """Options whose flags were given, by name; a per-sample option as a list."""
+  """Options whose flags were given, by name.
+
+  A per-sample option is a list, a group a dict of the fields that were given.
+  """
   hints, found = typing.get_type_hints(cls), {}
   for field in dataclasses.fields(cls):
     group = group_type(hints[field.name])
@@ -73,7 +76,7 @@ def option_values(
     }
     given = {name: value for name, value in given.items() if value is not None}
     if given:
-      found[field.name] = group(**given)
+      found[field.name] = given
   return found
 
 

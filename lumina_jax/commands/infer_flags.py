@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import typing
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,7 +14,7 @@ from lumina_jax.commands import flags as option_flags
 from lumina_jax.commands import settings_yaml
 from lumina_jax.commands.settings import METHODS, Settings
 from lumina_jax.media import image
-from lumina_jax.sampling import arguments
+from lumina_jax.sampling import arguments, overrides
 from lumina_jax.sampling.options import SamplingOptions
 
 OUTPUT = "samples"
@@ -153,6 +154,11 @@ def check_options(values: Mapping[str, Any]) -> None:
   Raises:
     ValueError: naming the option.
   """
-  plain = {k: v for k, v in values.items() if not isinstance(v, list)}
+  hints = typing.get_type_hints(SamplingOptions)
+  plain = {
+    name: overrides.convert(hints[name], value, f"--{name}")
+    for name, value in values.items()
+    if not isinstance(value, list)
+  }
   required = SamplingOptions("euler", 1, 1.0, 1.0)
   dataclasses.replace(required, **plain)

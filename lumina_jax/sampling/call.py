@@ -104,22 +104,29 @@ class Arguments(NamedTuple):
   options: Mapping[str, Any]
 
 
-def parse(medium: Medium, keywords: Mapping[str, Any]) -> Arguments:
+def parse(
+  medium: Medium, keywords: Mapping[str, Any], options: type = SamplingOptions
+) -> Arguments:
   """Sorts the keyword arguments of a call.
+
+  Args:
+    medium: of the samples.
+    keywords: values by name.
+    options: class of the sampling options.
 
   Raises:
     TypeError: for an argument that a call of this medium does not have.
   """
   fields = {field.name for field in dataclasses.fields(Call)}
   axes = [axis.argument for axis in medium.axes]
-  options = overrides.names()
+  named = overrides.names(options)
   for name in keywords:
-    if name not in (*fields, *axes, *options, medium.per_prompt):
-      raise TypeError(_unexpected(medium, name, [*fields, *axes, *options]))
+    if name not in (*fields, *axes, *named, medium.per_prompt):
+      raise TypeError(_unexpected(medium, name, [*fields, *axes, *named]))
   take = lambda names: {k: v for k, v in keywords.items() if k in names}  # noqa: E731
   each = keywords.get(medium.per_prompt)
   return Arguments(
-    Call(**take(fields)), 1 if each is None else each, take(axes), take(options)
+    Call(**take(fields)), 1 if each is None else each, take(axes), take(named)
   )
 
 

@@ -45,8 +45,8 @@ def generate(
     ValueError: naming the argument that does not fit.
     FloatingPointError: if a sample is not finite.
   """
-  medium = components.medium
-  parsed = calls.parse(medium, keywords | {"prompt": prompt})
+  medium, kind = components.medium, type(components.options)
+  parsed = calls.parse(medium, keywords | {"prompt": prompt}, kind)
   call = parsed.call
   output_type, convert = converter(
     medium, call.output_type, components.codec is not None
@@ -84,7 +84,8 @@ def check_call(components: Components, prompt: Any, **keywords: Any) -> None:
   Raises:
     TypeError, ValueError: as `generate`.
   """
-  parsed = calls.parse(components.medium, keywords)
+  medium, kind = components.medium, type(components.options)
+  parsed = calls.parse(medium, keywords, kind)
   texts = arguments.prompts(prompt)
   initial = request.initial_samples(components, parsed.call.image, len(texts))
   request.make_grids(components, texts, parsed.sizes, initial)

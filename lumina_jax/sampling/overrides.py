@@ -37,8 +37,8 @@ def override(options: Options, values: Mapping[str, Any]) -> Options:
 
   Args:
     options: defaults.
-    values: by keyword; None = the default. Lists of a per-sample option are
-      left to `per_sample`.
+    values: by keyword; None = the default. A group may be a mapping of some of
+      its fields. Lists of a per-sample option are left to `per_sample`.
 
   Raises:
     ValueError: for a value that does not fit, or that has no effect beside the
@@ -50,6 +50,7 @@ def override(options: Options, values: Mapping[str, Any]) -> Options:
     if value is None or (field.metadata["per_sample"] and _is_list(value)):
       continue
     kind = typing.get_type_hints(type(options))[field.name]
+    value = _with_defaults(value, getattr(options, field.name))
     changes[field.name] = convert(kind, value, field.name)
   if "schedule" in changes and "sigmas" not in changes:
     changes["sigmas"] = ()  # The schedule of a call replaces default sigmas.
@@ -115,6 +116,13 @@ def _value(field: dataclasses.Field, values: Mapping[str, Any]) -> Any:
   if value is not None and other is not None:
     raise ValueError(f"{field.name} and {alias} are the same: pass one of them")
   return other if value is None else value
+
+
+def _with_defaults(value: Any, group: Any) -> Any:
+  """Fields of a group above those of its default; other values as they are."""
+  if isinstance(value, Mapping) and dataclasses.is_dataclass(group):
+    return dataclasses.asdict(group) | value
+  return value
 
 
 def _check_effect(options: Any, field: dataclasses.Field) -> None:
