@@ -59,6 +59,17 @@ class Components:
         f"medium {self.medium.name!r} has {len(axes)} axes ({names}), but the "
         f"network's patch {patch} has {len(patch)}"
       )
+    if len(self.factors) != len(axes):
+      raise ValueError(
+        f"medium {self.medium.name!r} has {len(axes)} axes, but the codec's "
+        f"factors {self.factors} have {len(self.factors)}; for videos wrap a "
+        "codec of images in encoders.codec.Framewise"
+      )
+    if len(self.sizes.default) != len(axes):
+      raise ValueError(
+        f"sizes.default = {self.sizes.default} needs {len(axes)} values, one "
+        f"for each axis of medium {self.medium.name!r}"
+      )
 
   @property
   def params(self) -> Params:
