@@ -148,13 +148,13 @@ def _stepwise(
     changed = on_step(_step(number, state, batch))
     if LATENTS in changed:
       state = state._replace(x=batch.pack(changed[LATENTS]))
+    if np.any(state.behind) or np.all(state.time == times[-1]):
+      break
     for name in TEXTS.keys() & changed.keys():
       batch = batch.with_text(TEXTS[name], changed[name])
     if TEXTS.keys() & changed.keys():
       inputs = batch.inputs
       constants = programs.constants(params, inputs, program=program)
-    if np.any(state.behind) or np.all(state.time == times[-1]):
-      break
   return state
 
 

@@ -1,9 +1,12 @@
 """Callbacks: they see each step, and may change what they see."""
 
+import jax
 import numpy as np
 import pytest
 from support import tiny_pipeline as tiny
 from support.pipelines import distance
+
+from lumina_jax.sampling import program as programs
 
 CALL = dict(num_inference_steps=4, output_type="latent", seed=3)
 TEXTS = ["prompt_embeds", "negative_prompt_embeds"]
@@ -89,6 +92,53 @@ def test_new_features_of_a_prompt_count_from_the_next_step(latents):
   own = latents.encode_prompt(tiny.PROMPT)[0][0]
   np.testing.assert_allclose(before, own, atol=1e-6)
   np.testing.assert_allclose(after, other["prompt_embeds"], atol=1e-6)
+
+
+def test_constants_are_computed_once_until_features_change(
+  latents, monkeypatch
+):
+  """Text keys and values, once for each batch; new features rebuild them."""
+  calls = []
+
+  def watch(name):
+    function = getattr(programs, name)
+
+    def watched(params, inputs, *args, **kwargs):
+      if not isinstance(inputs.seeds, jax.core.Tracer):
+        calls.append(name)
+      return function(params, inputs, *args, **kwargs)
+
+    monkeypatch.setattr(programs, name, watched)
+
+  for name in ("begin", "constants", "advance"):
+    watch(name)
+  call = dict(
+    CALL,
+    num_inference_steps=3,
+    callback_on_step_end_tensor_inputs=["latents", *TEXTS],
+  )
+  steps = ["begin", "advance", "advance", "advance"]
+  # Images go one to a batch.
+  watched = latents(
+    [tiny.PROMPT, "fox"], **call, callback_on_step_end=lambda *_: None
+  ).images
+  assert calls == steps * 2
+  # The same features and latents change nothing, whatever they cost.
+  calls.clear()
+  same = latents(
+    [tiny.PROMPT, "fox"], **call, callback_on_step_end=lambda *args: args[-1]
+  ).images
+  assert calls == ["begin", *["advance", "constants"] * 2, "advance"] * 2
+  np.testing.assert_allclose(same, watched, atol=1e-5)
+  calls.clear()
+  latents(
+    tiny.PROMPT,
+    **call,
+    callback_on_step_end=lambda pipe, step, t, tensors: (
+      {"negative_prompt_embeds": tensors["prompt_embeds"]} if step == 1 else {}
+    ),
+  )
+  assert calls == [*steps[:3], "constants", steps[3]]
 
 
 def test_without_guidance_there_are_no_negative_features(latents):
