@@ -33,9 +33,11 @@ from lumina_jax.interop.language_config import language_config
 from lumina_jax.model.network import Network
 from lumina_jax.parallel.mesh import MeshConfig, make_mesh, replicated
 from lumina_jax.pretrained import defaults
-from lumina_jax.sampling import batch as pictures
 from lumina_jax.sampling import program as sampler
-from lumina_jax.sampling import times as time_grid
+from lumina_jax.sampling.batch import make_batches
+from lumina_jax.sampling.options import configured_solver
+from lumina_jax.sampling.request import Request
+from lumina_jax.sampling.times import time_grid
 
 GIB = 2**30
 USABLE = {"v5e": 15.75, "v6e": 31.25}  # GiB that the compiler may fill.
@@ -59,38 +61,32 @@ GEMMA_2B = dict(
 def programs(pixels: int) -> dict[str, tuple[Any, tuple]]:
   """Functions and the shapes that they are called with, by name."""
   model = PUBLISHED["next_dit_t2i_2b_gqa"]
-  network = Network(model, defaults.text(model))
-  sampling = defaults.sampling(model, pixels // 8)
+  network = Network(model, defaults.text_config(model))
+  options = defaults.options(model)
   reader = language_config(GEMMA_2B, "penultimate", "bfloat16")
-  painter = vae.PUBLISHED["sdxl"]
+  decoder = vae.PUBLISHED["sdxl"]
   side = pixels // 8
+  sizes = defaults.sizes(model, side)
   words = np.zeros((2, network.text_encoder.max_tokens), np.int32)
   features = np.zeros((words.shape[1], reader.width), np.float32)
-  picture = pictures.Picture(
-    "",
-    model.grid(side, side),
-    features,
-    features,
-    0,
-    0,
-    sampling.guidance_scale,
+  request = Request(
+    "", model.grid(side, side), features, features, 0, 0, options.guidance_scale
   )
-  times = time_grid.choose(sampling)
-  (batch,) = pictures.batches([picture], network, sampling, times)
-  sample = functools.partial(
-    sampler.sample, network=network, solver=sampling.method
-  )
+  times = time_grid(options)
+  (batch,) = make_batches([request], network, options, sizes, times)
+  program = sampler.Program(network, configured_solver(options))
+  sample = functools.partial(sampler.sample, program=program)
   boxed = jax.eval_shape(network.init, jax.random.key(0))
   return {
     "language model": (
       functools.partial(language.encode_tokens, reader),
       (_in(language.boxed_shapes(reader), jnp.bfloat16), words, words),
     ),
-    "sampler": (sample, (_in(boxed, jnp.bfloat16), batch.request)),
+    "sampler": (sample, (_in(boxed, jnp.bfloat16), batch.inputs)),
     "decoder": (
-      lambda params, z: vae.decode(painter, params, z),
+      lambda params, z: vae.decode(decoder, params, z),
       (
-        _in(vae.boxed_shapes(painter), jnp.float32),
+        _in(vae.boxed_shapes(decoder), jnp.float32),
         np.zeros((1, side, side, 4), np.float32),
       ),
     ),

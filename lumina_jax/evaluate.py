@@ -35,9 +35,9 @@ def write(result: dict[str, Any], folder: epath.Path) -> None:
   report.write(folder)
 
 
-@processes.one_voice()
+@processes.only_first_prints()
 def main(_) -> None:
-  processes.end_on_sigterm()  # Files are written atomically.
+  processes.exit_on_sigterm()  # Files are written atomically.
   args, folder = flags.FLAGS, epath.Path(flags.FLAGS.workdir)
   config = run_config.load(folder)
   digits_report.check(config)

@@ -84,7 +84,7 @@ def train(
       run_config.save(config, folder)
       record.add_start(folder, config.seed, start)
 
-    processes.agree(batches.fingerprint, "fingerprint of the data")
+    processes.check_equal(batches.fingerprint, "fingerprint of the data")
     processes.on_first(record_start)
     messages.print_start(config, state, mesh, folder, batches)
     previews.preview_data(config, batches, encoders, folder)
@@ -107,7 +107,7 @@ def train(
   return state
 
 
-@processes.one_voice()
+@processes.only_first_prints()
 def main(_) -> None:
   args = flags.FLAGS
   config = run_config.parse(args.config)

@@ -76,6 +76,18 @@ def root() -> pathlib.Path:
 
 
 @pytest.fixture(scope="session")
+def diffusers_folder(tmp_path_factory) -> pathlib.Path:
+  """A tiny random text-to-image pipeline as diffusers stores it; read only."""
+  from support import tiny_pipeline
+
+  return runs.once_per_session(
+    tmp_path_factory.getbasetemp(),
+    "diffusers_folder",
+    tiny_pipeline.write_diffusers,
+  )
+
+
+@pytest.fixture(scope="session")
 def trained_run(tmp_path_factory) -> runs.Run:
   """A short run of the digits through the command; tests must not change it."""
 

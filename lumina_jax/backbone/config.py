@@ -114,7 +114,7 @@ class ModelConfig:
     object.__setattr__(self, "routing", tuple(self.routing))
     object.__setattr__(self, "remat", remat.named(self.remat))
     kernels.check_name(self.attention_kernel)
-    split.check_wish(self.sequence_split)
+    split.check_name(self.sequence_split)
     if not self.patch or min(self.patch) < 1:
       raise ValueError(f"patch = {self.patch}: positive extents, one per axis")
     for name in (

@@ -14,7 +14,7 @@ import jax
 from flax import linen as nn
 
 from lumina_jax import attention
-from lumina_jax.attention.sequence import saved
+from lumina_jax.attention.sequence_parallel import checkpoint_names
 
 STREAM = "stream"  # Name of the residual stream where a block begins.
 
@@ -50,7 +50,7 @@ def wrap(block: type[nn.Module], remat: str) -> Callable[..., Any]:
   if remat == "none":
     return block
   # Attention to a few hundred words is cheaper to compute than to keep.
-  names = saved(attention.NAME)
+  names = checkpoint_names(attention.NAME)
   to_host = dict(offload_src="device", offload_dst="pinned_host")
   policy = {
     "full": None,

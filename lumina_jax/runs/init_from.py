@@ -12,7 +12,6 @@ import numpy as np
 from lumina_jax.backbone.config import COMPUTING
 from lumina_jax.interop.weights import Path
 from lumina_jax.model.network import Network
-from lumina_jax.parallel import processes
 from lumina_jax.runs.parameter_source import (
   TEXT,
   ParameterSource,
@@ -87,7 +86,7 @@ def resolve(
     used = f"uses {len(paths)} of {len(shapes)} tensors"
     rest = f"{len(shapes) - len(paths)} keep random values"
     head = f"init_from = {source}: {used}, {rest}"
-    processes.say("\n  ".join([head, *lines]))
+    print("\n  ".join([head, *lines]), flush=True)
   return InitialParameters(paths, found.read)
 
 

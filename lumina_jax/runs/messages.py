@@ -10,7 +10,8 @@ from jax.sharding import Mesh
 
 from data_pipelines.batches import Batches
 from data_pipelines.digits import DigitsConfig
-from lumina_jax.parallel import inventory, processes
+from lumina_jax.parallel import processes
+from lumina_jax.parallel.sharding_table import sharding_table
 from lumina_jax.runs.previews import DATA, SAMPLES
 from lumina_jax.training.aggregator import MetricsAggregator
 from lumina_jax.training.check import describe_attention
@@ -35,7 +36,7 @@ def print_start(
     f"{count / 1e6:.2f} M parameters on {mesh.size} x "
     f"{mesh.devices.flat[0].device_kind}{among} ({degrees or 'one device'})"
   )
-  print(inventory.describe(state.params, state.ema, state.opt_state))
+  print(sharding_table(state.params, state.ema, state.opt_state))
   print(describe_attention(config, mesh))
   print(
     f"batches of {plan.batch_rows} rows of {config.data.row_tokens} tokens, "

@@ -116,7 +116,7 @@ def _run(folder: pathlib.Path, objective: Objective) -> ParameterSource:
   steps = (folder / FOLDER).glob("*")
   step = max(int(entry.name) for entry in steps if entry.name.isdigit())
   # The same for all processes, even if a run in progress adds another.
-  step = processes.first_says(step)
+  step = processes.broadcast(step)
   arrays = OrbaxArrays(folder / FOLDER / str(step) / "ema")
   config = run_config.load(folder)
   return ParameterSource(

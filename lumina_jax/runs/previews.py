@@ -49,7 +49,7 @@ def preview_data(
     return  # All of them are bad.
   arrays = [sample.grid.detokenize(sample.patches) for sample in samples]
   if encoders.codec:
-    with processes.devices_of(encoders.codec.params):
+    with processes.use_mesh_of(encoders.codec.params):
       arrays = [np.asarray(encoders.codec.decode(x)) for x in arrays]
   _write(config, arrays, [sample.caption for sample in samples], path)
   print(f"training data: {path}", flush=True)

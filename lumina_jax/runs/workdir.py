@@ -80,7 +80,7 @@ def load_step(
 ) -> tuple[int, Components]:
   """Like `load`, with the step of the checkpoint."""
   config = run_config.load(workdir)
-  mesh = mesh or processes.everywhere()
+  mesh = mesh or processes.data_parallel_mesh()
   abstract = _abstract(config.network, mesh)
   found = read_ema(workdir, abstract) if has_checkpoint(workdir) else None
   if found is None:

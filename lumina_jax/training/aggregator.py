@@ -41,7 +41,7 @@ class StepCost(NamedTuple):
 
 def step_cost(config: RunConfig, mesh: Mesh) -> StepCost:
   """The cost of a training step on a mesh."""
-  chip = chips.of_device(mesh.devices.flat[0])
+  chip = chips.chip_of(mesh.devices.flat[0])
   count = flops.count(
     config.model, config.training.batch_rows, *config.data.budget
   )

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from support.families import FAMILIES, NEXT, random_params, small
 
-from lumina_jax.attention import kernels, library
+from lumina_jax.attention import dot_product, kernels
 from lumina_jax.backbone.config import NEXT_IMAGENET
 from lumina_jax.backbone.rope import RopeScaling
 from lumina_jax.model import velocity
@@ -332,7 +332,7 @@ def test_a_kernel_that_knows_lengths_only_reads_the_right_words(
   def by_length(q, k, v, q_segments, kv_segments):
     words = (kv_segments != 0).sum(axis=1, keepdims=True)
     first = jnp.arange(kv_segments.shape[1]) < words
-    return library.dense(q, k, v, q_segments, first.astype(jnp.int32))
+    return dot_product.dense(q, k, v, q_segments, first.astype(jnp.int32))
 
   monkeypatch.setattr(kernels, "choose", lambda *_, **__: by_length)
   other = dataclasses.replace(TEXT, norm_eps=1.001e-5)  # Compiled anew.

@@ -311,11 +311,11 @@ def test_features_are_kept_in_a_cache(folder, tmp_path, picture):
 @pytest.mark.long
 def test_large_pictures_go_in_tiles(pipe):
   whole = pipe(**CALL, height=64, width=96).images[0]
-  pipe.vae_tile = 32
+  pipe.vae.tile = 32
   try:
     tiles = pipe(**CALL, height=64, width=96).images[0]
   finally:
-    pipe.vae_tile = 0
+    pipe.vae.tile = None
   assert tiles.shape == whole.shape
   assert 0 < np.abs(tiles.astype(int) - whole).mean() < 0.2 * np.ptp(whole)
 

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from support.configs import tiny_config
 
-from lumina_jax.parallel import inventory
 from lumina_jax.parallel.mesh import make_mesh
+from lumina_jax.parallel.sharding_table import tree_bytes
 from lumina_jax.training import muon
 from lumina_jax.training.checkpoint import Checkpoints
 from lumina_jax.training.optimizer import make_optimizer
@@ -71,8 +71,8 @@ def test_the_state_holds_only_the_moments_it_needs(config):
       assert name not in counts
     else:
       assert counts[name] == (1 if muon.matrix_axes(name) else 2)
-  local, whole = inventory.weigh(state.opt_state)
-  assert local == whole < 2 * inventory.weigh(state.params)[0]
+  local, whole = tree_bytes(state.opt_state)
+  assert local == whole < 2 * tree_bytes(state.params)[0]
 
 
 def test_a_checkpoint_restores_every_bit(config, tmp_path):

@@ -1,19 +1,21 @@
-"""Attention that JAX has: XLA's with a whole score matrix, and NVIDIA's cuDNN.
+"""`jax.nn.dot_product_attention`: XLA's whole score matrix, and cuDNN's kernel.
 
-Both are differentiated by JAX as they are, so there is no lse between their
-passes: no ring over them, and nothing of theirs is saved by name.
+JAX differentiates both as they are and returns no lse. So neither can serve a
+ring, and `remat` cannot save their outputs by name.
 
 B rows, L queries, S keys, H heads, G kv heads, K head channels.
 """
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 
 from lumina_jax.attention.mask import has_key, mask
 
-LARGEST_HEAD = 128  # Channels that cuDNN takes on every GPU since Ampere.
+LARGEST_HEAD = 128  # channels that cuDNN supports on every GPU since Ampere
 
 
 def dense(
@@ -23,10 +25,11 @@ def dense(
   q_segments: jax.Array,
   kv_segments: jax.Array,
 ) -> jax.Array:
-  """All scores at once: O(L S) memory. Arguments of `Kernel.forward`."""
+  """All scores at once, in O(L S) memory. Arguments as in `Kernel.forward`."""
   allowed = mask(q_segments, kv_segments)[:, None]
   out = _attend(q, k, v, mask=allowed, implementation="xla")
-  return _with_key(out, q_segments, kv_segments)
+  valid = has_key(q_segments, kv_segments)
+  return jnp.where(valid[:, None, :, None], out, 0)
 
 
 def cudnn(
@@ -36,11 +39,12 @@ def cudnn(
   q_segments: jax.Array,
   kv_segments: jax.Array,
 ) -> jax.Array:
-  """cuDNN's fused kernel, for rows of one sample whose padding comes last."""
+  """cuDNN's fused kernel, for rows of one sample with padding last."""
+  # At least 1: an empty row attends to padding, since no key would give NaN.
   lengths = [
     jnp.maximum((segments != 0).sum(axis=1, dtype=jnp.int32), 1)
     for segments in (q_segments, kv_segments)
-  ]  # An empty row attends to padding, rather than to nothing: no NaN.
+  ]
   out = _attend(
     q,
     k,
@@ -49,19 +53,19 @@ def cudnn(
     key_value_seq_lengths=lengths[1],
     implementation="cudnn",
   )
-  some = (kv_segments != 0).any(axis=1, keepdims=True)
-  found = (q_segments != 0) & some
-  return jnp.where(found[:, None, :, None], out, 0)
+  any_key = (kv_segments != 0).any(axis=1, keepdims=True)
+  valid = (q_segments != 0) & any_key
+  return jnp.where(valid[:, None, :, None], out, 0)
 
 
-def refuses_cudnn(
+def cudnn_unsupported(
   platform: str, head_dim: int, dtype: jnp.dtype, packed: bool
 ) -> str:
-  """Why cuDNN cannot serve; "" if it can."""
+  """Returns why cuDNN cannot be used, or ""."""
   if platform not in ("gpu", "cuda"):
     return f"cuDNN runs on NVIDIA GPUs, not on {platform!r}"
   if packed:
-    return "cuDNN knows lengths and no segments: rows of several samples"
+    return "cuDNN takes lengths, not segments: no rows of several samples"
   if dtype not in (jnp.bfloat16, jnp.float16):
     return f"cuDNN computes in bfloat16 or float16, not {jnp.dtype(dtype).name}"
   if head_dim % 8 or head_dim > LARGEST_HEAD:
@@ -69,11 +73,8 @@ def refuses_cudnn(
   return ""
 
 
-def _attend(q, k, v, **how):
+def _attend(
+  q: jax.Array, k: jax.Array, v: jax.Array, **options: Any
+) -> jax.Array:
   q, k, v = (jnp.swapaxes(x, 1, 2) for x in (q, k, v))
-  return jnp.swapaxes(jax.nn.dot_product_attention(q, k, v, **how), 1, 2)
-
-
-def _with_key(out, q_segments, kv_segments):
-  found = has_key(q_segments, kv_segments)
-  return jnp.where(found[:, None, :, None], out, 0)
+  return jnp.swapaxes(jax.nn.dot_product_attention(q, k, v, **options), 1, 2)

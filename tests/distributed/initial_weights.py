@@ -1,7 +1,7 @@
-"""Two processes begin a state, sharded over both, with weights of a run.
+"""Two processes initialise a state, sharded over both, from weights of a run.
 
-Prints, as JSON, whether what each holds is what there is, and how many tensors
-are cut. Arguments: the workdir, then "process=1 of=2 port=12345".
+Prints, as JSON, whether the shards of each process equal the weights, and how
+many tensors are sharded. Argument: the workdir.
 """
 
 import json
@@ -19,31 +19,31 @@ from lumina_jax.training.optimizer import make_optimizer
 from lumina_jax.training.state import create_state, replace_params
 
 
-def main(workdir: str, *words: str) -> None:
-  said = dict(word.split("=") for word in words)
-  port, number = said["port"], int(said["process"])
-  processes.start(f"localhost:{port}", int(said["of"]), number)
+def main(workdir: str) -> None:
+  processes.initialize()
   config = tiny_config("text_to_image", model__depth=3)
   mesh = make_mesh(MeshConfig(data=1, fsdp=-1))
   with jax.set_mesh(mesh):
     tx = make_optimizer(config.optimizer, 1000)
-    start = init_from.resolve(config.network, workdir, strict=False)
+    with processes.only_first_prints():
+      start = init_from.resolve(config.network, workdir, strict=False)
     fresh = create_state(config.network, tx, mesh, 0)
     placed = jax.tree.map(lambda x: x.sharding, fresh)
     state = replace_params(fresh, start)
   alike = jax.tree.map(lambda x: x.sharding, state) == placed
-  cut = 0
+  sharded = 0
   for tree in (state.params, state.ema):
     flat = traverse_util.flatten_dict(tree)
     for path in start.paths:
-      there = start.read(path)
+      expected = start.read(path)
       shards = flat[path].addressable_shards
-      cut += shards[0].data.shape != there.shape
+      sharded += shards[0].data.shape != expected.shape
       alike &= all(
-        np.array_equal(shard.data, there[shard.index]) for shard in shards
+        np.array_equal(shard.data, expected[shard.index]) for shard in shards
       )
-  found = {"alike": bool(alike), "cut": cut, "taken": len(start.paths)}
-  print(json.dumps(found), flush=True)
+  taken = len(start.paths)
+  results = {"alike": bool(alike), "sharded": sharded, "taken": taken}
+  print(json.dumps(results), flush=True)
   processes.finish()
 
 

@@ -1,6 +1,6 @@
-"""One of two processes cannot read the newest checkpoint; both go back.
+"""One of two processes cannot read the newest checkpoint; both fall back.
 
-python unreadable.py WORKDIR process=I of=N port=P
+Argument: the workdir.
 """
 
 import sys
@@ -16,12 +16,10 @@ from lumina_jax.training import restore as restoring
 from lumina_jax.training.checkpoint import Checkpoints
 from lumina_jax.training.state import TrainState
 
-told = dict(word.split("=") for word in sys.argv[2:])
-number = int(told["process"])
-processes.start(f"localhost:{told['port']}", int(told["of"]), number)
+processes.initialize()
 mesh = make_mesh(MeshConfig())
-everywhere = NamedSharding(mesh, PartitionSpec())
-spread = NamedSharding(mesh, PartitionSpec("data"))
+replicated = NamedSharding(mesh, PartitionSpec())
+sharded = NamedSharding(mesh, PartitionSpec("data"))
 
 
 def put(values, sharding):
@@ -32,9 +30,9 @@ def put(values, sharding):
 
 
 def state(step):
-  tree = {"kernel": put(np.full((8, 16), step, np.float32), spread)}
-  count = put(np.int32(step), everywhere)
-  return TrainState(count, put(np.int32(0), everywhere), tree, tree, tree)
+  tree = {"kernel": put(np.full((8, 16), step, np.float32), sharded)}
+  count = put(np.int32(step), replicated)
+  return TrainState(count, put(np.int32(0), replicated), tree, tree, tree)
 
 
 folder = epath.Path(sys.argv[1])
@@ -43,13 +41,13 @@ with Checkpoints(folder, keep=3) as store:
     store.save(state(step))
   store.finish()
 
-usual = restoring.ocp.StandardCheckpointHandler.restore
+original = restoring.ocp.StandardCheckpointHandler.restore
 
 
 def broken(self, directory, *args, **kwargs):
-  if number == 1 and directory.parent.name == "4":
+  if jax.process_index() == 1 and directory.parent.name == "4":
     raise ValueError("a bit has flipped")
-  return usual(self, directory, *args, **kwargs)
+  return original(self, directory, *args, **kwargs)
 
 
 restoring.ocp.StandardCheckpointHandler.restore = broken
