@@ -4,7 +4,7 @@ import jax
 import pytest
 from etils import epath
 from support.configs import small_config
-from support.forks import fork
+from support.zygote import fork
 
 from lumina_jax.commands import start as entry_point
 from lumina_jax.pipeline import LuminaPipeline

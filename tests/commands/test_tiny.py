@@ -13,8 +13,8 @@ import pytest
 from etils import epath
 from PIL import Image
 from support.configs import tiny_flags
-from support.forks import fork
 from support.runs import run
+from support.zygote import fork
 
 from configs import imagenet, text_to_audio, text_to_image, text_to_video
 from data_pipelines.synthetic import pattern

@@ -13,8 +13,8 @@ from etils import epath
 from flax import traverse_util
 from PIL import Image
 from support.configs import ROOT, small_config
-from support.forks import fork
-from support.runs import run, train_command, train_words
+from support.runs import run, train_words
+from support.zygote import fork, start
 
 from lumina_jax.pipeline import LuminaPipeline
 from lumina_jax.train import train
@@ -90,21 +90,15 @@ def test_a_finished_run_has_nothing_left_to_do(run_copy, capsys):
 
 def interrupted_run(workdir, step, number):
   """Sends a signal at a checkpoint; returns the exit code and the output."""
-  process = subprocess.Popen(
-    train_command(workdir, **LONG),
-    cwd=ROOT,
-    stdout=subprocess.PIPE,
-    stderr=subprocess.DEVNULL,
-    text=True,
-  )
+  process = start("lumina_jax.train", *train_words(workdir, **LONG))
   checkpoint = workdir / "checkpoints" / str(step)
   deadline = time.monotonic() + 120
   while not checkpoint.exists() and time.monotonic() < deadline:
     time.sleep(0.01)
   process.send_signal(number)
-  printed, _ = process.communicate()
+  code = process.wait()
   assert not (workdir / "checkpoints" / "60").exists()
-  return process.returncode, printed
+  return code, process.stdout
 
 
 @pytest.mark.e2e
@@ -127,8 +121,9 @@ def test_killed_and_resumed_equals_uninterrupted_bit_for_bit(tmp_path):
 
 @pytest.mark.e2e
 def test_an_interrupt_while_compiling_ends_cleanly(tmp_path):
+  words = train_words(tmp_path, **LONG)
   process = subprocess.Popen(
-    train_command(tmp_path, **LONG),
+    [sys.executable, "-m", "lumina_jax.train", *words],
     cwd=ROOT,
     env=os.environ | {"JAX_ENABLE_COMPILATION_CACHE": "false"},
     stdout=subprocess.PIPE,
