@@ -31,6 +31,8 @@ def test_a_command_fails_with_one_message(words, messages, tmp_path):
   module, *rest = words
   if module != "cli":
     rest.append(f"--workdir={tmp_path / 'run'}")
+  if module == "sample":
+    rest.append(f"--output={tmp_path / 'samples'}")
   done = fork(module, *rest)
   assert done.returncode in (1, 2), done.stderr
   assert "Traceback" not in done.stderr
