@@ -76,7 +76,7 @@ def train(
     start = int(state.step)
     if start > plan.steps:
       raise ValueError(
-        f"{folder} stands at step {start}, past training.steps = {plan.steps}"
+        f"{folder} is at step {start}, past training.steps = {plan.steps}"
       )
 
     def record_start():

@@ -6,6 +6,7 @@ export     our own folders, such as the digits that ship with the package
 diffusers  folders with a model_index.json
 original   folders with consolidated weights, and the encoders that they name
 encoders   the language model and the codec
+codecs     codecs by class
 backbone   weights of any format, on the devices
 defaults   sampling options and sizes of published networks
 data_encoders  the same encoders for training data

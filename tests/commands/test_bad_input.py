@@ -4,7 +4,7 @@ import jax
 import pytest
 from etils import epath
 from support.configs import small_config
-from support.forks import fork
+from support.zygote import fork
 
 from lumina_jax.commands import start as entry_point
 from lumina_jax.pipeline import LuminaPipeline
@@ -31,6 +31,8 @@ def test_a_command_fails_with_one_message(words, messages, tmp_path):
   module, *rest = words
   if module != "cli":
     rest.append(f"--workdir={tmp_path / 'run'}")
+  if module == "sample":
+    rest.append(f"--output={tmp_path / 'samples'}")
   done = fork(module, *rest)
   assert done.returncode in (1, 2), done.stderr
   assert "Traceback" not in done.stderr

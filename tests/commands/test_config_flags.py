@@ -1,7 +1,7 @@
 """Flags set keys that a config file leaves out, like those that it has."""
 
 import pytest
-from support.forks import fork
+from support.zygote import fork
 
 # A file of a user, which lists less than those of configs/.
 OWN = """

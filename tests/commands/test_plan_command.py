@@ -5,7 +5,7 @@ import json
 import jax
 import pytest
 from support.configs import small_flags
-from support.forks import fork
+from support.zygote import fork
 
 from lumina_jax import plan as command
 

@@ -13,8 +13,8 @@ import pytest
 from etils import epath
 from PIL import Image
 from support.configs import tiny_flags
-from support.forks import fork
 from support.runs import run
+from support.zygote import fork
 
 from configs import imagenet, text_to_audio, text_to_image, text_to_video
 from data_pipelines.synthetic import pattern
@@ -30,18 +30,6 @@ def train_tiny(family, workdir, **changes) -> str:
   """Trains four steps, or resumes; returns what the command printed."""
   words = [f"--config=configs/{family}.py:tiny", f"--workdir={workdir}"]
   return run("train", *words, *tiny_flags(**changes))
-
-
-def resume_from_2(workdir, copy):
-  """A copy of a run without its last checkpoint."""
-  shutil.copytree(workdir, copy)
-  shutil.rmtree(copy / "checkpoints" / "4")
-  return copy
-
-
-def assert_same_weights(workdir, other):
-  params = [LuminaPipeline.from_workdir(w).params for w in (workdir, other)]
-  jax.tree.map(np.testing.assert_array_equal, *params)
 
 
 @pytest.mark.e2e
@@ -63,10 +51,7 @@ def test_classes_with_experts(tmp_path):
   for text in (printed, page):
     assert f"sample --workdir={workdir} --prompt=0" in text
     assert "lumina_jax.evaluate" not in text
-  copy = resume_from_2(workdir, tmp_path / "copy")
-  assert "resumed at step 2" in train_tiny("imagenet", copy, **changes)
-  assert_same_weights(copy, workdir)
-  assert LuminaPipeline.from_workdir(copy).params.keys() == {"backbone"}
+  assert LuminaPipeline.from_workdir(workdir).params.keys() == {"backbone"}
   words = [f"--workdir={workdir}", f"--output={tmp_path / 'samples'}"]
   run("sample", *words, "--prompt=7", "--prompt=")
   assert Image.open(tmp_path / "samples" / "7_seed0_0.png").size == (8, 8)
@@ -115,9 +100,11 @@ def test_text_to_audio(tmp_path):
   printed = train_tiny("text_to_audio", workdir)
   assert "--prompt='pattern 3'" in printed
   assert (workdir / "samples" / "step_000004.png").exists()
-  copy = resume_from_2(workdir, tmp_path / "copy")
+  copy = shutil.copytree(workdir, tmp_path / "copy")
+  shutil.rmtree(copy / "checkpoints" / "4")
   assert "resumed at step 2" in train_tiny("text_to_audio", copy)
-  assert_same_weights(copy, workdir)
+  params = [LuminaPipeline.from_workdir(w).params for w in (workdir, copy)]
+  jax.tree.map(np.testing.assert_array_equal, *params)
   words = [f"--workdir={workdir}", f"--output={tmp_path / 'samples'}"]
   seconds = 12 / text_to_audio.RATE
   run("sample", *words, "--prompt=pattern 7", f"--audio_length_in_s={seconds}")

@@ -9,13 +9,15 @@ import time
 
 import numpy as np
 import pytest
+from etils import epath
 from flax import traverse_util
 from PIL import Image
-from support.configs import ROOT
-from support.forks import fork
-from support.runs import run, train_command, train_words
+from support.configs import ROOT, small_config
+from support.runs import run, train_words
+from support.zygote import fork, start
 
 from lumina_jax.pipeline import LuminaPipeline
+from lumina_jax.train import train
 from lumina_jax.training import metrics
 
 LONG = dict(training__steps=60, training__checkpoint_every=20)
@@ -77,32 +79,26 @@ def test_sample_writes_samples_and_enlargements(trained_run, tmp_path):
   assert large.size == (24 * 16, 8 * 16)
 
 
-@pytest.mark.e2e
-def test_the_same_command_again_finds_nothing_to_do(run_copy):
+@pytest.mark.usefixtures("shared_programs")
+def test_a_finished_run_has_nothing_left_to_do(run_copy, capsys):
   before = weights(run_copy)
-  printed = run("train", *train_words(run_copy))
-  assert "resumed at step 6" in printed
+  train(small_config(), epath.Path(run_copy))
+  assert "resumed at step 6" in capsys.readouterr().out
   np.testing.assert_equal(weights(run_copy), before)
   assert len(metrics.read(run_copy)) == 6
 
 
 def interrupted_run(workdir, step, number):
   """Sends a signal at a checkpoint; returns the exit code and the output."""
-  process = subprocess.Popen(
-    train_command(workdir, **LONG),
-    cwd=ROOT,
-    stdout=subprocess.PIPE,
-    stderr=subprocess.DEVNULL,
-    text=True,
-  )
+  process = start("lumina_jax.train", *train_words(workdir, **LONG))
   checkpoint = workdir / "checkpoints" / str(step)
   deadline = time.monotonic() + 120
   while not checkpoint.exists() and time.monotonic() < deadline:
     time.sleep(0.01)
   process.send_signal(number)
-  printed, _ = process.communicate()
+  code = process.wait()
   assert not (workdir / "checkpoints" / "60").exists()
-  return process.returncode, printed
+  return code, process.stdout
 
 
 @pytest.mark.e2e
@@ -121,14 +117,13 @@ def test_killed_and_resumed_equals_uninterrupted_bit_for_bit(tmp_path):
   theirs, ours = metrics.read(whole), metrics.read(broken)
   assert [row["step"] for row in ours] == list(range(1, 61))
   assert [r["loss"] for r in ours] == [r["loss"] for r in theirs]
-  output = f"--output={tmp_path / 'samples'}"
-  run("sample", f"--workdir={broken}", "--prompt=7", output)
 
 
 @pytest.mark.e2e
 def test_an_interrupt_while_compiling_ends_cleanly(tmp_path):
+  words = train_words(tmp_path, **LONG)
   process = subprocess.Popen(
-    train_command(tmp_path, **LONG),
+    [sys.executable, "-m", "lumina_jax.train", *words],
     cwd=ROOT,
     env=os.environ | {"JAX_ENABLE_COMPILATION_CACHE": "false"},
     stdout=subprocess.PIPE,

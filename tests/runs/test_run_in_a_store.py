@@ -10,7 +10,7 @@ from PIL import Image
 from support.configs import small_config
 from support.store import BUCKET, WAYS, accidents, mounted
 
-from lumina_jax import evaluate
+from lumina_jax import evaluate, train
 from lumina_jax.files import atomic, jsonl
 from lumina_jax.media import image
 from lumina_jax.runs import record, report
@@ -233,14 +233,11 @@ class InMemory:
 
 
 @pytest.mark.e2e
+@pytest.mark.usefixtures("shared_programs")
 def test_a_run_writes_all_else_into_the_store(store, monkeypatch):
-  from lumina_jax import train
-
   monkeypatch.setattr(train, "Checkpoints", InMemory)
   monkeypatch.setattr(InMemory, "rows", ())
-  config = small_config(
-    training__steps=2, training__checkpoint_every=1, optimizer__warmup_steps=1
-  )
+  config = small_config(training__steps=3, training__checkpoint_every=1)
   folder = workdirs.claim(config, str(RUN), False)
   train.train(config, folder)
   assert names(store) == {
@@ -250,9 +247,9 @@ def test_a_run_writes_all_else_into_the_store(store, monkeypatch):
     report.FILE,
     data.FINGERPRINT,
     "samples/data.png",
-    "samples/step_000002.png",
+    "samples/step_000003.png",
   }
   assert run_config.load(RUN) == config
-  assert InMemory.rows == (1, 2)
-  assert [row["step"] for row in metrics.read(RUN)] == [1, 2]
-  assert png(RUN / "samples" / "step_000002.png").width > 1
+  assert InMemory.rows == (1, 2, 3)
+  assert [row["step"] for row in metrics.read(RUN)] == [1, 2, 3]
+  assert png(RUN / "samples" / "step_000003.png").width > 1

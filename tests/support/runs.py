@@ -7,12 +7,11 @@ import fcntl
 import functools
 import os
 import pathlib
-import sys
 from collections.abc import Callable
 from typing import NamedTuple
 
 from support.configs import small_flags
-from support.forks import fork
+from support.zygote import fork
 
 
 class Run(NamedTuple):
@@ -27,14 +26,8 @@ class Run(NamedTuple):
   printed: str
 
 
-def train_command(workdir, **changes) -> list[str]:
-  """The command that trains the small digits, as a user types it."""
-  words = train_words(workdir, **changes)
-  return [sys.executable, "-m", "lumina_jax.train", *words]
-
-
 def train_words(workdir, **changes) -> list[str]:
-  """The flags of that command."""
+  """The flags that train the small digits."""
   flags = small_flags(**changes)
   return ["--config=configs/digits.py", f"--workdir={workdir}", *flags]
 

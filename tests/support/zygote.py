@@ -1,7 +1,7 @@
 """Python processes that start at once: forks of one that has imported all.
 
-A server imports the package, starts no JAX backend, and forks for each process.
-A child has arguments, environment, streams and an exit code of its own, like
+A server imports what a process needs, starts no JAX backend, and forks. A child
+has arguments, environment, streams and an exit code of its own, like
 `python -m lumina_jax.train`, without seconds of imports.
 """
 
@@ -19,16 +19,18 @@ import tempfile
 import time
 
 ROOT = pathlib.Path(__file__).parents[2]
-# What commands import, at the top or on the way.
-MODULES = (
+# Modules that commands import at the top or later.
+TRAIN = (
   "lumina_jax.train",
-  "lumina_jax.evaluate",
-  "lumina_jax.infer",
-  "lumina_jax.plan",
   "sklearn.datasets",
   "tensorboardX",
   "jax.experimental.multihost_utils",
 )
+NEEDS = {
+  "lumina_jax.train": TRAIN,
+  "lumina_jax.sample": ("lumina_jax.cli", "lumina_jax.infer"),
+  "lumina_jax.evaluate": ("lumina_jax.evaluate", "sklearn.datasets"),
+}
 
 
 class Process:
@@ -89,6 +91,15 @@ def start(target, *words, devices: int = 1, **env: str) -> Process:
   return Process(int(server.stdout.readline()), folder)
 
 
+def fork(module: str, *words) -> subprocess.CompletedProcess:
+  """Runs the command lumina_jax.<module> to its end."""
+  process = start(f"lumina_jax.{module}", *words)
+  code = process.wait()
+  return subprocess.CompletedProcess(
+    [module, *words], code, process.stdout, process.stderr
+  )
+
+
 @functools.cache
 def _folder() -> str:
   _folder.owner = tempfile.TemporaryDirectory(prefix="zygote_")
@@ -113,8 +124,6 @@ def _server() -> subprocess.Popen:
 
 
 def _serve() -> None:
-  for module in MODULES:
-    importlib.import_module(module)
   folders = {}
 
   def reap(*_):
@@ -132,6 +141,9 @@ def _serve() -> None:
   signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ends when pytest does.
   for line in iter(sys.stdin.readline, ""):
     job = json.loads(line)
+    is_script = job[0].endswith(".py")
+    for module in TRAIN if is_script else NEEDS.get(job[0], job[:1]):
+      importlib.import_module(module)
     signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGCHLD])
     child = os.fork()
     if child:
@@ -160,8 +172,13 @@ def _become(target, words, devices, env, folder) -> None:
   if target.endswith(".py"):
     sys.path.insert(0, os.path.dirname(target))
     runpy.run_path(target, run_name="__main__")
+    return
+  module = importlib.import_module(target)
+  sys.modules["__main__"].__doc__ = module.__doc__  # The head of --help.
+  if target == "lumina_jax.sample":  # Another name of infer.
+    importlib.import_module("lumina_jax.cli").run("infer", words)
   else:
-    importlib.import_module(target).run()
+    module.main() if target == "lumina_jax.cli" else module.run()
 
 
 if __name__ == "__main__":

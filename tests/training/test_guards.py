@@ -78,6 +78,7 @@ def test_the_watchdog_prints_all_stacks_of_a_step_that_hangs(capfd):
   assert not capfd.readouterr().err
 
 
+@pytest.mark.e2e
 def test_the_watchdog_needs_no_interpreter_lock():
   """Native code that hangs may hold the lock."""
   code = (
@@ -88,7 +89,11 @@ def test_the_watchdog_needs_no_interpreter_lock():
     "  ctypes.PyDLL(None).usleep(700_000)\n"
   )
   done = subprocess.run(
-    [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True
+    [sys.executable, "-c", code],
+    cwd=ROOT,
+    capture_output=True,
+    text=True,
+    check=False,
   )
   assert done.returncode == 0 and "Timeout" in done.stderr
 
