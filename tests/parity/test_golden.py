@@ -27,7 +27,7 @@ TEXT = ["flag_dit_t2i", "next_dit_t2i"]
 IMAGENET = ["flag_dit_imagenet", "next_dit_imagenet"]
 MOE = ["next_dit_moe_both", "next_dit_moe_time", "next_dit_moe_space"]
 NAMES = [*TEXT, *IMAGENET, *MOE, "flag_dit_audio"]
-slow = pytest.mark.slow
+e2e = pytest.mark.e2e
 
 
 class Golden:
@@ -100,11 +100,11 @@ def golden():
   "name",
   [
     *TEXT,
-    pytest.param("flag_dit_imagenet", marks=slow),
+    pytest.param("flag_dit_imagenet", marks=e2e),
     "next_dit_imagenet",
     "next_dit_moe_both",
-    pytest.param("next_dit_moe_time", marks=slow),
-    pytest.param("next_dit_moe_space", marks=slow),
+    pytest.param("next_dit_moe_time", marks=e2e),
+    pytest.param("next_dit_moe_space", marks=e2e),
     "flag_dit_audio",
   ],
 )
@@ -149,7 +149,7 @@ def steer(both, scale):
   conditional, unconditional = np.split(np.asarray(both), 2)
   first_three = np.arange(conditional.shape[1])[:, None, None] < 3
   guidance = Guidance(scale, channels=first_three.astype(np.float32))
-  time = np.float32(0.5)  # Here it steers at any.
+  time = np.float32(0.5)  # Guidance acts at all times.
   steered = np.asarray(combine(conditional, unconditional, time, guidance))
   # Its other half keeps what the unconditional branch says of the fourth.
   other = np.where(first_three, steered, unconditional)
@@ -185,7 +185,7 @@ def test_guided_and_stretched_as_the_original(golden, name, case):
   near(steered, tensors[f"cfg_{case}_out"], 2e-5)
 
 
-@slow
+@e2e
 @pytest.mark.parametrize("name", IMAGENET)
 def test_guided_classes_as_the_original(golden, name):
   golden = golden(name)
@@ -214,7 +214,7 @@ class Training:
 @pytest.fixture(
   scope="module",
   params=[
-    name if name == "next_dit_t2i" else pytest.param(name, marks=slow)
+    name if name == "next_dit_t2i" else pytest.param(name, marks=e2e)
     for name in NAMES
   ],
 )

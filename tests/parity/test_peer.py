@@ -11,9 +11,13 @@ from support import peer  # noqa: E402
 
 from lumina_jax import LuminaPipeline  # noqa: E402
 
-pytestmark = pytest.mark.parity
+pytestmark = [pytest.mark.e2e, pytest.mark.parity]
+# Each compiles another program; one example of each kind is not long.
+long = pytest.mark.long
 
 STEPS = dict(num_inference_steps=5, guidance_scale=4.0)
+# Most tests share the program of this size.
+SIZE = dict(height=64, width=96)
 # A pixel in 255 may round the other way.
 ONE = 1
 PROMPT = "an orange cat sits on a wooden chair"
@@ -36,18 +40,18 @@ def ours(folder):
   return LuminaPipeline.from_pretrained(folder, dtype="float32")
 
 
-def noise(height, width, count=1, seed=0):
+def noise(height=64, width=96, count=1, seed=0):
   """Latents as diffusers has them, channels first."""
   shape = (count, 4, height // 8, width // 8)
   return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
 
 
-def draw_theirs(pipe, latents, **call):
+def generate_theirs(pipe, latents, **call):
   images = pipe(latents=torch.tensor(latents), output_type="np", **call).images
   return np.round(255 * images).astype(int)
 
 
-def draw_ours(pipe, latents, **call):
+def generate_ours(pipe, latents, **call):
   images = pipe(
     latents=latents.transpose(0, 2, 3, 1),
     output_type="uint8",
@@ -59,7 +63,7 @@ def draw_ours(pipe, latents, **call):
 
 def assert_same_pixels(a, b):
   assert a.shape == b.shape
-  assert np.ptp(a) > 100, "a flat picture proves nothing"
+  assert np.ptp(a) > 100, "a flat image proves nothing"
   assert np.abs(a - b).max() <= ONE
 
 
@@ -67,24 +71,24 @@ def assert_same_pixels(a, b):
   ("height", "width"),
   [
     (64, 96),
-    pytest.param(64, 64, marks=pytest.mark.slow),
-    pytest.param(32, 32, marks=pytest.mark.slow),
-    pytest.param(128, 64, marks=pytest.mark.slow),
+    pytest.param(64, 64, marks=long),
+    pytest.param(32, 32, marks=long),
+    pytest.param(128, 64, marks=long),
   ],
 )
-def test_the_same_picture(ours, theirs, height, width):
+def test_sizes_give_the_same_pixels(ours, theirs, height, width):
   call = dict(prompt=PROMPT, height=height, width=width, **STEPS)
   latents = noise(height, width)
   assert_same_pixels(
-    draw_ours(ours, latents, **call), draw_theirs(theirs, latents, **call)
+    generate_ours(ours, latents, **call),
+    generate_theirs(theirs, latents, **call),
   )
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
   "call",
   [
-    pytest.param(dict(guidance_scale=1.0), id="unguided"),
+    pytest.param(dict(guidance_scale=1.0), id="unguided", marks=long),
     pytest.param(dict(negative_prompt="snow"), id="negative"),
     pytest.param(dict(negative_prompt=" SNOW Fox "), id="not cleaned"),
     # It ends where the padded prompt does.
@@ -93,41 +97,38 @@ def test_the_same_picture(ours, theirs, height, width):
     ),
     pytest.param(dict(proportional_attn=False), id="not proportional"),
     pytest.param(dict(scaling_watershed=0.5), id="watershed"),
-    pytest.param(
-      dict(sigmas=[1.0, 0.9, 0.4, 0.2, 0.05]), id="levels of its own"
-    ),
+    pytest.param(dict(sigmas=[1.0, 0.9, 0.4, 0.2, 0.05]), id="sigmas"),
     pytest.param(dict(prompt=" A Red FOX in the snow. "), id="capitals"),
   ],
 )
 def test_options_mean_the_same(ours, theirs, call):
-  call = dict(prompt=PROMPT, height=64, width=96) | STEPS | call
-  latents = noise(64, 96, seed=1)
+  call = dict(prompt=PROMPT) | SIZE | STEPS | call
+  latents = noise(seed=1)
   assert_same_pixels(
-    draw_ours(ours, latents, **call), draw_theirs(theirs, latents, **call)
+    generate_ours(ours, latents, **call),
+    generate_theirs(theirs, latents, **call),
   )
 
 
-@pytest.mark.slow
-def test_several_prompts_of_unlike_lengths(ours, theirs):
-  call = dict(prompt=["fox", PROMPT], height=32, width=64, **STEPS)
-  latents = noise(32, 64, count=2)
+def test_several_prompts_of_different_lengths(ours, theirs):
+  call = dict(prompt=["fox", PROMPT], **SIZE, **STEPS)
+  latents = noise(count=2)
   assert_same_pixels(
-    draw_ours(ours, latents, **call), draw_theirs(theirs, latents, **call)
+    generate_ours(ours, latents, **call),
+    generate_theirs(theirs, latents, **call),
   )
 
 
-@pytest.mark.slow
-def test_several_pictures_of_a_prompt(ours, theirs):
-  call = dict(prompt=PROMPT, num_images_per_prompt=2, height=32, width=32)
-  latents = noise(32, 32, count=2)
-  a = draw_ours(ours, latents, **call | STEPS)
-  assert_same_pixels(a, draw_theirs(theirs, latents, **call | STEPS))
+def test_several_images_of_a_prompt(ours, theirs):
+  call = dict(prompt=PROMPT, num_images_per_prompt=2, **SIZE, **STEPS)
+  latents = noise(count=2)
+  a = generate_ours(ours, latents, **call)
+  assert_same_pixels(a, generate_theirs(theirs, latents, **call))
   assert np.abs(a[0] - a[1]).max() > 20
 
 
-@pytest.mark.slow
-def test_features_of_the_caller(ours, theirs):
-  """What diffusers encodes can be passed to us, and the other way round."""
+def test_features_pass_between_the_pipelines(ours, theirs):
+  """Either encodes prompts for the other."""
   names = (
     "prompt_embeds",
     "prompt_attention_mask",
@@ -139,30 +140,29 @@ def test_features_of_the_caller(ours, theirs):
     given = dict(
       zip(names, (x.numpy(force=True) for x in encoded), strict=True)
     )
-  latents, call = noise(32, 32), dict(height=32, width=32, **STEPS)
-  expected = draw_theirs(theirs, latents, prompt=PROMPT, **call)
-  assert_same_pixels(draw_ours(ours, latents, **given, **call), expected)
+  latents, call = noise(), SIZE | STEPS
+  expected = generate_theirs(theirs, latents, prompt=PROMPT, **call)
+  assert_same_pixels(generate_ours(ours, latents, **given, **call), expected)
   own = dict(zip(names, ours.encode_prompt(PROMPT), strict=True))
   back = {
     name: torch.tensor(x, dtype=torch.float32 if "embeds" in name else None)
     for name, x in own.items()
   }
-  assert_same_pixels(expected, draw_theirs(theirs, latents, **back, **call))
+  assert_same_pixels(expected, generate_theirs(theirs, latents, **back, **call))
 
 
-@pytest.mark.slow
 def test_shift_of_the_scheduler(tmp_path):
   theirs = peer.make(tmp_path, scheduler=dict(shift=3.0))
   ours = LuminaPipeline.from_pretrained(tmp_path, dtype="float32")
-  call, latents = dict(prompt=PROMPT, height=32, width=32), noise(32, 32)
+  call, latents = dict(prompt=PROMPT, **SIZE, **STEPS), noise()
   assert_same_pixels(
-    draw_ours(ours, latents, **call, **STEPS),
-    draw_theirs(theirs, latents, **call, **STEPS),
+    generate_ours(ours, latents, **call),
+    generate_theirs(theirs, latents, **call),
   )
 
 
-@pytest.mark.slow
-def test_the_default_is_the_original_not_the_peer(ours):
+@long
+def test_the_default_is_the_original_not_diffusers(ours):
   """Beyond the trained size they differ; there the original's rule holds."""
   latents = noise(128, 64)
   call = dict(prompt=PROMPT, height=128, width=64, output_type="uint8")
@@ -172,19 +172,20 @@ def test_the_default_is_the_original_not_the_peer(ours):
   assert np.abs(own.astype(int) - theirs).max() > 20
 
 
-def test_what_we_save_diffusers_draws_alike(ours, theirs, tmp_path):
+def test_our_diffusers_export_gives_the_same_pixels(ours, theirs, tmp_path):
   ours.save_pretrained(tmp_path / "saved", layout="diffusers", dtype="float32")
   again = peer.load(tmp_path / "saved")
   assert again.transformer.config.sample_size == 8
-  call, latents = dict(prompt=PROMPT, height=64, width=64), noise(64, 64)
-  a = draw_theirs(again, latents, **call, **STEPS)
-  assert_same_pixels(a, draw_theirs(theirs, latents, **call, **STEPS))
-  assert_same_pixels(a, draw_ours(ours, latents, **call, **STEPS))
+  call, latents = dict(prompt=PROMPT, **SIZE, **STEPS), noise()
+  a = generate_theirs(again, latents, **call)
+  assert_same_pixels(a, generate_theirs(theirs, latents, **call))
+  assert_same_pixels(a, generate_ours(ours, latents, **call))
 
 
-def test_our_export_draws_alike(ours, tmp_path):
+def test_our_export_gives_the_same_pixels(ours, tmp_path):
   ours.save_pretrained(tmp_path / "saved", dtype="float32")
   again = LuminaPipeline.from_pretrained(tmp_path / "saved")
-  assert again.sampling == ours.sampling
-  call = dict(prompt=PROMPT, output_type="uint8", seed=3, **STEPS)
+  assert again.options == ours.options
+  assert again.components.sizes == ours.components.sizes
+  call = dict(prompt=PROMPT, output_type="uint8", seed=3, **SIZE, **STEPS)
   np.testing.assert_array_equal(again(**call).images, ours(**call).images)
