@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import itertools
 import types
 
 import jax
@@ -118,7 +119,7 @@ def reference(x, rates, scale, times, interval):
     memory[branch] = old + np.stack([2 * mean, -mean, np.ones_like(mean)], -1)
     return v
 
-  for t, until in zip(times, times[1:], strict=False):
+  for t, until in itertools.pairwise(times):
     acts = scale != 1 and interval[0] <= t < interval[1]
     v = velocity(0)
     if len(rates) > 1 and (always or acts):
