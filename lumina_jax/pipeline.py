@@ -71,7 +71,7 @@ class LuminaPipeline:
         cache, token, revision; see `pretrained.options.Options`.
 
     Raises:
-      FileNotFoundError: if something is missing; says what to do.
+      FileNotFoundError: if something is missing; names the way out.
       ValueError: if a file is broken, or components do not fit each other.
     """
     return cls(pretrained.load(path, **options))

@@ -1,4 +1,4 @@
-"""Medium: what the rest of the package needs to know about a modality.
+"""Medium: everything that the rest of the package knows of a modality.
 
 A modality is a medium, a codec and a config. Everything between a prompt and
 the latents of its sample is the same for all of them.

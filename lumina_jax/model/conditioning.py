@@ -1,4 +1,4 @@
-"""Checks what callers of `predict_velocity` pass, and builds conditions."""
+"""Checks arguments of `predict_velocity`, and builds conditions."""
 
 from __future__ import annotations
 

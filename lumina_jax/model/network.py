@@ -25,7 +25,7 @@ Params = Any
 
 
 class Constants(NamedTuple):
-  """What the network computes once per call.
+  """Values that the network computes once per call.
 
   Attributes:
     condition: with text features `f32[B, S, E]` or labels; the time is set at
@@ -208,7 +208,7 @@ class Network:
   ) -> tuple[jax.Array, jax.Array]:
     """The prediction, and the load-balancing loss `f32[]`.
 
-    The loss is the mean over all routers of what they sow into "balance".
+    The loss is the mean of the values that all routers sow into "balance".
     """
     prediction, sown = DiT(self.model).apply(
       {"params": params["backbone"]}, tokens, condition, mutable=["balance"]

@@ -47,7 +47,7 @@ def predict_velocity(
     latents: `f32[B, H, W, C]` (audio `[B, T, C]`), or a list of B such arrays
       without B, of any sizes. Channels come last.
     time: from 0 (noise) to 1 (data), one number or `f32[B]`; `cfg.time_scale`
-      converts it to what the network was trained with.
+      converts it to the scale of training.
     text: features `f32[B, S, E]` of a text-conditional network, or a list of B
       arrays `f32[S_i, E]`.
     text_mask: `[B, S]`, nonzero for features that count; None = all. The

@@ -38,7 +38,7 @@ def load(path: str | os.PathLike | None = None, **options: Any) -> Components:
     **options: fields of `Options`.
 
   Raises:
-    FileNotFoundError: if something is missing; says what to do.
+    FileNotFoundError: if something is missing; names the way out.
     ValueError: if a file is broken, components do not fit, or an option is
       unknown.
   """

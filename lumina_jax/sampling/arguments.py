@@ -1,4 +1,4 @@
-"""Checks what callers pass, and broadcasts it to one value per prompt."""
+"""Checks values of callers, and broadcasts them to one per prompt."""
 
 from __future__ import annotations
 

@@ -49,8 +49,8 @@ class Call:
     "As prompt_attention_mask.", None
   )
   clean_caption: bool | None = option(
-    "True removes from prompts what web pages leave in them, False only outer "
-    "blanks and capitals; None = as the network was trained.",
+    "True removes web addresses, markup and the like from prompts, False only "
+    "outer blanks and capitals; None = as the network was trained.",
     None,
   )
   max_sequence_length: int | None = option(

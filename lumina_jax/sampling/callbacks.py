@@ -1,4 +1,4 @@
-"""Callbacks of a call: what they see of a step, and what they may change."""
+"""Callbacks of a call: tensors that they receive, and may change."""
 
 from __future__ import annotations
 

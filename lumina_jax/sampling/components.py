@@ -19,7 +19,7 @@ from lumina_jax.sampling.sizes import SizeConfig
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Components:
-  """What `pretrained` and workdirs load, and what sampling takes.
+  """Parts that `pretrained` and workdirs load, and that sampling takes.
 
   Attributes:
     medium: of the samples.

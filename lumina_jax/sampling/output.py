@@ -1,4 +1,4 @@
-"""What a call returns, and the conversion of samples to it."""
+"""The output of a call, and the conversion of samples to it."""
 
 from __future__ import annotations
 

@@ -29,7 +29,7 @@ PATCHES = ("act_batch", "act_length", None)
 
 @dataclasses.dataclass(frozen=True)
 class Program:
-  """What a compiled sampler depends on beside the shapes of its inputs.
+  """The static part of a compiled sampler; shapes of its inputs are the rest.
 
   Attributes:
     network: predicts the velocity.
@@ -87,7 +87,7 @@ def sample(params: Params, inputs: Inputs, *, program: Program) -> State:
 def begin(
   params: Params, inputs: Inputs, *, program: Program
 ) -> tuple[State, Constants]:
-  """The first state, and what the network computes once for all of them."""
+  """The first state, and the constants of the network for all states."""
   network, t = program.network, inputs.times[0]
   x = inputs.latents
   if x is None:
@@ -104,7 +104,7 @@ def begin(
 
 @functools.partial(jax.jit, static_argnames="program")
 def constants(params: Params, inputs: Inputs, *, program: Program) -> Constants:
-  """What does not change between evaluations, for both branches."""
+  """Values that no evaluation changes, for both branches."""
   condition = inputs.condition
   if inputs.negative is not None:
     condition = _concatenate(condition, inputs.negative)

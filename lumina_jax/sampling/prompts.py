@@ -1,4 +1,4 @@
-"""Prompts to what the network reads: codes, or features of a language model.
+"""Encodes prompts as codes, or as features of a language model.
 
 S words with K numbers each, or S tokens with E features each.
 """
@@ -169,7 +169,7 @@ def given_embeddings(
   """Checks features that a caller passes; arguments are those of diffusers.
 
   Raises:
-    ValueError: naming what does not fit.
+    ValueError: naming the argument that does not fit.
   """
   network = encoder.network
   if not network.frozen_text:
@@ -216,8 +216,8 @@ def cleaned(captions: Sequence[str], clean: bool | None) -> list[str]:
 
   Args:
     captions: to clean.
-    clean: True removes what web pages leave in them, False only outer blanks
-      and capitals, None nothing.
+    clean: True removes web addresses, markup and the like, False only outer
+      blanks and capitals, None nothing.
   """
   if clean is None:
     return list(captions)

@@ -51,7 +51,7 @@ class SizeConfig:
       is one word. () allows any size, one sample a row, with tokens rounded up
       eight steps an octave.
     rows: rows of a batch; empty ones are padding. On a mesh, rows and tokens
-      are rounded up to what divides over it.
+      are rounded up to divide evenly.
     rate: latents per second, of media with an axis in seconds.
     trained: the trained size; None = each sample has a natural size, by the
       rule, or the network has no rule for sizes beyond those of training.
