@@ -37,15 +37,15 @@ def test_one_value_serves_every_prompt():
   assert arguments.prompts("7") == ["7"] == arguments.prompts(("7",))
 
 
-def test_what_stands_for_a_seed():
+def test_seeds_and_generators():
   generator = np.random.default_rng(3)
-  drawn = int(np.random.default_rng(3).integers(2**32))
+  expected = int(np.random.default_rng(3).integers(2**32))
   for value, seed in (
     (7, 7),
     (np.int64(7), 7),
     (TorchGenerator(), 7),
     ([TorchGenerator()], 7),
-    (generator, drawn),
+    (generator, expected),
   ):
     assert arguments.seeds(None, value, 1) == [(seed, 0)]
   assert arguments.seeds(None, None, 1) == [(0, 0)]

@@ -1,4 +1,4 @@
-"""Callbacks: they see each step, and may change what they see."""
+"""Callbacks receive tensors of each step, and may change them."""
 
 import jax
 import numpy as np
@@ -37,6 +37,14 @@ def test_each_step_is_seen_and_nothing_changes(generate, pixels):
   assert steps == [(i, (i + 1) / 4, 1, (8, 16, 1)) for i in range(4)]
   generate(**call, callback_on_step_end=on_step_end)
   assert ends == [step[:3] for step in steps]
+
+
+@pytest.mark.e2e
+def test_noise_of_a_stochastic_solver_is_that_of_the_whole(generate):
+  call = dict(solver="sde_euler")
+  watched = generate(**call, callback=lambda *_: None)[0]
+  expected = generate(**call)[0]
+  assert distance(watched, expected) < 1e-4 * np.abs(expected).max()
 
 
 @pytest.mark.e2e

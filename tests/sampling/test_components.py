@@ -1,4 +1,4 @@
-"""Components: parts that fit each other, and what they say of samples."""
+"""Components: parts that fit each other, and their units."""
 
 import dataclasses
 import types

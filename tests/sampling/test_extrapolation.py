@@ -1,4 +1,4 @@
-"""Sizes beyond the trained one: what the original's samplers compute."""
+"""Sizes beyond the trained one, as the original's samplers compute them."""
 
 import dataclasses
 import math

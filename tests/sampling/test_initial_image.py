@@ -1,4 +1,4 @@
-"""Image to image: what sampling starts from, and what it keeps."""
+"""Image to image: strength, sizes and kinds of initial images."""
 
 import dataclasses
 
@@ -31,7 +31,7 @@ def generate(pipe, prompt=tiny.PROMPT, **call):
 
 
 def reconstructed(pipe, image):
-  """What the autoencoder alone makes of an image."""
+  """An image, encoded and decoded by the autoencoder."""
   decoded = np.asarray(pipe.vae.decode(pipe.vae.encode(image * 2 - 1)))
   return (np.clip(decoded, -1, 1) + 1) / 2
 

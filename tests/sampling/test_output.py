@@ -1,4 +1,4 @@
-"""What a call returns."""
+"""The output of a call, in every type."""
 
 import numpy as np
 import pytest

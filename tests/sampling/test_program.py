@@ -1,4 +1,4 @@
-"""The compiled sampler: what it computes once, and when it compiles anew."""
+"""The compiled sampler: its constants, and when it compiles anew."""
 
 import dataclasses
 import re
@@ -145,6 +145,7 @@ def test_values_of_options_compile_nothing_anew(pixels):
     dict(schedule=[0, 0.1, 0.2, 0.6, 1.0]),
     dict(sigmas=[1.0, 0.8, 0.5, 0.1], guidance_channels=1),
     dict(height=16, width=32, negative_prompt="7"),
+    dict(height=24, width=24, proportional_attention=False),
   ):
     beyond("3 1", **call | dict(guidance_scale=2.0) | changes)
   assert programs.sample._cache_size() == before

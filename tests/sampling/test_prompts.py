@@ -75,10 +75,24 @@ def test_a_long_prompt_is_cut_off_with_a_warning(pixels, caplog):
   assert "prompt cut off" in caplog.text
 
 
-def test_networks_with_an_encoder_take_no_features(pixels):
+def test_networks_with_an_encoder_take_and_show_no_features(pixels):
   message = "prompt_embeds: this network encodes prompts itself"
   with pytest.raises(ValueError, match=message):
     pixels(prompt_embeds=np.zeros((1, 3, 24)))
+  names = dict(callback_on_step_end_tensor_inputs=["prompt_embeds"])
+  with pytest.raises(ValueError, match=r"\['prompt_embeds'\]: use latents$"):
+    pixels("7", **names, callback_on_step_end=print)
+
+
+def test_encoding_takes_a_negative_prompt_for_all_or_for_each(latents):
+  one = latents.encode_prompt(["fox", "cat"], "snow")
+  each = latents.encode_prompt(["fox", "cat"], ["snow", "snow"])
+  for a, b in zip(one, each, strict=True):
+    np.testing.assert_array_equal(a, b)
+  none = latents.encode_prompt("fox", None)
+  np.testing.assert_array_equal(none[2], latents.encode_prompt("fox", "")[2])
+  with pytest.raises(ValueError, match="negative_prompt has 1 values for 2"):
+    latents.encode_prompt(["fox", "cat"], ["snow"])
 
 
 @pytest.mark.parametrize(
@@ -87,6 +101,8 @@ def test_networks_with_an_encoder_take_no_features(pixels):
     (dict(prompt=None), "prompt = None: must be a string"),
     (dict(negative_prompt=[None]), "negative_prompt = .None"),
     (dict(negative_prompt=["a", "b"]), "negative_prompt has 2 values for 1"),
+    (dict(negative_prompt=[]), 'negative_prompt is empty; "" is an uncond'),
+    (dict(negative_prompt=3), "negative_prompt = 3: must be a string"),
     (
       dict(prompt_embeds=np.zeros((1, 3, 24))),
       "prompt and prompt_embeds: pass",

@@ -1,4 +1,4 @@
-"""What a file says of how its sample was made."""
+"""Metadata of files: how a sample was made."""
 
 import dataclasses
 import json

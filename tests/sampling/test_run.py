@@ -133,6 +133,19 @@ def test_initial_latents_replace_noise(latents):
   np.testing.assert_allclose(turned, [b, a], atol=1e-4)
 
 
+def test_latents_are_decoded_or_not_by_output_type(latents):
+  call = dict(num_inference_steps=1, seed=3)
+  found = {
+    name: latents("fox", **call, output_type=name).images[0]
+    for name in ("latent", "raw", "uint8")
+  }
+  assert found["latent"].shape == (8, 8, 4)
+  decoded = np.asarray(latents.vae.decode(found["latent"]))
+  np.testing.assert_array_equal(found["raw"], decoded)
+  expected = np.round((np.clip(decoded, -1, 1) + 1) * 127.5)
+  np.testing.assert_array_equal(found["uint8"], expected)
+
+
 def test_samples_that_are_not_finite_are_refused(pixels, monkeypatch):
   params = dict(pixels.params)
   final = params["backbone"]["final"]

@@ -56,11 +56,11 @@ def test_larger_samples_are_shifted_more():
 
 
 def test_explicit_times_are_not_shifted():
-  mine = [0, 0.1, 0.5, 1]
+  explicit = [0, 0.1, 0.5, 1]
   shifted = dataclasses.replace(DEFAULTS, shift=4.0)
-  for given in (mine, np.asarray(mine)):
+  for given in (explicit, np.asarray(explicit)):
     found = time_grid(override(shifted, {"schedule": given})).for_tokens(1)
-    np.testing.assert_allclose(found, mine, atol=1e-7)
+    np.testing.assert_allclose(found, explicit, atol=1e-7)
 
 
 def test_noise_levels_are_shifted_and_end_in_data():

@@ -74,7 +74,7 @@ def write_language(folder, config=None):
 
 
 def write_vae(folder, **changes):
-  """An autoencoder whose pictures are neither flat nor clipped."""
+  """An autoencoder whose images are neither flat nor clipped."""
   cfg = dataclasses.replace(VAE, **changes)
   params = random_vae(cfg)
   params["decoder"]["last"] = {
