@@ -123,13 +123,10 @@ def make_config(
     samples_per_prompt=1,
   )
   sampling = dataclasses.replace(
-    tiny.sampling,
-    solver="euler",
-    num_inference_steps=1,
-    height=side,
-    width=side,
-    ladder=((tokens, words, 1),),
-    rows=1,
+    tiny.sampling, solver="euler", num_inference_steps=1
+  )
+  sizes = dataclasses.replace(
+    tiny.sizes, default=(side, side), ladder=((tokens, words, 1),), rows=1
   )
   return dataclasses.replace(
     tiny,
@@ -138,6 +135,7 @@ def make_config(
     text_encoder=Utf8Config(width=width, max_words=words),
     training=training,
     sampling=sampling,
+    sizes=sizes,
   )
 
 
