@@ -11,6 +11,7 @@ from lumina_jax.interop.names import NameTable, TableBuilder
 
 CLASS = "LuminaNextDiT2DModel"
 MEDIUM = "image"
+OTHER_LAYOUTS = "Use layout='lumina', or 'lumina_jax' for a whole pipeline"
 # Fields that diffusers' class fixes.
 FIELDS = dict(
   raster=False,
@@ -42,7 +43,7 @@ def diffusers_names(cfg: ModelConfig, medium: str) -> NameTable:
   if medium != MEDIUM:
     raise ValueError(
       f"diffusers' {CLASS} does not support the medium {medium!r}, only "
-      f"{MEDIUM!r}. Use layout='lumina'"
+      f"{MEDIUM!r}. {OTHER_LAYOUTS}"
     )
   expected = FIELDS | dict(
     cond_width=min(cfg.width, 1024), patch=cfg.patch[:1] * 2
@@ -57,7 +58,7 @@ def diffusers_names(cfg: ModelConfig, medium: str) -> NameTable:
   if wrong:
     raise ValueError(
       f"diffusers' {CLASS} is a text-to-image Next-DiT; this network differs: "
-      f"{', '.join(wrong)}. Use layout='lumina'"
+      f"{', '.join(wrong)}. {OTHER_LAYOUTS}"
     )
   builder = TableBuilder()
   builder.add("pad", "pad_token")
