@@ -76,7 +76,7 @@ def of_job(job: Job, sent: float, state: int) -> Bound | None:
   if not chip.flops:
     return None
   useful = job.flops.forward * job.passes if job.sample else job.flops.train
-  again = 0 if job.sample else job.flops.again(job.model.remat)
+  again = 0 if job.sample else job.flops.recomputed(job.model.remat)
   peak = job.devices * chip.device_flops
   passes = job.passes if job.sample else 2 + (job.model.remat != "none")
   weights = itemsize(job) * parameters(job.config) / job.degree["tensor"]

@@ -85,10 +85,10 @@ def test_recomputation_depends_on_what_is_kept():
   assert counted.train == 3 * counted.forward
   # Three products of the seven of a kernel's backward pass, whatever is kept.
   scores = 1.5 * (counted.attention + counted.text)
-  assert counted.again("none") == scores
-  assert counted.again("full") == scores + counted.forward
-  assert counted.again("offload_hidden") == scores + counted.forward
+  assert counted.recomputed("none") == scores
+  assert counted.recomputed("full") == scores + counted.forward
+  assert counted.recomputed("offload_hidden") == scores + counted.forward
   # Attention to text is computed again.
   kept = scores + counted.rest + counted.text
-  assert counted.again("attention") == kept
-  assert counted.again("offload_attention") == kept
+  assert counted.recomputed("attention") == kept
+  assert counted.recomputed("offload_attention") == kept
