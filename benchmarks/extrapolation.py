@@ -29,7 +29,7 @@ from data_pipelines.digit_captions import SIDE
 from data_pipelines.digits import split
 from lumina_jax.backbone.rope import RULES
 from lumina_jax.commands import start as entry_point
-from lumina_jax.evaluation.digits import Reader, cut
+from lumina_jax.evaluation.digits import DigitClassifier, split_canvases
 from lumina_jax.pipeline import LuminaPipeline
 from lumina_jax.sampling import arguments as inputs
 from lumina_jax.sampling import output
@@ -123,12 +123,16 @@ def averaged(image: np.ndarray, canvas: Canvas) -> np.ndarray:
   return np.asarray(shown.resize(size, Image.Resampling.BOX))[..., None]
 
 
-def right(reader: Reader, asked: Asked, images: list[np.ndarray]) -> np.ndarray:
+def right(
+  reader: DigitClassifier, asked: Asked, images: list[np.ndarray]
+) -> np.ndarray:
   """`f64[N]`, how many digits of each canvas are read as asked."""
 
   def one(image, labels):
     pixels = output.to_uint8(averaged(image, labels.shape))
-    share = reader.accuracy(cut([pixels], *labels.shape), labels.ravel())
+    share = reader.accuracy(
+      split_canvases([pixels], *labels.shape), labels.ravel()
+    )
     return share * labels.size
 
   pairs = zip(images, asked.labels, strict=True)
@@ -164,7 +168,7 @@ def rows_of(
 
 def compare(
   pipe: LuminaPipeline,
-  reader: Reader,
+  reader: DigitClassifier,
   asked: Asked,
   lines: Sequence[tuple[str, bool]],
   **what: Any,
@@ -209,7 +213,7 @@ def show(found: list[dict[str, Any]], title: str) -> None:
 
 
 def resolution(
-  pipe: LuminaPipeline, reader: Reader, factor: float
+  pipe: LuminaPipeline, reader: DigitClassifier, factor: float
 ) -> list[dict[str, Any]]:
   """All rules at a size; the best also at other scales of guidance."""
   what = dict(table="resolution", factor=factor)
@@ -225,7 +229,9 @@ def resolution(
   return found
 
 
-def layout(pipe: LuminaPipeline, reader: Reader) -> list[dict[str, Any]]:
+def layout(
+  pipe: LuminaPipeline, reader: DigitClassifier
+) -> list[dict[str, Any]]:
   """All rules on canvases of more digits than in training."""
   asked = from_nearest(pipe, ask(pipe, LARGER))
   what = dict(table="layout", factor=1.0, guidance=GUIDANCE)
@@ -234,7 +240,9 @@ def layout(pipe: LuminaPipeline, reader: Reader) -> list[dict[str, Any]]:
   return found
 
 
-def parts(pipe: LuminaPipeline, reader: Reader) -> list[dict[str, Any]]:
+def parts(
+  pipe: LuminaPipeline, reader: DigitClassifier
+) -> list[dict[str, Any]]:
   """What wrong canvases show instead, digit by digit at the trained size.
 
   The quarters of a single digit at twice its size are read as that digit; each
@@ -245,11 +253,11 @@ def parts(pipe: LuminaPipeline, reader: Reader) -> list[dict[str, Any]]:
   labels = np.concatenate([x.ravel() for x in asked.labels])
   for rule in ("none", "linear", "ntk", "watershed"):
     images = [output.to_uint8(x) for x in draw(pipe, asked, rule, False)]
-    share = reader.accuracy(cut(images, 2, 2), np.repeat(labels, 4))
+    share = reader.accuracy(split_canvases(images, 2, 2), np.repeat(labels, 4))
     found.append(dict(table="quarters", rule=rule, accuracy=share))
   asked = ask(pipe, {(4, 1): 100})
   images = [output.to_uint8(x) for x in draw(pipe, asked, "none", False)]
-  lines = cut(images, 4, 1).reshape(-1, 4, SIDE, SIDE)
+  lines = split_canvases(images, 4, 1).reshape(-1, 4, SIDE, SIDE)
   wanted = np.stack([x.ravel() for x in asked.labels])
   for line in range(4):
     own, first = (
@@ -269,7 +277,7 @@ def save(found: list[dict[str, Any]]) -> None:
 
 def main(_) -> None:
   pipe = LuminaPipeline.from_pretrained()
-  reader, found = Reader(split(0.2)[0]), []
+  reader, found = DigitClassifier(split(0.2)[0]), []
   for part in (
     lambda: resolution(pipe, reader, 2.0),
     lambda: parts(pipe, reader),

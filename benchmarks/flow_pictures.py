@@ -19,7 +19,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from data_pipelines.digits import split
 from lumina_jax.commands import start as entry_point
-from lumina_jax.flow.solvers import solver as find
+from lumina_jax.flow.solvers import get_solver
 from lumina_jax.media import sheet as picture
 from lumina_jax.pipeline import LuminaPipeline
 from lumina_jax.sampling.extrapolation import Extrapolation
@@ -87,7 +87,10 @@ def by_solvers(pipe: LuminaPipeline) -> Image.Image:
     return enlarged(pipe(CANVAS, seed=SEED, **how).images[0], 6)
 
   rows = [
-    [drawn(name, max(1, n // find(name).evaluations)) for n in EVALUATIONS]
+    [
+      drawn(name, max(1, n // get_solver(name).evaluations))
+      for n in EVALUATIONS
+    ]
     for name in SOLVERS
   ]
   rows.append([drawn("rk4", 64)])

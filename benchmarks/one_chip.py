@@ -88,7 +88,7 @@ def programs(pixels: int) -> dict[str, tuple[Any, tuple]]:
     ),
     "sampler": (sample, (_in(boxed, jnp.bfloat16), batch.request)),
     "decoder": (
-      lambda params, z: vae.picture(painter, params, z),
+      lambda params, z: vae.decode(painter, params, z),
       (
         _in(vae.boxed_shapes(painter), jnp.float32),
         np.zeros((1, side, side, 4), np.float32),

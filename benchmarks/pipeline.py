@@ -140,7 +140,7 @@ def contestants(folder: pathlib.Path, args: Any) -> dict[str, Callable]:
       **call,
     ).images[0]
     # Else an encoded prompt would be had for nothing from the second call on.
-    ours.text_encoder.forget()
+    ours.text_encoder.clear_memory()
     return pixels
 
   def draw_theirs(steps):

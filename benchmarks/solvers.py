@@ -23,9 +23,9 @@ from rich.table import Table
 
 from data_pipelines.digits import split
 from lumina_jax.commands import start as entry_point
-from lumina_jax.evaluation.digits import Reader, cut
+from lumina_jax.evaluation.digits import DigitClassifier, split_canvases
 from lumina_jax.flow import schedule as schedules
-from lumina_jax.flow.solvers import solver as find
+from lumina_jax.flow.solvers import get_solver
 from lumina_jax.pipeline import LuminaPipeline
 from lumina_jax.sampling import output
 
@@ -99,10 +99,10 @@ class Task:
     )
     return Drawn(drawn.images, drawn.evaluations[0])
 
-  def accuracy(self, reader: Reader, drawn: Drawn) -> float:
+  def accuracy(self, reader: DigitClassifier, drawn: Drawn) -> float:
     """Share of digits that are read as asked."""
     cells = [
-      cut([output.to_uint8(image)], *labels.shape)
+      split_canvases([output.to_uint8(image)], *labels.shape)
       for image, labels in zip(drawn.latents, self.labels, strict=True)
     ]
     labels = np.concatenate([labels.ravel() for labels in self.labels])
@@ -148,7 +148,7 @@ def grids(steps: int) -> Iterator[tuple[str, list[float]]]:
 
 def steps_within(solver: str, budget: int) -> int:
   """As many steps as these evaluations allow, one at least."""
-  return max(1, budget // find(solver).evaluations)
+  return max(1, budget // get_solver(solver).evaluations)
 
 
 def uniform(steps: int) -> list[float]:
@@ -195,7 +195,7 @@ def finals(
 ) -> list[dict[str, Any]]:
   """Error and prompt accuracy of the best on prompts and noise of their own."""
   task, rows = Task(MANY, seed=5000), []
-  reader = Reader(split(0.2)[0])
+  reader = DigitClassifier(split(0.2)[0])
   reference = task.draw(pipe, "rk4", uniform(LESS_DENSE), GUIDANCE)
 
   def add(drawn, solver, grid, budget):

@@ -49,7 +49,7 @@ from benchmarks.train_table import (
 )
 from lumina_jax.backbone import ModelConfig
 from lumina_jax.commands import start as entry_point
-from lumina_jax.encoders.frozen import FrozenTextConfig
+from lumina_jax.encoders.text_features import TextFeaturesConfig
 from lumina_jax.flow.loss import TimeDistribution
 from lumina_jax.flow.noise import sample_keys, token_noise
 from lumina_jax.model.network import Network
@@ -132,7 +132,7 @@ class Theirs:
 
 
 def _network(cfg: ModelConfig) -> Network:
-  return Network(cfg, FrozenTextConfig(width=cfg.text_width))
+  return Network(cfg, TextFeaturesConfig(width=cfg.text_width))
 
 
 def first_noise(case: Case) -> tuple[np.ndarray, np.ndarray]:

@@ -24,7 +24,7 @@ run: on a CPU, both stages. The published sizes are not run here.
 from ml_collections import ConfigDict
 
 from configs import text_to_image
-from lumina_jax.encoders.frozen import GEMMA, LLAMA
+from lumina_jax.encoders.text_features import GEMMA, LLAMA
 
 SIDES = 256, 512, 1024
 MODELS = ("flag_5b", "next_2b", "next_2b_gqa")

@@ -100,7 +100,7 @@ class ShardSource:
 
     Args:
       channels: channels C of the latents of the network.
-      text: fields of its `FrozenTextConfig`; None = the network encodes
+      text: fields of its `TextFeaturesConfig`; None = the network encodes
         captions itself.
 
     Raises:

@@ -28,7 +28,13 @@ from data_pipelines.batches import Batches
 from data_pipelines.digit_captions import SIDE
 from data_pipelines.digits import DigitCanvases, DigitsConfig, Split, split
 from lumina_jax.commands import start as entry_point
-from lumina_jax.evaluation.digits import Group, Neighbours, Reader, cut, groups
+from lumina_jax.evaluation.digits import (
+  DigitClassifier,
+  NearestNeighbors,
+  PromptGroup,
+  prompt_groups,
+  split_canvases,
+)
 from lumina_jax.files import atomic
 from lumina_jax.files.progress import Progress
 from lumina_jax.flow.loss import TimeDistribution
@@ -50,12 +56,12 @@ LOSS_BATCHES = 16
 
 def prompt_accuracy(
   pipe: LuminaPipeline,
-  reader: Reader,
-  neighbours: Neighbours,
-  chosen: Sequence[Group],
+  reader: DigitClassifier,
+  neighbors: NearestNeighbors,
+  chosen: Sequence[PromptGroup],
   guidance: Sequence[float],
 ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-  """Accuracy by canvas, spelling, guidance; memorisation of singles."""
+  """Accuracy by canvas, phrasing, guidance; memorisation of singles."""
   table, memory = [], {}
   total = len(chosen) * len(guidance)
   with Progress("evaluating", total, unit="groups") as progress:
@@ -70,13 +76,13 @@ def prompt_accuracy(
           width=SIDE * group.columns,
           output_type="uint8",
         ).images
-        digits = cut(canvases, group.rows, group.columns)
+        digits = split_canvases(canvases, group.rows, group.columns)
         if group.rows == group.columns == 1:
           singles.append(digits)
         table.append(
           {
             "canvas": f"{group.rows}x{group.columns}",
-            "spelling": group.spelling,
+            "phrasing": group.phrasing,
             "example": group.prompts[0],
             "guidance": scale,
             "cells": len(digits),
@@ -85,7 +91,7 @@ def prompt_accuracy(
         )
         progress.show(len(table))
       if singles:
-        memory[str(scale)] = neighbours.judge(np.concatenate(singles))
+        memory[str(scale)] = neighbors.compare(np.concatenate(singles))
   return table, memory
 
 
@@ -134,12 +140,16 @@ def evaluate(
 ) -> dict[str, Any]:
   """All figures of a network as plain values."""
   known, held_out = split(config.data.held_out)
-  neighbours = Neighbours(known)
+  neighbors = NearestNeighbors(known)
   trained = list(config.data.canvases)
   canvases = trained + [c for c in EXTRAPOLATED if c not in trained]
-  reader = Reader(known)
+  reader = DigitClassifier(known)
   table, memory = prompt_accuracy(
-    pipe, reader, neighbours, list(groups(canvases, cells, seed=0)), guidance
+    pipe,
+    reader,
+    neighbors,
+    list(prompt_groups(canvases, cells, seed=0)),
+    guidance,
   )
   names = {f"{rows}x{columns}" for rows, columns in trained}
   for row in table:
@@ -150,7 +160,7 @@ def evaluate(
     ),
     "accuracy": table,
     "memorisation": memory,
-    "held_out_digits": neighbours.judge(held_out.images),
+    "held_out_digits": neighbors.compare(held_out.images),
     "held_out_loss_by_time": loss_by_time(config, pipe, held_out),
   }
 
@@ -160,7 +170,7 @@ def show(result: dict[str, Any]) -> None:
   console = Console()
   guidance = sorted({row["guidance"] for row in result["accuracy"]})
   by_cell = {
-    (row["canvas"], row["spelling"], row["guidance"]): row
+    (row["canvas"], row["phrasing"], row["guidance"]): row
     for row in result["accuracy"]
   }
   table = Table(
@@ -168,8 +178,8 @@ def show(result: dict[str, Any]) -> None:
   )
   for scale in guidance:
     table.add_column(f"guidance {scale:g}", justify="right")
-  for canvas, spelling in dict.fromkeys(key[:2] for key in by_cell):
-    rows = [by_cell[canvas, spelling, scale] for scale in guidance]
+  for canvas, phrasing in dict.fromkeys(key[:2] for key in by_cell):
+    rows = [by_cell[canvas, phrasing, scale] for scale in guidance]
     name = canvas if rows[0]["trained"] else f"{canvas} unseen"
     accuracies = [f"{row['accuracy']:.3f}" for row in rows]
     table.add_row(name, rows[0]["example"], str(rows[0]["cells"]), *accuracies)
@@ -223,7 +233,7 @@ def run() -> None:
   """Defines the flags and runs the command."""
   flags.DEFINE_string("workdir", None, "Folder of the run to judge.")
   flags.DEFINE_integer(
-    "cells", 500, "Digits per canvas size and spelling.", lower_bound=1
+    "cells", 500, "Digits per canvas size and phrasing.", lower_bound=1
   )
   flags.mark_flags_as_required(["workdir"])
   entry_point.run(main)

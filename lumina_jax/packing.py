@@ -1,6 +1,6 @@
 """Packing: samples of any sizes side by side in rows of one size.
 
-numpy only; like `tokens` it leaves JAX alone, since data workers import it.
+Uses numpy only, since data workers import it.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ def pack(
   patch_dim: int,
   axes: int,
 ) -> Tokens:
-  """Lays samples side by side in one row of `length` tokens (numpy, no B).
+  """Packs samples side by side into one row, without the batch axis.
 
   Args:
-    grids: layout of each sample, in the order of its segment number; None for
-      one that is missing, whose number is left free.
+    grids: layout of each sample, in the order of segment numbers; None for a
+      missing sample, whose segment number stays unused.
     patches: `f32[L_n, P]` of each sample, from `Grid.tokenize`.
-    length: tokens of the row; what the samples leave is padding.
-    patch_dim: P, so that a row without samples has a shape too.
+    length: number of tokens of the row, including padding.
+    patch_dim: P, which defines the shape of a row without samples.
     axes: A, likewise.
 
   Raises:
-    ValueError: if the samples do not fit.
+    ValueError: if the samples do not fit, or differ from P or A.
   """
   used = sum(grid.num_tokens for grid in grids if grid)
   if used > length:
@@ -50,8 +50,9 @@ def pack(
       continue
     if values.shape[-1] != patch_dim or grid.ids.shape[-1] != axes:
       raise ValueError(
-        f"sample {number} has {values.shape[-1]} values a patch on "
-        f"{grid.ids.shape[-1]} axes; the row takes {patch_dim} on {axes}"
+        f"sample {number} has {values.shape[-1]} values per patch and "
+        f"{grid.ids.shape[-1]} position axes; the row has {patch_dim} and "
+        f"{axes}"
       )
     place = slice(start, start + grid.num_tokens)
     row.patches[place] = values
@@ -63,27 +64,27 @@ def pack(
 
 
 def pack_text(
-  codes: Sequence[np.ndarray | None],
-  words: int,
+  texts: Sequence[np.ndarray | None],
+  length: int,
   width: int,
   dtype: Any = np.int32,
 ) -> Condition:
-  """Lays the text codes of a row's samples side by side (numpy, no B).
+  """Packs the texts of a row's samples side by side, without the batch axis.
 
   Args:
-    codes: `i32[S_n, K]` of each sample, in the order of its segment number;
-      of a frozen language model features `f32[S_n, E]`. None for a missing one.
-    words: S of the row; what the samples leave is padding.
-    width: K, so that a row without samples has a shape too.
-    dtype: of the codes.
+    texts: codes `i32[S_n, K]` or features `f32[S_n, E]` of each sample, in the
+      order of segment numbers; None for a missing sample.
+    length: S, number of text tokens of the row, including padding.
+    width: K or E, which defines the shape of a row without samples.
+    dtype: dtype of the texts.
 
   Returns:
     A condition with `text` and `text_segments` only.
   """
-  text = np.zeros((words, width), dtype)
-  segments = np.zeros(words, np.int32)
+  text = np.zeros((length, width), dtype)
+  segments = np.zeros(length, np.int32)
   start = 0
-  for number, sample in enumerate(codes, start=1):
+  for number, sample in enumerate(texts, start=1):
     if sample is None:
       continue
     place = slice(start, start + len(sample))
@@ -103,10 +104,10 @@ def stack(rows: Sequence[NamedTuple]) -> Any:
 
 
 def ladder(tokens: int) -> int:
-  """Tokens of a row that holds so many: eight steps an octave.
+  """Rounds a number of tokens up to a row length, eight lengths per octave.
 
-  So many sizes share few compiled programs, at the price of an eighth of
-  padding at most, beyond the sixteen tokens that every row has.
+  Many sizes thus share few compiled programs. Padding is at most an eighth of
+  the row, or less than 16 tokens.
   """
   step = max(16, 2 ** (tokens.bit_length() - 4))
   return -(-tokens // step) * step
@@ -118,26 +119,27 @@ def first_fit(
   """Packs items into rows, largest first, each into the first row it fits.
 
   Args:
-    sizes: for each item what it takes of each budget, e.g. (tokens, words, 1).
-    budget: what one row offers of each, e.g. (tokens, words, samples).
+    sizes: size of each item in each resource, e.g. (tokens, text tokens, 1).
+    budget: size of a row in each resource, e.g. (tokens, text tokens, samples).
 
   Returns:
-    The item numbers of each row. Depends on nothing but the arguments.
+    The indices of the items of each row, a function of the arguments alone.
 
   Raises:
-    ValueError: if an item exceeds the budget by itself.
+    ValueError: if a single item exceeds the budget.
   """
   for item, size in enumerate(sizes):
     if any(s > b for s, b in zip(size, budget, strict=True)):
       raise ValueError(
-        f"item {item} takes {tuple(size)}, a row offers {tuple(budget)}"
+        f"item {item} has size {tuple(size)}, which exceeds the budget "
+        f"{tuple(budget)} of a row"
       )
   sizes = np.reshape(sizes, (-1, len(budget)))
   rows: list[list[int]] = []
-  room = np.tile(np.asarray(budget), (len(sizes), 1))  # of as many rows at most
+  room = np.tile(np.asarray(budget), (len(sizes), 1))  # One row per item.
   for item in np.argsort(-sizes[:, 0], kind="stable").tolist():
     fits = np.all(sizes[item] <= room[: len(rows) + 1], axis=1)
-    number = int(np.argmax(fits))  # The last of these rows is still empty.
+    number = int(np.argmax(fits))  # The last of these rows is empty.
     if number == len(rows):
       rows.append([])
     rows[number].append(item)

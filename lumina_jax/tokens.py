@@ -1,16 +1,17 @@
-"""The contract of the house: every medium is a grid, every grid a sequence.
+"""The contract: every medium is a grid of latents, every grid a sequence.
 
 A `Grid` cuts latents `f32[*shape, C]` of any rank into patches and lays them
-out as one sequence of L tokens; `Tokens` carries such sequences, several
-samples to a row if they fit, and `Condition` says what each sample shall
-become. Positions, kinds and segments are data rather than static shapes, so
-that every resolution under one token budget runs in one compiled program.
+out as one sequence of L tokens. `Tokens` holds rows of such sequences, with
+several samples per row where they fit, and `Condition` holds the conditioning
+of each sample. Positions, kinds and segments are data rather than static
+shapes, so all resolutions under one token budget share one compiled program.
 
-Works on numpy and jax arrays alike and imports neither JAX nor Flax, so that a
-data worker stays light.
+Takes numpy and jax arrays alike. It imports neither JAX nor Flax, so that data
+workers stay light.
 
 Shapes: B rows, L tokens a row, N samples a row, S text tokens a row,
-A position axes, P = prod(patch) * C values a patch, E text width.
+A position axes, P = prod(patch) * C values a patch, E text width, K codes a
+text token.
 """
 
 from __future__ import annotations
@@ -25,18 +26,18 @@ import numpy as np
 
 PATCH, NEXTLINE, NEXTFRAME = 0, 1, 2
 
-Array = Any  # np.ndarray | jax.Array: this module takes either.
+Array = Any  # np.ndarray | jax.Array
 
 
 class Tokens(NamedTuple):
-  """Rows of tokens; one row holds one sample or several, then padding.
+  """Rows of tokens; each row holds one or more samples, then padding.
 
   Attributes:
-    patches: `f32[B, L, P]`, values of a patch in the order (p..., C), the same
-      order in and out; zero for separators and padding.
+    patches: `f32[B, L, P]`, values of each patch in the order (p..., C), for
+      inputs and outputs; zero for separators and padding.
     ids: `i32[B, L, A]`, position on A axes.
-    kinds: `i32[B, L]`, PATCH, NEXTLINE or NEXTFRAME.
-    segments: `i32[B, L]`, the sample a token belongs to, from 1; 0 = padding.
+    kinds: `i32[B, L]`, PATCH, NEXTLINE or NEXTFRAME; PATCH for padding.
+    segments: `i32[B, L]`, the sample of each token, from 1; 0 = padding.
   """
 
   patches: Array
@@ -46,20 +47,20 @@ class Tokens(NamedTuple):
 
 
 class Condition(NamedTuple):
-  """What the N samples of each row are conditioned on.
+  """Conditioning of the N samples of each row.
 
   Attributes:
     time: `f32[B, N]`, from 0 (noise) to 1 (data).
-    label: `i32[B, N]` class of a sample.
-    text: `f32[B, S, E]` features, or `i32[B, S, K]` codes that a trained
+    label: `i32[B, N]`, class of each sample.
+    text: features `f32[B, S, E]`, or codes `i32[B, S, K]` that a trained
       encoder turns into features.
-    text_segments: `i32[B, S]`, the sample a text token belongs to; 0 = padding.
-    sample_ids: `i32[B, N]`, names a sample for its random numbers, so that
-      neither its place in the batch nor its neighbours change them.
-    rope_rates: `f32[B, N, K/2]`, how fast each channel pair of a head turns
-      with position; None = as trained. A rule of `backbone.rope` makes them.
-    attention_scale: `f32[B, N]`, what the scores of self-attention are
-      multiplied by beside 1 / sqrt(K); None = 1.
+    text_segments: `i32[B, S]`, the sample of each text token; 0 = padding.
+    sample_ids: `i32[B, N]`, ids that seed the random numbers of samples, so
+      that places and neighbours in a batch do not change them.
+    rope_rates: `f32[B, N, head_dim / 2]`, rotation of each channel pair of a
+      head per position, from `backbone.rope`; None = as trained.
+    attention_scale: `f32[B, N]`, factor of the scores of self-attention beside
+      1 / sqrt(head_dim); None = 1.
   """
 
   time: Array | None = None
@@ -76,16 +77,17 @@ class Grid:
   """Latents of one size and their layout as a sequence of tokens.
 
   Attributes:
-    shape: extent of each axis, e.g. (height, width) or (frames, height, width).
-    patch: extent of a patch on each axis; divides `shape`.
-    raster: True gives one running index as position, False one id per axis.
-    separators: True adds a nextline token after each row of patches and, from
-      three axes on, a nextframe token after each frame (Lumina-T2X section
-      2.2); both count in the running index.
-    origin: position of the first patch, a number per position axis; () = 0.
+    shape: size of each axis, e.g. (height, width) or (frames, height, width).
+    patch: size of a patch along each axis; divides `shape`.
+    raster: True for one running index as position, False for one id per axis.
+    separators: True adds a nextline token after each row of patches and, for
+      three or more axes, a nextframe token after each frame (Lumina-T2X,
+      section 2.2). Both count in the running index.
+    origin: position of the first patch, one number per position axis; () = 0.
 
   Raises:
-    ValueError: if `patch` does not divide `shape`.
+    ValueError: if the numbers of axes differ or `patch` does not divide
+      `shape`.
   """
 
   shape: tuple[int, ...]
@@ -97,12 +99,12 @@ class Grid:
   def __post_init__(self):
     if len(self.shape) != len(self.patch):
       raise ValueError(
-        f"a grid of shape {self.shape} needs a patch of as many axes, "
-        f"not {self.patch}"
+        f"patch {self.patch} must have as many axes as the grid's shape "
+        f"{self.shape}"
       )
     if len(self.origin) not in (0, 1 if self.raster else len(self.shape)):
       raise ValueError(
-        f"origin {self.origin} needs one number for each position axis"
+        f"origin {self.origin} must have one number per position axis"
       )
     for size, patch in zip(self.shape, self.patch, strict=True):
       if patch < 1:
@@ -111,7 +113,7 @@ class Grid:
         near = max(patch, round(size / patch) * patch)
         raise ValueError(
           f"size {size} of {self.shape} is not a positive multiple of the "
-          f"patch size {patch}; the nearest that is: {near}"
+          f"patch size {patch}; the nearest is {near}"
         )
 
   @property
@@ -121,7 +123,7 @@ class Grid:
 
   @property
   def num_tokens(self) -> int:
-    """L, without laying anything out."""
+    """L."""
     counts, separators = self.counts, 0
     if self.separators and len(counts) >= 2:
       separators += math.prod(counts[:-1])
@@ -136,7 +138,7 @@ class Grid:
 
   @property
   def ids(self) -> np.ndarray:
-    """`i32[L, A]`: the running index (A = 1), or one id per axis."""
+    """`i32[L, A]`: the running index with A = 1, or one id per axis."""
     if self.raster:
       ids = np.arange(self.num_tokens, dtype=np.int32)[:, None]
     else:
@@ -144,7 +146,11 @@ class Grid:
     return ids + np.asarray(self.origin, np.int32) if self.origin else ids
 
   def tokenize(self, x: Array) -> Array:
-    """`f32[..., *shape, C]` -> `f32[..., L, P]`, separators zero."""
+    """`f32[..., *shape, C]` -> `f32[..., L, P]`; separators are zero.
+
+    Raises:
+      ValueError: for an array of another shape.
+    """
     if x.shape[-len(self.shape) - 1 : -1] != self.shape:
       raise ValueError(f"expected [..., {self.shape}, C], got {x.shape}")
     patches = einops.rearrange(x, self._pattern(), **self._sizes())
@@ -156,7 +162,11 @@ class Grid:
     return xp.take(xp.concat([patches, blank], axis=-2), cells, axis=-2)
 
   def detokenize(self, patches: Array) -> Array:
-    """`f32[..., L, P]` -> `f32[..., *shape, C]`, the inverse of `tokenize`."""
+    """`f32[..., L, P]` -> `f32[..., *shape, C]`, the inverse of `tokenize`.
+
+    Raises:
+      ValueError: for another number of tokens.
+    """
     if patches.shape[-2] != self.num_tokens:
       raise ValueError(
         f"{self.shape} takes {self.num_tokens} tokens, got {patches.shape[-2]}"
@@ -181,7 +191,7 @@ class Grid:
 
 @functools.lru_cache(maxsize=4096)
 def _layout(counts: tuple[int, ...], separators: bool):
-  """Returns kinds `i32[L]`, ids `i32[L, A]`, cells `i32[L]` (-1: none)."""
+  """Kinds `i32[L]`, ids `i32[L, A]`, patch indices `i32[L]` (-1 = none)."""
   kinds = np.full(counts, PATCH, np.int32)
   cells = np.arange(math.prod(counts), dtype=np.int32).reshape(counts)
   if separators and len(counts) >= 2:
@@ -193,7 +203,7 @@ def _layout(counts: tuple[int, ...], separators: bool):
     kinds = _append(kinds.reshape(frame), NEXTFRAME)
     cells = _append(cells.reshape(frame), -1)
     ids = ids.reshape(*frame, len(counts))
-    # A nextframe token stands one row below the last of its frame.
+    # The position of a nextframe token is one row below its frame.
     after = ids[..., :1, :].copy()
     after[..., -2] = counts[-2]
     ids = np.concatenate([ids, after], axis=-2)
@@ -209,10 +219,10 @@ def _append(x: np.ndarray, value: int) -> np.ndarray:
 
 
 def per_token(values: Array, segments: Array) -> Array:
-  """Each token's sample's value: `[B, N, ...]` -> `[B, L or 1, ...]`.
+  """Values of samples for their tokens: `[B, N, ...]` -> `[B, L or 1, ...]`.
 
-  One sample a row is a broadcast, never a gather. `take_along_axis` keeps the
-  rows where they are, on however many devices; fancy indexing gathers them.
+  One sample per row is a broadcast, never a gather. `take_along_axis` keeps the
+  sharding of rows, while fancy indexing would gather them on all devices.
   """
   if values.shape[1] == 1:
     return values

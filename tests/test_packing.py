@@ -1,4 +1,4 @@
-"""Packing: samples side by side, stacking, first fit."""
+"""Packing: samples side by side, stacking, row lengths, first fit."""
 
 import itertools
 import math
@@ -12,7 +12,7 @@ from lumina_jax.tokens import Condition, Grid
 
 
 def latents(shape):
-  """Distinct values, so that any change of order shows."""
+  """Distinct values, so that every change of order fails."""
   full = (*shape, 3)
   return np.arange(1, 1 + math.prod(full), dtype=np.float32).reshape(full)
 
@@ -48,9 +48,37 @@ def test_a_row_may_be_full_or_empty():
   assert not empty.segments.any()
 
 
-def test_samples_that_do_not_fit_are_refused():
+def test_samples_of_another_size_are_refused():
   with pytest.raises(ValueError, match=r"11 tokens .* row of 10"):
     packed(length=10)
+  grids, patches, _ = packed(length=14)
+  for expected in ((11, 2), (12, 1)):
+    with pytest.raises(ValueError, match=r"sample 1 has 12 .* and 2 .* has "):
+      packing.pack(grids, patches, 14, *expected)
+
+
+def test_texts_are_packed_by_segment_number():
+  texts = [np.full((2, 3), 5), None, np.full((1, 3), 7)]
+  found = packing.pack_text(texts, 5, 3)
+  assert found.text[:, 0].tolist() == [5, 5, 7, 0, 0]
+  assert found.text_segments.tolist() == [1, 1, 3, 0, 0]
+  assert packing.pack_text([], 2, 3, np.float32).text.dtype == np.float32
+
+
+def test_row_lengths_have_eight_steps_per_octave():
+  lengths = sorted({packing.ladder(n) for n in range(1, 1025)})
+  assert lengths[:4] == [16, 32, 48, 64] and lengths[-1] == 1024
+  for n in range(1, 1025):
+    assert n <= packing.ladder(n) < n + max(16, n / 8)
+    assert packing.ladder(packing.ladder(n)) == packing.ladder(n)
+  assert len([n for n in lengths if 512 < n <= 1024]) == 8
+
+
+def test_missing_samples_keep_their_segment_number():
+  grids, patches, _ = packed(length=14)
+  grids[1] = patches[1] = None
+  row = packing.pack(grids, patches, 14, 12, axes=2)
+  assert row.segments.tolist() == [1] * 3 + [3] * 2 + [0] * 9
 
 
 def test_stack_batches_rows_and_keeps_absent_fields():
@@ -91,6 +119,6 @@ def test_first_fit_places_the_largest_first():
   assert first_fit([], (7,)) == []
 
 
-def test_first_fit_names_an_item_over_budget():
-  with pytest.raises(ValueError, match=r"item 1 takes \(4, 9\).*\(8, 8\)"):
+def test_an_item_over_budget_is_named():
+  with pytest.raises(ValueError, match=r"item 1 has size \(4, 9\).*\(8, 8\)"):
     first_fit([(1, 1), (4, 9)], (8, 8))

@@ -1,4 +1,4 @@
-"""The contract: layouts and their inverses, values per token, lightness."""
+"""The contract: layouts and their inverses, values per token, imports."""
 
 import dataclasses
 import itertools
@@ -32,28 +32,41 @@ CHANNELS = 3
 
 
 def latents(shape, batch=()):
-  """Distinct values, so that any change of order shows."""
+  """Distinct values, so that every change of order fails."""
   full = (*batch, *shape, CHANNELS)
   return np.arange(1, 1 + math.prod(full), dtype=np.float32).reshape(full)
 
 
-@pytest.mark.parametrize("batch", [(), (2,), (2, 3)])
-@pytest.mark.parametrize("xp", [np, jnp])
-@pytest.mark.parametrize("separators", [False, True])
-@pytest.mark.parametrize(("shape", "patch"), SIZES)
-def test_detokenize_inverts_tokenize(shape, patch, separators, xp, batch):
-  grid = Grid(shape, patch, raster=True, separators=separators)
-  x = xp.asarray(latents(shape, batch))
+every_size = pytest.mark.parametrize(("shape", "patch"), SIZES)
+both_kinds = pytest.mark.parametrize("separators", [False, True])
+
+
+def check_inverse(grid, x):
   patches = grid.tokenize(x)
   back = grid.detokenize(patches)
-  width = math.prod(patch) * CHANNELS
+  width = math.prod(grid.patch) * CHANNELS
+  batch = x.shape[: -len(grid.shape) - 1]
   assert patches.shape == (*batch, grid.num_tokens, width)
   assert type(patches) is type(back) is type(x)
   np.testing.assert_array_equal(back, x)
 
 
-@pytest.mark.parametrize("separators", [False, True])
-@pytest.mark.parametrize(("shape", "patch"), SIZES)
+@both_kinds
+@every_size
+def test_detokenize_inverts_tokenize(shape, patch, separators):
+  grid = Grid(shape, patch, raster=True, separators=separators)
+  for batch in ((), (2,), (2, 3)):
+    check_inverse(grid, latents(shape, batch))
+
+
+@pytest.mark.parametrize(("shape", "patch"), [SIZES[0], SIZES[2]])
+def test_jax_arrays_stay_jax_arrays(shape, patch):
+  grid = Grid(shape, patch, raster=True, separators=True)
+  check_inverse(grid, jnp.asarray(latents(shape, (2,))))
+
+
+@both_kinds
+@every_size
 def test_tokenize_inverts_detokenize(shape, patch, separators):
   grid = Grid(shape, patch, raster=True, separators=separators)
   width = math.prod(patch) * CHANNELS
@@ -64,8 +77,8 @@ def test_tokenize_inverts_detokenize(shape, patch, separators):
   )
 
 
-@pytest.mark.parametrize("separators", [False, True])
-@pytest.mark.parametrize(("shape", "patch"), SIZES)
+@both_kinds
+@every_size
 def test_patches_and_their_values_are_row_major(shape, patch, separators):
   grid = Grid(shape, patch, raster=True, separators=separators)
   x = latents(shape)
@@ -92,7 +105,7 @@ def test_tokenize_under_jit_equals_numpy():
   ("counts", "nextlines", "nextframes"),
   [((5,), 0, 0), ((3, 5), 3, 0), ((2, 3, 5), 6, 2), ((2, 2, 3, 5), 12, 4)],
 )
-def test_separators_end_each_line_and_each_frame(counts, nextlines, nextframes):
+def test_separators_end_each_row_and_each_frame(counts, nextlines, nextframes):
   shape = tuple(2 * n for n in counts)
   grid = Grid(shape, (2,) * len(counts), raster=True, separators=True)
   found = [(grid.kinds == k).sum() for k in (PATCH, NEXTLINE, NEXTFRAME)]
@@ -100,7 +113,7 @@ def test_separators_end_each_line_and_each_frame(counts, nextlines, nextframes):
   assert grid.num_tokens == sum(found)
 
 
-def test_an_image_is_lines_of_patches_and_a_nextline():
+def test_an_image_is_rows_of_patches_and_a_nextline():
   height, width, patch = 6, 10, 2
   grid = Grid((height, width), (patch, patch), raster=True, separators=True)
   rows, columns = height // patch, width // patch
@@ -109,22 +122,22 @@ def test_an_image_is_lines_of_patches_and_a_nextline():
   assert grid.kinds.tolist() == line * rows
 
 
-def test_a_frame_is_its_lines_and_a_nextframe():
+def test_a_frame_is_its_rows_and_a_nextframe():
   grid = Grid((2, 4, 6), (1, 2, 2), raster=True, separators=True)
   line = [PATCH] * 3 + [NEXTLINE]
   assert grid.kinds.tolist() == (line * 2 + [NEXTFRAME]) * 2
 
 
-@pytest.mark.parametrize("separators", [False, True])
-@pytest.mark.parametrize(("shape", "patch"), SIZES)
+@both_kinds
+@every_size
 def test_the_running_index_counts_every_token(shape, patch, separators):
   grid = Grid(shape, patch, raster=True, separators=separators)
   assert grid.ids[:, 0].tolist() == list(range(grid.num_tokens))
   assert grid.ids.shape == (grid.num_tokens, 1)
 
 
-@pytest.mark.parametrize("separators", [False, True])
-@pytest.mark.parametrize(("shape", "patch"), SIZES)
+@both_kinds
+@every_size
 def test_a_patch_has_the_ids_of_its_cell(shape, patch, separators):
   grid = Grid(shape, patch, raster=False, separators=separators)
   of_patches = grid.ids[grid.kinds == PATCH]
@@ -132,7 +145,7 @@ def test_a_patch_has_the_ids_of_its_cell(shape, patch, separators):
   assert len(np.unique(grid.ids, axis=0)) == grid.num_tokens
 
 
-def test_separators_stand_after_the_last_patch():
+def test_separators_have_ids_after_the_last_patch():
   grid = Grid((2, 4, 6), (1, 2, 2), raster=False, separators=True)
   lines = grid.ids[grid.kinds == NEXTLINE]
   frames = grid.ids[grid.kinds == NEXTFRAME]
@@ -140,7 +153,7 @@ def test_separators_stand_after_the_last_patch():
   assert frames.tolist() == [[0, 2, 0], [1, 2, 0]]
 
 
-@pytest.mark.parametrize("separators", [False, True])
+@both_kinds
 def test_the_origin_moves_every_position(separators):
   at_zero = Grid((4, 6), (2, 2), raster=False, separators=separators)
   moved = dataclasses.replace(at_zero, origin=(3, 5))
@@ -151,26 +164,40 @@ def test_the_origin_moves_every_position(separators):
 
 @pytest.mark.parametrize("patch", [3, 4])
 @pytest.mark.parametrize("size", [-3, 0, 1, 5, 7, 11])
-def test_a_bad_size_is_answered_with_the_nearest_good_one(size, patch):
+def test_an_error_names_the_nearest_valid_size(size, patch):
   with pytest.raises(ValueError, match=rf"size {size} of") as caught:
     Grid((12, size), (patch, patch), raster=True, separators=False)
-  near = int(re.search(r"(\d+)$", str(caught.value)).group(1))
-  good = range(patch, 40, patch)
-  assert near in good
-  assert abs(near - size) == min(abs(other - size) for other in good)
+  near = int(re.search(r"nearest is (\d+)$", str(caught.value)).group(1))
+  valid = range(patch, 40, patch)
+  assert near in valid
+  assert abs(near - size) == min(abs(other - size) for other in valid)
 
 
-def test_a_patch_of_another_rank_is_refused():
-  with pytest.raises(ValueError, match="as many axes"):
-    Grid((4, 4), (2,), raster=True, separators=False)
-
-
-def test_arrays_of_another_size_are_refused():
-  grid = Grid((4, 6), (2, 2), raster=True, separators=True)
-  with pytest.raises(ValueError, match=r"expected .*\(4, 6\).*\(4, 4, 3\)"):
-    grid.tokenize(latents((4, 4)))
-  with pytest.raises(ValueError, match="takes 8 tokens, got 6"):
-    grid.detokenize(np.zeros((6, 12)))
+@pytest.mark.parametrize(
+  ("call", "message"),
+  [
+    (
+      lambda: Grid((4, 4), (2,), True, False),
+      r"patch \(2,\) must have as many",
+    ),
+    (lambda: Grid((4, 4), (2, 0), True, False), r"patch \(2, 0\) must be pos"),
+    (
+      lambda: Grid((4, 4), (2, 2), True, False, origin=(1, 2)),
+      r"origin \(1, 2\) must have one number",
+    ),
+    (
+      lambda: Grid((4, 6), (2, 2), True, True).tokenize(latents((4, 4))),
+      r"expected .*\(4, 6\).*\(4, 4, 3\)",
+    ),
+    (
+      lambda: Grid((4, 6), (2, 2), True, True).detokenize(np.zeros((6, 12))),
+      "takes 8 tokens, got 6",
+    ),
+  ],
+)
+def test_invalid_grids_and_arrays_are_refused(call, message):
+  with pytest.raises(ValueError, match=message):
+    call()
 
 
 @pytest.mark.parametrize("xp", [np, jnp])
@@ -179,8 +206,9 @@ def test_one_sample_a_row_broadcasts(xp):
   assert per_token(values, xp.ones((2, 7), int)) is values
 
 
-@pytest.mark.parametrize("inner", [(), (4,), (2, 3)])
-@pytest.mark.parametrize("xp", [np, jnp])
+@pytest.mark.parametrize(
+  ("xp", "inner"), [(np, ()), (np, (4,)), (np, (2, 3)), (jnp, (4,))]
+)
 def test_several_samples_a_row_are_gathered_by_segment(xp, inner):
   values = latents((2, 3, *inner))[..., 0]
   segments = np.array([[1, 1, 3, 2, 0], [2, 0, 0, 0, 0]])
@@ -193,8 +221,8 @@ def test_several_samples_a_row_are_gathered_by_segment(xp, inner):
 
 
 def test_padding_reads_a_value_of_its_own_row():
-  values = jnp.array([[1.0, 2.0], [3.0, 4.0]])
-  found = per_token(values, jnp.zeros((2, 3), int))
+  values = np.array([[1.0, 2.0], [3.0, 4.0]])
+  found = per_token(values, np.zeros((2, 3), int))
   assert found.tolist() == [[1, 1, 1], [3, 3, 3]]
 
 

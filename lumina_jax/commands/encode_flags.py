@@ -8,7 +8,11 @@ from typing import Any
 from absl import flags
 
 from data_pipelines import shard_folder, write_shards
-from lumina_jax.encoders.frozen import CLEANING, HIDDEN, FrozenTextConfig
+from lumina_jax.encoders.text_features import (
+  CLEANING,
+  HIDDEN,
+  TextFeaturesConfig,
+)
 
 PATCH = 2  # Latents along a side of a token, in nearly every network.
 PIXELS = 16  # Pixels along a side of a token: 2 latents of an autoencoder of 8.
@@ -114,7 +118,7 @@ def _define_images() -> None:
 
 
 def _define_encoders() -> None:
-  text = FrozenTextConfig(width=1)
+  text = TextFeaturesConfig(width=1)
   dtypes = ("float32", "bfloat16")
   flags.DEFINE_string(
     "vae",

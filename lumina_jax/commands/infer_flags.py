@@ -91,7 +91,7 @@ def read_settings(args: Any) -> Settings:
   given = {
     name: getattr(args, name)
     for name in (
-      *("ckpt", "ckpt_lm", "token", "num_sampling_steps"),
+      *("ckpt", "ckpt_lm", "token", "solver", "num_sampling_steps"),
       *("ntk_scaling", "scaling_method", "scaling_watershed"),
     )
   }

@@ -75,7 +75,7 @@ def encode_captions(job: Job) -> None:
   captions = {item["prompt"] for item in job.items}
   captions |= {item["negative_prompt"] for item in job.items}
   print(f"encoding {len(captions)} captions", flush=True)
-  encoder.remember(len(captions))
+  encoder.reserve(len(captions))
   with job.pipe.components.devices():
     encoder.encode(sorted(captions))
 

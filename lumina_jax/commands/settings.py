@@ -68,7 +68,7 @@ class Settings:
         "adapts its steps, or midpoint (the original's advice, 20 points)"
       )
     if self.solver is not None:
-      solvers.solver(self.solver)
+      solvers.get_solver(self.solver)
     points = self.num_sampling_steps
     if points is not None and points < 2:
       raise ValueError(

@@ -1,1 +1,1 @@
-"""The networks around the backbone: text and media to features and back."""
+"""Networks around the backbone: text encoders and codecs."""

@@ -1,6 +1,6 @@
-"""Autoencoder: pictures to latents and back, whole or in pieces.
+"""A codec of images: an autoencoder with its parameters.
 
-B frames, H rows, W columns of pixels, h and w of latents, C latent channels.
+H rows and W columns of pixels, h and w of latents, C latent channels.
 """
 
 from __future__ import annotations
@@ -10,52 +10,53 @@ import logging
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 
-from lumina_jax.encoders import tiles
-from lumina_jax.encoders.vae import Params, VaeConfig, moments, picture
+from lumina_jax.encoders import tiles, vae
+from lumina_jax.encoders.vae import Params, VaeConfig
 from lumina_jax.parallel.mesh import RULES
 
 logger = logging.getLogger(__name__)
 
 
-# Logging within a traced function speaks when it is traced: once a size.
+# Traced functions log once per shape, when they compile.
 @functools.partial(jax.jit, static_argnames="cfg")
 def _moments(params, images, *, cfg):
   logger.info("compiling the encoder for images %s", images.shape)
   with nn.logical_axis_rules(RULES):
-    return jnp.concatenate(moments(cfg, params, images), axis=-1)
+    return jnp.concatenate(vae.moments(cfg, params, images), axis=-1)
 
 
 @functools.partial(jax.jit, static_argnames="cfg")
-def _picture(params, latents, *, cfg):
+def _decode(params, latents, *, cfg):
   logger.info("compiling the decoder for latents %s", latents.shape)
   with nn.logical_axis_rules(RULES):
     z = latents / cfg.scaling_factor + cfg.shift_factor
-    return picture(cfg, params, z)
+    return vae.decode(cfg, params, z)
 
 
 @functools.partial(jax.jit, static_argnames="cfg")
-def _latents(both, key, *, cfg):
-  z, logvar = jnp.split(both, 2, axis=-1)
+def _to_latents(moments, key, *, cfg):
+  z, logvar = jnp.split(moments, 2, axis=-1)
   if key is not None:
     z = z + jnp.exp(logvar / 2) * jax.random.normal(key, z.shape)
   return (z - cfg.shift_factor) * cfg.scaling_factor
 
 
 class Autoencoder:
-  """A codec of images: an autoencoder with its parameters.
+  """A codec of images; see `encoders.codec.Codec`.
 
-  Every size of an image, and number of images in a batch, compiles a program of
-  its own, which the log tells. `tile` bounds memory by a part of an image,
-  `frames_at_once` by a number of images.
+  Each size of images and of batches compiles one program, which the log
+  reports. `tile` bounds memory by a part of an image, `frames_at_once` by a
+  number of images.
 
   Attributes:
     cfg: config of the network.
-    params: of the network.
-    tile: side in pixels of the tiles that larger images are split into; None =
+    params: parameters of the network.
+    tile: side of tiles in pixels, into which larger images are split; None =
       images stay whole.
-    frames_at_once: images in one batch; the last is padded. None = all.
+    frames_at_once: images in a batch; the last batch is padded. None = all.
   """
 
   def __init__(
@@ -65,6 +66,12 @@ class Autoencoder:
     tile: int | None = None,
     frames_at_once: int | None = None,
   ):
+    """Takes a config and its parameters.
+
+    Raises:
+      ValueError: if tile or frames_at_once is too small. Setting the attributes
+        raises the same.
+    """
     self.cfg, self.params = cfg, params
     self.tile, self.frames_at_once = tile, frames_at_once
 
@@ -75,30 +82,48 @@ class Autoencoder:
 
   @property
   def channels(self) -> int:
+    """Channels of images."""
     return self.cfg.channels
 
   @property
   def latent_channels(self) -> int:
+    """Channels of latents."""
     return self.cfg.latent_channels
 
+  @property
+  def tile(self) -> int | None:
+    return self._tile
+
+  @tile.setter
+  def tile(self, tile: int | None) -> None:
+    tiles.check_tile(tile, self.cfg.factor)
+    self._tile = tile
+
+  @property
+  def frames_at_once(self) -> int | None:
+    return self._frames_at_once
+
+  @frames_at_once.setter
+  def frames_at_once(self, frames_at_once: int | None) -> None:
+    tiles.check_frames(frames_at_once)
+    self._frames_at_once = frames_at_once
+
   def encode(
-    self,
-    images: jax.Array,
-    key: jax.Array | None = None,
+    self, images: jax.Array, key: jax.Array | None = None
   ) -> jax.Array:
-    """Latents of images, shifted and scaled for a backbone.
+    """Encodes images as latents, shifted and scaled for a backbone.
 
     Args:
-      images: `f32[..., H, W, 3]` in [-1, 1], with any axes before.
-      key: draws latents from their distribution, the same in tiles as whole;
-        None = its mode.
+      images: `f32[..., H, W, channels]` in [-1, 1].
+      key: samples latents from their distribution, with the same noise in tiles
+        as whole; None = its mode.
 
     Returns:
       `f32[..., H / factor, W / factor, C]`.
 
     Raises:
-      ValueError: if they are no such pictures, their sides are no multiples of
-        the factor, or tile or frames_at_once is too small.
+      ValueError: if shape or dtype are wrong, or H or W is not a multiple of
+        the factor.
     """
     cfg = self.cfg
     _check("images", images, cfg.channels)
@@ -109,37 +134,42 @@ class Autoencoder:
         "resize them"
       )
     run = functools.partial(_moments, self.params, cfg=cfg)
-    walk = tiles.Walk(run, cfg.factor, 1, self.tile, self.frames_at_once)
-    return _latents(walk(images), key, cfg=cfg)
+    moments = self._run_in_parts(run, images, cfg.factor, 1)
+    return _to_latents(moments, key, cfg=cfg)
 
-  def decode(self, latents: jax.Array) -> jax.Array:
-    """Pictures of latents, the inverse of `encode`.
+  def decode(self, latents: jax.Array) -> jax.Array | np.ndarray:
+    """Decodes latents; the inverse of `encode`.
 
     Args:
       latents: `f32[..., h, w, C]` of `encode` or a backbone.
 
     Returns:
-      `f32[..., h * factor, w * factor, 3]`, not clipped to [-1, 1]; in the
-      host's memory if they went in pieces.
+      `f32[..., h * factor, w * factor, channels]`, not clipped to [-1, 1]; on
+      the host if there are several parts.
 
     Raises:
-      ValueError: as in `encode`.
+      ValueError: if shape or dtype are wrong.
     """
     cfg = self.cfg
     _check("latents", latents, cfg.latent_channels)
-    run = functools.partial(_picture, self.params, cfg=cfg)
-    walk = tiles.Walk(run, 1, cfg.factor, self.tile, self.frames_at_once)
-    return walk(latents)
+    run = functools.partial(_decode, self.params, cfg=cfg)
+    return self._run_in_parts(run, latents, 1, cfg.factor)
+
+  def _run_in_parts(self, run, x, in_scale, out_scale):
+    cells = self.tile and self.tile // self.cfg.factor
+    return tiles.run_in_parts(
+      run, x, in_scale, out_scale, cells, self.frames_at_once
+    )
 
 
 def _check(name: str, x: jax.Array, channels: int) -> None:
   if x.ndim < 3 or x.shape[-1] != channels or 0 in x.shape:
     raise ValueError(
       f"{name} of shape {x.shape}: expected [..., rows, columns, {channels}], "
-      "channels last and none of them 0"
+      "channels last, no empty axis"
     )
   if not jnp.issubdtype(x.dtype, jnp.floating):
     raise ValueError(
-      f"{name} of type {x.dtype}: expected floating-point numbers; bytes "
-      "become pictures by x / 127.5 - 1"
+      f"{name} of dtype {x.dtype}: expected floating-point numbers; convert "
+      "bytes with x / 127.5 - 1"
     )

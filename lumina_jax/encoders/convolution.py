@@ -1,4 +1,4 @@
-"""The layers that autoencoders of pictures are made of: convolution and norm.
+"""Layers of image autoencoders: convolution and group norm.
 
 B frames, H rows, W columns, C channels; channels come last.
 """
@@ -12,19 +12,19 @@ from flax import linen as nn
 
 from lumina_jax.backbone.layers import ones, parameter, xavier, zeros
 
-EPS = 1e-6  # of every norm
+EPS = 1e-6  # Of every norm.
 
 
 class Conv(nn.Module):
   """A square convolution with bias.
 
   Attributes:
-    width: channels that leave.
-    dtype: what to compute in; the parameter is float32.
-    side: of the kernel, 1 or 3.
-    size: "same"; "half" takes every other place and pads after the last row and
-      column only, as those who trained these networks did; "double" repeats
-      every pixel along both sides first.
+    width: output channels.
+    dtype: dtype of the computation; parameters are float32.
+    side: side of the kernel, 1 or 3.
+    size: size of the output: "same"; "half", with stride 2 and padding only
+      after the last row and column, as in the published networks; "double",
+      which repeats every pixel along both sides first.
   """
 
   width: int
@@ -37,10 +37,10 @@ class Conv(nn.Module):
     shape = (self.side, self.side, x_BHWC.shape[-1], self.width)
     kernel = parameter(self, "kernel", xavier(inputs=3), shape, (None,) * 4)
     bias = parameter(self, "bias", zeros, shape[-1:], (None,))
-    x, rim = x_BHWC.astype(self.dtype), self.side // 2
+    x, pad = x_BHWC.astype(self.dtype), self.side // 2
     match self.size:
       case "same":
-        y = _convolve(x, kernel, [(rim, rim)] * 2)
+        y = _convolve(x, kernel, [(pad, pad)] * 2)
       case "half":
         y = _convolve(x, kernel, [(0, 1)] * 2, stride=2)
       case "double":
@@ -59,16 +59,16 @@ def _convolve(x, kernel, padding, stride=1):
   )
 
 
-# Which rows of a kernel meet in one old pixel: [new pixel, old pixel, row].
+# Rows of a kernel that meet in one input pixel: [output, input, row].
 FOLD = np.float32([[[1, 0, 0], [0, 1, 1]], [[1, 1, 0], [0, 0, 1]]])
-RIM = (1, 0), (0, 1)  # Padding, for each new pixel.
+PADDING = (1, 0), (0, 1)  # For each output pixel.
 
 
 def _convolve_doubled(x, kernel):
-  """3 x 3 over repeated pixels, which are never made, for 4/9 of the products.
+  """Convolves repeated pixels with 3 x 3, at 4/9 of the products.
 
-  Each of the 4 pixels that come of one sees only 2 x 2 of the old ones, so the
-  kernel folds to four of 2 x 2.
+  Each of the 4 output pixels of an input pixel depends on 2 x 2 input pixels,
+  so the kernel folds into four kernels of 2 x 2. Nothing is repeated.
   """
   B, H, W, _ = x.shape
   kernels = jnp.einsum(
@@ -76,11 +76,12 @@ def _convolve_doubled(x, kernel):
     FOLD,
     FOLD,
     kernel.astype(jnp.float32),
-    precision=jax.lax.Precision.HIGHEST,  # These are sums of parameters.
+    precision=jax.lax.Precision.HIGHEST,  # Sums of parameters.
   )
   rows = [
     jnp.stack(
-      [_convolve(x, kernels[m, n], [RIM[m], RIM[n]]) for n in (0, 1)], axis=3
+      [_convolve(x, kernels[m, n], [PADDING[m], PADDING[n]]) for n in (0, 1)],
+      axis=3,
     )
     for m in (0, 1)
   ]
@@ -88,7 +89,7 @@ def _convolve_doubled(x, kernel):
 
 
 class GroupNorm(nn.Module):
-  """Norm of groups of channels over the whole picture, in float32.
+  """Norm of groups of channels over the whole image, in float32.
 
   (x - mean) / sqrt(var + eps) scale + bias (Wu and He 2018, section 3).
   """
@@ -101,7 +102,7 @@ class GroupNorm(nn.Module):
     scale = parameter(self, "scale", ones, (C,), (None,))
     bias = parameter(self, "bias", zeros, (C,), (None,))
 
-    def mean(x):  # Over places first: channels lie next to each other.
+    def mean(x):  # Over places first: channels are contiguous.
       x = x.mean(axis=(1, 2)).reshape(B, self.groups, -1)
       x = jnp.repeat(x.mean(axis=-1), C // self.groups, axis=-1)
       return x[:, None, None]

@@ -1,4 +1,4 @@
-"""Features of captions on disk, a file each."""
+"""A folder of features, one file per caption."""
 
 from __future__ import annotations
 
@@ -6,36 +6,40 @@ import hashlib
 import io
 import os
 import pathlib
-import uuid
 
 import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 
+from lumina_jax.files import atomic
+
+DIGEST_BYTES = 32
+
 
 class FeatureCache:
-  """A folder that processes may share; a file is a digest, then a .npy."""
+  """Stores features in a folder that processes may share.
 
-  DIGEST_BYTES = 32
+  A file holds a SHA-256 digest and then an array in numpy's format.
+  """
 
   def __init__(self, folder: str | os.PathLike, dtype: str):
-    """Makes the folder.
+    """Creates the folder if it is missing.
 
     Args:
-      folder: of the files.
-      dtype: what they were computed in, and are stored in, bit for bit.
+      folder: the folder.
+      dtype: dtype that the features are computed in; files hold the same bits.
     """
     self._folder = pathlib.Path(folder).expanduser()
     self._folder.mkdir(parents=True, exist_ok=True)
     self._dtype = np.dtype(jnp.dtype(dtype))
 
   def read(self, key: str) -> np.ndarray | None:
-    """Features `f32[S, E]`; None if there are none, or the file is broken."""
+    """Reads features `f32[S, E]`; None if they are missing or damaged."""
     try:
       data = (self._folder / key).read_bytes()
     except FileNotFoundError:
       return None
-    digest, data = data[: self.DIGEST_BYTES], data[self.DIGEST_BYTES :]
+    digest, data = data[:DIGEST_BYTES], data[DIGEST_BYTES:]
     if hashlib.sha256(data).digest() != digest:
       return None
     try:
@@ -45,16 +49,16 @@ class FeatureCache:
     return bits.view(self._dtype).astype(np.float32)
 
   def write(self, key: str, features: np.ndarray) -> None:
-    """Writes features under another name first: nobody reads half a file."""
+    """Writes features; other processes never read half a file.
+
+    Raises:
+      OSError: if the file cannot be written.
+    """
     bits = np.ascontiguousarray(features, self._dtype)
     if self._dtype == ml_dtypes.bfloat16:
-      bits = bits.view(np.uint16)  # numpy's files know no bfloat16.
+      bits = bits.view(np.uint16)  # numpy's format has no bfloat16.
     buffer = io.BytesIO()
     np.save(buffer, bits, allow_pickle=False)
     data = buffer.getvalue()
-    trial = self._folder / f".{key}.{uuid.uuid4().hex}"
-    try:
-      trial.write_bytes(hashlib.sha256(data).digest() + data)
-      trial.replace(self._folder / key)
-    finally:
-      trial.unlink(missing_ok=True)
+    digest = hashlib.sha256(data).digest()
+    atomic.write_bytes(self._folder / key, digest + data)

@@ -1,8 +1,8 @@
 """Language models as frozen text encoders: LLaMA, Gemma, Gemma-2, Qwen3.
 
-One decoder for all of them, in JAX; what tells them apart is `LanguageConfig`.
-Its parameters come from other people's files (`interop.language`), its
-features are one hidden state of it, a vector a token.
+One decoder serves all families; `LanguageConfig` holds the differences.
+`interop.language` reads the parameters from published files. The features are
+one hidden state of the model, a vector per token.
 
 B rows, S tokens, E width, H heads, G heads of keys and values, R = H / G heads
 that share one of them, K head channels, F feed-forward.
@@ -18,16 +18,11 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from lumina_jax.backbone.layers import Einsum, normal, ones, parameter, zeros
-from lumina_jax.encoders.language_config import LanguageConfig
+from lumina_jax.encoders.language_config import ACTIVATIONS, LanguageConfig
 from lumina_jax.parallel.mesh import RULES
 
-ACTIVATIONS = {
-  "silu": nn.silu,
-  "gelu": functools.partial(nn.gelu, approximate=False),
-  "gelu_tanh": functools.partial(nn.gelu, approximate=True),
-}
 STREAM = ("act_batch", "act_length", "act_embed")
-BLOCKED = -1e30  # A score; finite, since a padded row has no other.
+MASKED = -1e30  # Score of masked keys; finite, since padding masks all keys.
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -36,30 +31,31 @@ def encode_tokens(
 ) -> jax.Array:
   """Tokens `i32[B, S]` -> features `f32[B, S, E]`, zero at padding.
 
-  A token sees itself and what stands before it in its own segment. Compiled
-  once for each (B, S). Under `jax.set_mesh` rows go over (data, fsdp) and
-  tokens over context, where their numbers divide.
+  Tokens attend to themselves and to earlier tokens of their segment. Each
+  (B, S) compiles one program. Under `jax.set_mesh`, rows shard over (data,
+  fsdp) and tokens over context where the sizes divide.
 
   Args:
-    cfg: the model.
-    params: of `LanguageModel`, or of `interop.language.load_language`.
-    tokens: numbers of the tokenizer, anything at padding.
-    segments: `i32[B, S]`, which caption of the row a token belongs to, each a
-      run of equal numbers from 1; 0 = padding, wherever it stands.
+    cfg: config of the model.
+    params: parameters of `LanguageModel`, as `interop.language.load_language`
+      returns them.
+    tokens: token ids; any value at padding.
+    segments: `i32[B, S]`, the caption of the row that a token belongs to: runs
+      of equal numbers from 1, and 0 for padding at any place.
   """
   with nn.logical_axis_rules(RULES):
     return LanguageModel(cfg).apply({"params": params}, tokens, segments)
 
 
 def boxed_shapes(cfg: LanguageConfig) -> dict[str, Any]:
-  """Parameters as shapes boxed with their logical axes, without any memory."""
+  """Shapes of the parameters, boxed with their logical axes."""
   one = jnp.ones((1, 1), jnp.int32)
   init = jax.eval_shape(LanguageModel(cfg).init, jax.random.key(0), one, one)
   return init["params"]
 
 
 class LanguageModel(nn.Module):
-  """Embeddings, then layers, then, for the last hidden state, a norm."""
+  """Embeddings, layers, and a norm for the last hidden state."""
 
   cfg: LanguageConfig
 
@@ -69,8 +65,8 @@ class LanguageModel(nn.Module):
     shape, axes = (cfg.vocab, cfg.width), ("vocab", "embed")
     table = parameter(self, "embed", normal, shape, axes)
     dtype = jnp.dtype(cfg.dtype)
-    # Whole on every device for once: the compiler knows no straight way from
-    # how the table is cut to how the stream is.
+    # Replicated in between: the compiler has no direct way from the sharding of
+    # the table to that of the stream.
     x_BSE = nn.with_logical_constraint(table[tokens_BS], (None, None, None))
     x_BSE = x_BSE.astype(dtype) * jnp.asarray(cfg.embed_scale, dtype)
     x_BSE = nn.with_logical_constraint(x_BSE, STREAM)
@@ -95,7 +91,7 @@ class LanguageModel(nn.Module):
 
 
 class Block(nn.Module):
-  """One layer: attention, then feed-forward, each between norms."""
+  """Attention, then feed-forward, each with its norms."""
 
   cfg: LanguageConfig
 
@@ -117,10 +113,10 @@ class Block(nn.Module):
 
 
 class Attention(nn.Module):
-  """softmax(cap(q k^T scale)) v over what causality, segment and window leave.
+  """softmax(cap(q k^T scale)) v; causal, within segments and the window.
 
-  q and k are rotated by where they stand in the row. Only differences of
-  places count, so places need not start anew in each segment.
+  RoPE rotates q and k by their positions in the row. Only differences of
+  positions matter, so they need not restart in each segment.
   """
 
   cfg: LanguageConfig
@@ -139,9 +135,9 @@ class Attention(nn.Module):
     scores = scores * cfg.query_scale
     if cfg.score_cap:
       scores = cfg.score_cap * jnp.tanh(scores / cfg.score_cap)
-    ago = jnp.arange(S)[:, None] - jnp.arange(S)
-    seen = mask_BST & (ago >= 0) & (ago < window)
-    scores = jnp.where(seen[:, None, None], scores, BLOCKED)
+    distance = jnp.arange(S)[:, None] - jnp.arange(S)
+    visible = mask_BST & (distance >= 0) & (distance < window)
+    scores = jnp.where(visible[:, None, None], scores, MASKED)
     weights = jax.nn.softmax(scores).astype(v.dtype)
     out = jnp.einsum("BGRST,BTGK->BSGRK", weights, v).reshape(B, S, H, K)
     return Einsum(
@@ -155,7 +151,7 @@ class Attention(nn.Module):
 
   def _project(self, name: str, x_BSE: jax.Array, heads: int) -> jax.Array:
     cfg = self.cfg
-    # One head cannot be cut: with multi-query attention all devices hold it.
+    # A single head (multi-query attention) is replicated on all devices.
     axis = "heads" if heads > 1 else None
     y = Einsum(
       "BSE,EHK->BSHK",
@@ -192,7 +188,7 @@ class FeedForward(nn.Module):
 
 
 class Norm(nn.Module):
-  """x / sqrt(mean(x^2) + eps) (offset + w), in float32, in x's dtype."""
+  """x / sqrt(mean(x^2) + eps) (offset + w), computed in float32."""
 
   cfg: LanguageConfig
 
@@ -208,17 +204,17 @@ class Norm(nn.Module):
 
 
 def angles(cfg: LanguageConfig, length: int) -> jax.Array:
-  """Angle of each pair of channels at each place, `f32[S, K / 2]`.
+  """RoPE angles of positions and pairs of channels, `f32[S, K / 2]`.
 
-  place / factor * theta^(-2 k / K), k < K / 2 (Su et al. 2021, section 3.2).
+  position / factor * theta^(-2 k / K), k < K / 2 (Su et al. 2021, section 3.2).
   """
   exponent = jnp.arange(0, cfg.head_dim, 2, dtype=jnp.float32) / cfg.head_dim
-  places = jnp.arange(length, dtype=jnp.float32) / cfg.rope_factor
-  return places[:, None] * cfg.rope_theta**-exponent
+  positions = jnp.arange(length, dtype=jnp.float32) / cfg.rope_factor
+  return positions[:, None] * cfg.rope_theta**-exponent
 
 
 def rotate(x_BSHK: jax.Array, angles_SK: jax.Array) -> jax.Array:
-  """Turns channels k and k + K / 2 together, as Hugging Face pairs them."""
+  """Rotates channels k and k + K / 2 as pairs, as Hugging Face does."""
   cos, sin = jnp.cos(angles_SK)[:, None], jnp.sin(angles_SK)[:, None]
   a, b = jnp.split(x_BSHK.astype(jnp.float32), 2, axis=-1)
   y = jnp.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1)

@@ -1,47 +1,55 @@
-"""What one language model is: sizes, and what tells the families apart."""
+"""Config of a language model; its fields cover all families."""
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 
-ACTIVATIONS = ("silu", "gelu", "gelu_tanh")
+from flax import linen as nn
+
+ACTIVATIONS = {
+  "silu": nn.silu,
+  "gelu": functools.partial(nn.gelu, approximate=False),
+  "gelu_tanh": functools.partial(nn.gelu, approximate=True),
+}
 HIDDEN = ("last", "penultimate")
 DTYPES = ("float32", "bfloat16", "float16")
-EVERYTHING = 1 << 30  # A window wider than any row.
+NO_WINDOW = 1 << 30  # A window wider than any row.
 
 
 @dataclasses.dataclass(frozen=True)
 class LanguageConfig:
-  """What one language model is.
+  """Config of a language model: LLaMA, Gemma, Gemma-2 or Qwen3.
 
   Attributes:
-    vocab: rows of the table of embeddings.
-    width: E.
-    depth: layers of the whole model, also of a part that is never run.
-    heads: H.
-    kv_heads: G; H = multi-head, fewer = grouped, 1 = multi-query attention.
-    head_dim: K.
-    ffn_width: F.
-    activation: of the gated feed-forward, one of ACTIVATIONS.
-    norm_eps: added to the mean square in every norm.
-    norm_offset: added to every norm's scale; Gemma's are stored less 1.
-    embed_scale: factor on embeddings, rounded to `dtype`; sqrt(E) in Gemma.
+    vocab: rows of the embedding table.
+    width: width E of the hidden states.
+    depth: layers of the whole model, run or not.
+    heads: heads H of queries.
+    kv_heads: heads G of keys and values: H for multi-head, fewer for grouped, 1
+      for multi-query attention.
+    head_dim: channels K of a head.
+    ffn_width: width F of the feed-forward.
+    activation: activation of the gated feed-forward, one of ACTIVATIONS.
+    norm_eps: epsilon of every norm, added to the mean square.
+    query_scale: factor of attention scores; mostly K^-1/2.
+    norm_offset: offset of every norm's scale; Gemma stores scales minus 1.
+    embed_scale: factor of embeddings, rounded to `dtype`; sqrt(E) in Gemma.
     rope_theta: base of the rotary angles.
-    rope_factor: positions are divided by it (linear scaling).
-    query_scale: factor on attention's scores, K^-1/2 unless a file says so.
-    score_cap: scores s become cap tanh(s / cap); 0 = as they are.
-    window: keys that a query of the 1st, 3rd, 5th... layer sees, itself among
-      them; the other layers see all. 0 = every layer does.
-    post_norms: whether a sublayer's output is normed too (Gemma-2).
+    rope_factor: divisor of positions (linear scaling).
+    score_cap: scores s become cap tanh(s / cap); 0 = no cap.
+    window: number of keys that a query attends to in the 1st, 3rd, 5th...
+      layer, its own among them; other layers attend to all. 0 = all layers do.
+    post_norms: whether outputs of sublayers are normed too (Gemma-2).
     qk_norm: whether each head of queries and keys is normed (Qwen3).
-    hidden: which hidden state is returned, "last", after the final norm, or
-      "penultimate", what enters the last layer: transformers' hidden_states
-      [-1] and [-2]. The penultimate needs neither last layer nor final norm,
-      so that the model has no parameters for them.
-    dtype: of activations and products; norms and softmax are in float32.
+    hidden: hidden state that the model returns: "last", after the final norm,
+      or "penultimate", the input of the last layer; in transformers
+      hidden_states[-1] and [-2]. The penultimate needs no last layer and no
+      final norm, so the model has no parameters for them.
+    dtype: dtype of activations and products; norms and softmax are float32.
 
   Raises:
-    ValueError: naming the first value that cannot be.
+    ValueError: if a value is invalid; names it.
   """
 
   vocab: int
@@ -80,20 +88,20 @@ class LanguageConfig:
         f"heads = {self.heads} must be a multiple of kv_heads = {self.kv_heads}"
       )
     if self.head_dim % 2:
-      raise ValueError(f"head_dim = {self.head_dim} must be even to be rotated")
+      raise ValueError(f"head_dim = {self.head_dim} must be even for RoPE")
     if self.layers < 1:
       raise ValueError(
         f"depth = {self.depth} leaves no layer before the {self.hidden} hidden "
-        "state; ask for hidden = 'last'"
+        "state; set hidden = 'last'"
       )
 
   @property
   def layers(self) -> int:
-    """Layers that are run, and have parameters."""
+    """Number of layers that run; only these have parameters."""
     return self.depth - (self.hidden == "penultimate")
 
   @property
   def windows(self) -> tuple[int, ...]:
-    """For each layer that is run, how many keys a query sees."""
-    window = self.window or EVERYTHING
-    return tuple(EVERYTHING if i % 2 else window for i in range(self.layers))
+    """Number of keys that a query attends to, for each layer that runs."""
+    window = self.window or NO_WINDOW
+    return tuple(NO_WINDOW if i % 2 else window for i in range(self.layers))

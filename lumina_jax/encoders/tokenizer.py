@@ -1,4 +1,4 @@
-"""Captions -> tokens of a language model, by the tokenizer in its folder."""
+"""Tokenizers of language models, loaded from folders."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-SHOWN = 200  # Characters of what was cut off.
-# One of the first holds the vocabulary; the others are settings.
+SHOWN = 200  # Characters of the lost text that a warning shows.
+# Every folder has one of VOCABULARIES.
 VOCABULARIES = ("tokenizer.json", "tokenizer.model", "vocab.json")
 SETTINGS = (
   "tokenizer_config.json",
@@ -24,16 +24,16 @@ SETTINGS = (
 
 
 class Tokenizer:
-  """transformers' tokenizer of a folder, with one rule for ends and length.
+  """Converts captions to tokens with a tokenizer of transformers.
 
-  The token that begins a text stands first, always; the one that ends it last,
-  if asked for. Then all that is too long is cut off at the end, so that a long
-  text has no end. Lumina-T2I's LLaMA: both, 128 tokens. Lumina-Next's Gemma:
-  the first only, 256 tokens.
+  The tokens of a caption begin with the bos token; `add_eos` appends the eos
+  token. The result is then cut to `max_tokens`, so a long caption has no eos
+  token. Lumina-T2I's LLaMA adds eos and takes 128 tokens; Lumina-Next's Gemma
+  does not and takes 256.
 
   Attributes:
-    max_tokens: of a caption, with those that begin and end it.
-    add_eos: whether the end is marked.
+    max_tokens: largest number of tokens of a caption, bos and eos included.
+    add_eos: whether the eos token follows a caption.
   """
 
   def __init__(
@@ -42,70 +42,69 @@ class Tokenizer:
     """Loads a tokenizer.
 
     Args:
-      folder: with the files of a tokenizer, or a diffusers pipeline with such a
-        folder as its tokenizer/. Nothing is fetched.
-      max_tokens: of a caption.
-      add_eos: whether the end is marked.
+      folder: folder of a tokenizer, or of a diffusers pipeline with a folder
+        tokenizer/. Nothing is downloaded.
+      max_tokens: largest number of tokens of a caption.
+      add_eos: whether the eos token follows a caption.
 
     Raises:
-      FileNotFoundError: if the files are not there.
-      ValueError: if they cannot be read, or lack a token that is needed.
+      FileNotFoundError: if the folder has no tokenizer.
+      ValueError: if it cannot be read, or has no bos or eos token.
     """
     if max_tokens < 1:
       raise ValueError(f"max_tokens = {max_tokens} must be positive")
     self.max_tokens, self.add_eos = max_tokens, add_eos
     self._folder = _find(pathlib.Path(folder).expanduser())
     self._tokenizer = _load(self._folder)
-    self._first = [self._special("bos_token")]
-    self._last = [self._special("eos_token")] if add_eos else []
-    self._told = False
+    self._bos = [self._special("bos_token")]
+    self._eos = [self._special("eos_token")] if add_eos else []
+    self._warned = False
 
   def __call__(self, caption: str) -> np.ndarray:
     """Tokens of a caption, `i32[n]`, 1 <= n <= max_tokens.
 
-    The first time that a caption is too long, a warning says what was cut off.
+    The first caption that is too long logs a warning with the lost text.
     """
-    # What is said on length by the tokenizer itself knows another limit.
+    # verbose=False: the tokenizer would warn about a limit of its own.
     ids = self._tokenizer.encode(
       caption, add_special_tokens=False, verbose=False
     )
-    whole = self._first + ids + self._last
-    if len(whole) > self.max_tokens and not self._told:
-      self._told = True
-      lost = self._first + ids
-      lost = lost[self.max_tokens :]
+    tokens = self._bos + ids + self._eos
+    if len(tokens) > self.max_tokens and not self._warned:
+      self._warned = True
+      lost = (self._bos + ids)[self.max_tokens :]
       logging.warning(
-        "a caption of %d tokens was cut off after %d, which is all that the "
-        "network reads; shorten it. Lost: %r (said once)",
-        len(whole),
+        "a caption of %d tokens was cut off after %d, the limit of the "
+        "network; shorten it. Lost: %r (shown once)",
+        len(tokens),
         self.max_tokens,
         textwrap.shorten(self._tokenizer.decode(lost), SHOWN),
       )
-    return np.asarray(whole[: self.max_tokens], np.int32)
+    return np.asarray(tokens[: self.max_tokens], np.int32)
 
   def check(self, vocab: int) -> None:
-    """Compares with the table of a language model.
+    """Checks that the embedding table of a language model has all tokens.
 
     Args:
-      vocab: rows of the table. It may have more than there are tokens.
+      vocab: rows of the table; it may have more rows than there are tokens.
 
     Raises:
-      ValueError: if a text could have a token without a row.
+      ValueError: if a token has no row.
     """
     ids = self._tokenizer.get_vocab()
-    # Some have a token for padding alone that the table never had.
+    # The padding token of some tokenizers is beyond the table.
     ids = {t: i for t, i in ids.items() if t != self._tokenizer.pad_token}
     token = max(ids, key=ids.__getitem__)
     if ids[token] >= vocab:
       raise ValueError(
         f"the tokenizer in {self._folder} has tokens up to {ids[token]} "
-        f"({token!r}), {len(ids)} in all, and the language model {vocab} rows; "
-        "they do not belong together"
+        f"({token!r}), the language model has {vocab} rows; use the model's "
+        "own tokenizer"
       )
 
   @functools.cached_property
   def identity(self) -> str:
-    """A digest of its files and options; equal means equal tokens."""
+    """Digest of files and options; equal digests give equal tokens."""
     digest = hashlib.sha256(f"{self.max_tokens} {self.add_eos}".encode())
     for name in (*VOCABULARIES, *SETTINGS):
       path = self._folder / name
@@ -118,30 +117,30 @@ class Tokenizer:
     number = getattr(self._tokenizer, f"{name}_id")
     if number is None:
       raise ValueError(
-        f"the tokenizer in {self._folder} has no {name}; name it in "
+        f"the tokenizer in {self._folder} has no {name}; set it in "
         "tokenizer_config.json"
       )
     return number
 
 
 def _find(folder: pathlib.Path) -> pathlib.Path:
-  for place in (folder, folder / "tokenizer"):
-    if any((place / name).exists() for name in VOCABULARIES):
-      return place
+  for candidate in (folder, folder / "tokenizer"):
+    if any((candidate / name).exists() for name in VOCABULARIES):
+      return candidate
   raise FileNotFoundError(
-    f"no tokenizer in {folder}; looked there and in its tokenizer/ for "
+    f"no tokenizer in {folder}; it and its tokenizer/ have none of "
     f"{', '.join(VOCABULARIES)}"
   )
 
 
 def _load(folder: pathlib.Path) -> Any:
-  # It would say that PyTorch is missing, which nothing here needs.
+  # transformers would warn that PyTorch is missing, which is not needed.
   os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
   from transformers import AutoTokenizer  # Takes seconds.
 
   try:
     return AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
-  except Exception as error:  # Of whatever kind: tokenizers raises bare ones.
+  except Exception as error:  # tokenizers raises plain Exceptions.
     raise ValueError(
       f"the tokenizer in {folder} cannot be read: {error}"
     ) from error

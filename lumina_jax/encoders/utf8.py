@@ -1,10 +1,9 @@
-"""The embedded text encoder: words as UTF-8 bytes, no download, trained along.
+"""The embedded text encoder: words as UTF-8 bytes, trained with the backbone.
 
-A prompt becomes one feature per word: the bytes of the word, read at their
-places within it, and the word's place, a line and a column. Letters stand
-together, digits and signs alone (as in LLaMA's tokenizer), so that "314" and
-"3 1 4" are the same three words. Its tables are parameters that train with the
-backbone and are saved with it.
+A prompt becomes one feature per word, made of the bytes of the word and of its
+position, a line and a column. A run of letters is one word; every digit and
+sign is a word of its own (as in LLaMA's tokenizer), so "314" and "3 1 4" are
+the same three words. Its parameters are part of the network.
 
 B rows, S words a row, E text width, W bytes a word.
 """
@@ -21,16 +20,12 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from lumina_jax.backbone.layers import (
-  Einsum,
-  parameter,
-  xavier,
-)
+from lumina_jax.backbone.layers import Einsum, parameter, xavier
 
-# A run of letters, or one digit, or one sign; lines end at a slash or newline.
+# A run of letters, a digit or a sign; a slash or a newline ends a line.
 WORD = re.compile(r"[^\W\d_]+|\n|\S")
 LINE_ENDS = ("/", "\n")
-PLACES = 2  # line and column
+PLACES = 2  # Line and column.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,10 +33,13 @@ class Utf8Config:
   """Sizes of the embedded encoder.
 
   Attributes:
-    width: E of the features; the backbone's text_width.
-    byte_width: width of a byte's embedding.
-    word_bytes: W; a longer word goes on as another word.
-    max_words: words of a prompt; what follows is cut off, with a warning.
+    width: width E of the features; the backbone's text_width.
+    byte_width: width of the embedding of a byte.
+    word_bytes: bytes W of a word; longer words are split.
+    max_words: words of a prompt; the rest is cut off with a warning.
+
+  Raises:
+    ValueError: if word_bytes or max_words is not positive.
   """
 
   width: int
@@ -58,17 +56,18 @@ class Utf8Config:
 
   @property
   def code_width(self) -> int:
-    """K: integers that spell one word."""
+    """K: integers that represent one word."""
     return PLACES + self.word_bytes
 
 
 def tokenize(
   cfg: Utf8Config, prompt: str, origin: tuple[int, int] = (0, 0)
 ) -> np.ndarray:
-  """Spells a prompt: `i32[words, K]`, at least one word.
+  """Converts a prompt to codes `i32[words, K]`, at least one word.
 
-  Each row holds line and column, counted from `origin`, then the word's bytes
-  plus 1, 0 where there is none. The empty prompt is a word without bytes.
+  A row holds line and column, counted from `origin`, then the bytes of the word
+  plus 1, with zeros after the last one. The empty prompt is a word without
+  bytes.
   """
   lines: list[list[bytes]] = [[]]
   for word in WORD.findall(prompt):
@@ -100,8 +99,8 @@ def tokenize(
 class Utf8Encoder(nn.Module):
   """Codes `i32[B, S, K]` -> features `f32[B, S, E]`.
 
-  The sum of what is spelled and of where it stands, both linear: the backbone
-  norms it and makes its keys and values of it.
+  The sum of linear functions of the bytes and of the position. The backbone
+  norms it and computes keys and values from it.
   """
 
   cfg: Utf8Config
@@ -109,13 +108,11 @@ class Utf8Encoder(nn.Module):
   @nn.compact
   def __call__(self, codes: jax.Array) -> jax.Array:
     cfg = self.cfg
-    place, spelling = codes[..., :PLACES], codes[..., PLACES:]
-    bytes_ = nn.initializers.normal(1.0)
-    table = parameter(
-      self, "bytes", bytes_, (257, cfg.byte_width), (None, None)
-    )
-    # The empty place of a word shall add nothing.
-    letters = jnp.where(spelling[..., None] > 0, table[spelling], 0)
+    place, bytes_ = codes[..., :PLACES], codes[..., PLACES:]
+    init = nn.initializers.normal(1.0)
+    table = parameter(self, "bytes", init, (257, cfg.byte_width), (None, None))
+    # Places without a byte add nothing.
+    letters = jnp.where(bytes_[..., None] > 0, table[bytes_], 0)
     word = Einsum(
       "BSWU,WUE->BSE",
       (cfg.word_bytes, cfg.byte_width, cfg.width),
@@ -135,12 +132,12 @@ class Utf8Encoder(nn.Module):
 
 
 def fourier(place: jax.Array, bands: int) -> jax.Array:
-  """Sines and cosines of places: `i32[..., A]` -> `f32[..., 2 A bands]`.
+  """Cosines and sines of positions: `i32[..., A]` -> `f32[..., 2 A bands]`.
 
-  Rates fall from 4 to 1/16, so that neighbours differ clearly and a prompt of
-  dozens of words does not wrap around. They embrace those at which a digit's
-  position turns in the backbone's RoPE, so that the place of a word can be
-  matched with a place on the canvas.
+  Rates fall from 4 to 1/16: neighbours differ clearly, and a prompt of dozens
+  of words does not wrap around. They include the rates at which RoPE rotates
+  positions of digits, so attention can match a word with a position in the
+  grid.
   """
   rates = 4 * jnp.exp(-math.log(64) * jnp.arange(bands) / max(bands - 1, 1))
   angle = place.astype(jnp.float32)[..., None] * rates

@@ -1,14 +1,14 @@
-"""The image autoencoder: pictures to latents and back, frozen.
+"""The network of the image autoencoder, which is frozen.
 
-A convolutional encoder halves the picture between blocks of residual layers; a
-decoder doubles it again; in the middle of each stands one layer of attention
-(Rombach et al. 2022, section 3.1 and appendix G). It is the network that
-diffusers calls AutoencoderKL, of Stable Diffusion, SDXL, SD3 and FLUX;
-`interop.vae` reads and writes its folders.
+A convolutional encoder halves the image between blocks of residual layers, and
+a decoder doubles it again. The middle of each has one layer of attention
+(Rombach et al. 2022, section 3.1 and appendix G). diffusers calls this network
+AutoencoderKL; Stable Diffusion, SDXL, SD3 and FLUX use it. `interop.vae` reads
+and writes its folders.
 
-Channels come last everywhere. Its parameters are replicated on every device,
-84 million at the most, so none of their axes has a name; what is large are its
-activations, and those divide over frames.
+Channels come last everywhere. Every device holds all parameters, 84 million at
+most, so their axes have no names. Activations are large; their frames divide
+over devices.
 
 B frames, H rows, W columns of pixels, h and w of latents, C latent channels.
 """
@@ -31,7 +31,7 @@ from lumina_jax.encoders.convolution import Conv, GroupNorm
 Params = dict[str, Any]
 
 DTYPES = ("float32", "bfloat16")
-LOGVAR = -30.0, 20.0  # Beyond, a deviation leaves float32.
+LOGVAR = -30.0, 20.0  # Bounds of log variances, which keep float32 finite.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,18 +39,21 @@ class VaeConfig:
   """Sizes of an autoencoder; the defaults are Stable Diffusion's.
 
   Attributes:
-    channels: of a picture.
-    latent_channels: C.
-    widths: channels of each block, from the picture inwards.
-    layers: residual layers of an encoder's block; a decoder's has one more.
-    norm_groups: groups of channels that are normed together.
+    channels: channels of images.
+    latent_channels: channels C of latents.
+    widths: channels of each block, from the image inwards.
+    layers: residual layers per block of the encoder; the decoder has one more.
+    norm_groups: groups of channels that share a norm.
     scaling_factor: latents are (z - shift_factor) * scaling_factor.
-    shift_factor: likewise.
+    shift_factor: shift of latents, see scaling_factor.
     quant_conv: whether a 1x1 convolution follows the encoder.
-    post_quant_conv: whether one precedes the decoder.
-    mid_attention: whether the middle attends.
-    dtype: of the convolutions, "float32" or "bfloat16"; norms and softmax are
-      float32 in any case.
+    post_quant_conv: whether a 1x1 convolution precedes the decoder.
+    mid_attention: whether the middle has a layer of attention.
+    dtype: dtype of the convolutions, "float32" or "bfloat16"; norms and softmax
+      are float32.
+
+  Raises:
+    ValueError: if a value is invalid; names it.
   """
 
   channels: int = 3
@@ -69,43 +72,46 @@ class VaeConfig:
     for name in ("channels", "latent_channels", "layers", "norm_groups"):
       if getattr(self, name) < 1:
         raise ValueError(f"{name} = {getattr(self, name)} must be positive")
-    odd = [w for w in self.widths if w < 1 or w % self.norm_groups]
-    if odd or not self.widths:
+    invalid = [w for w in self.widths if w < 1 or w % self.norm_groups]
+    if invalid or not self.widths:
       raise ValueError(
-        f"widths = {self.widths}: name one or more, each a multiple of "
+        f"widths = {self.widths}: expected one or more multiples of "
         f"norm_groups = {self.norm_groups}"
       )
     if not (math.isfinite(self.scaling_factor) and self.scaling_factor > 0):
       raise ValueError(
-        f"scaling_factor = {self.scaling_factor} must be positive; 1 leaves "
-        "latents as they are"
+        f"scaling_factor = {self.scaling_factor} must be positive; 1 does "
+        "not scale latents"
       )
     if self.dtype not in DTYPES:
       raise ValueError(f"dtype {self.dtype!r}: use one of {', '.join(DTYPES)}")
 
   @property
   def factor(self) -> int:
-    """Pixels along a side of a latent."""
+    """Pixels per latent along a side."""
     return 2 ** (len(self.widths) - 1)
 
 
-_SIXTEEN = VaeConfig(
+_SIXTEEN_CHANNELS = VaeConfig(
   latent_channels=16, quant_conv=False, post_quant_conv=False
 )
 PUBLISHED = {
   "sd": VaeConfig(),
   "sdxl": VaeConfig(scaling_factor=0.13025),
   "sd3": dataclasses.replace(
-    _SIXTEEN, scaling_factor=1.5305, shift_factor=0.0609
+    _SIXTEEN_CHANNELS, scaling_factor=1.5305, shift_factor=0.0609
   ),
   "flux": dataclasses.replace(
-    _SIXTEEN, scaling_factor=0.3611, shift_factor=0.1159
+    _SIXTEEN_CHANNELS, scaling_factor=0.3611, shift_factor=0.1159
   ),
 }
 
 
 class Residual(nn.Module):
-  """x + conv(silu(norm(conv(silu(norm(x)))))); x is projected if it widens."""
+  """x + conv(silu(norm(conv(silu(norm(x)))))).
+
+  Projects x first if its width changes.
+  """
 
   cfg: VaeConfig
   width: int
@@ -123,7 +129,7 @@ class Residual(nn.Module):
 
 
 class Attention(nn.Module):
-  """x + out(attend(query, key, value)) of norm(x); all places, one head."""
+  """x + out(attend(query, key, value)) of norm(x) with one head."""
 
   cfg: VaeConfig
 
@@ -163,7 +169,7 @@ class Middle(nn.Module):
 
 
 class Encoder(nn.Module):
-  """Pictures `[B, H, W, 3]` -> mean and log variance `[B, h, w, 2 C]`."""
+  """Images `[B, H, W, channels]` -> mean and log variance `[B, h, w, 2 C]`."""
 
   cfg: VaeConfig
 
@@ -185,7 +191,7 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-  """Latents `[B, h, w, C]`, not scaled -> pictures `[B, H, W, 3]`."""
+  """Latents `[B, h, w, C]`, not scaled -> images `[B, H, W, channels]`."""
 
   cfg: VaeConfig
 
@@ -207,9 +213,9 @@ class Decoder(nn.Module):
 
 @functools.cache
 def boxed_shapes(cfg: VaeConfig) -> Params:
-  """Parameters as shapes, boxed with their logical axes; takes no memory.
+  """Shapes of the parameters, boxed with their logical axes.
 
-  Tracing takes a while, so callers share what is returned.
+  Tracing is slow, so callers share the result; do not change it.
   """
   key, side = jax.random.key(0), cfg.factor
   init = {
@@ -225,22 +231,22 @@ def boxed_shapes(cfg: VaeConfig) -> Params:
 def moments(
   cfg: VaeConfig, params: Params, images: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-  """The distribution of z given a picture, a normal of independent numbers.
+  """The normal distribution of z given images; its values are independent.
 
   Args:
-    cfg: the network.
-    params: of the network.
-    images: `f32[B, H, W, 3]` in [-1, 1].
+    cfg: config of the network.
+    params: parameters of the network.
+    images: `f32[B, H, W, channels]` in [-1, 1].
 
   Returns:
-    Its mean and the logarithm of its variance, `f32[B, h, w, C]` each.
+    Mean and log variance, `f32[B, h, w, C]` each.
   """
   x = Encoder(cfg).apply({"params": params["encoder"]}, images)
   mean, logvar = jnp.split(x.astype(jnp.float32), 2, axis=-1)
   return mean, jnp.clip(logvar, *LOGVAR)
 
 
-def picture(cfg: VaeConfig, params: Params, z: jax.Array) -> jax.Array:
-  """The picture of z: `f32[B, h, w, C]` -> `f32[B, H, W, 3]`, not clipped."""
+def decode(cfg: VaeConfig, params: Params, z: jax.Array) -> jax.Array:
+  """Images of z `f32[B, h, w, C]`: `f32[B, H, W, channels]`, not clipped."""
   x = Decoder(cfg).apply({"params": params["decoder"]}, z)
   return x.astype(jnp.float32)

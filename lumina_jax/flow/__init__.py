@@ -1,1 +1,1 @@
-"""The mathematics of flow matching; it knows functions v(x, t), no network."""
+"""The mathematics of flow matching, for functions v(x, t), not networks."""

@@ -1,4 +1,4 @@
-"""Dormand-Prince 5(4): adaptive steps, for each sample its own."""
+"""Dormand-Prince 5(4): adaptive steps, chosen for each sample by itself."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from lumina_jax.flow.ode import (
   Tableau,
   Velocity,
   advance,
-  begin,
+  initial_state,
   stages,
 )
 from lumina_jax.flow.samples import Samples
@@ -40,18 +40,19 @@ ERROR = (
 # Safety factor and limits of the change of a step
 # (Hairer, Norsett and Wanner 1993, section II.4).
 SAFETY, SHRINK, GROW = 0.9, 0.2, 10.0
-FIRST = 0.05  # The first step tried, as a share of the whole.
+FIRST_STEP = 0.05  # Length of the first step tried, as a share of the whole.
 
 
-class _Steps(NamedTuple):
-  """The progress of each sample.
+class _Progress(NamedTuple):
+  """Where each sample is.
 
   Attributes:
-    x: the state.
+    x: state.
     time: `[*T]`.
     h: length of the next step, `[*T]`.
-    slope: v(x, time).
-    memory: of the velocity.
+    slope: v(x, time), like x.
+    memory: memory of the velocity after the evaluation of `slope`.
+    before: memory of the velocity before it.
   """
 
   x: Any
@@ -59,27 +60,36 @@ class _Steps(NamedTuple):
   h: jax.Array
   slope: Any
   memory: Any
+  before: Any
 
 
 @dataclasses.dataclass(frozen=True)
 class DormandPrince:
-  """Adapts the steps of each sample to its error, whatever shares its batch.
+  """Adapts the steps of each sample to its error, independently of the others.
 
   Only the first and the last time matter; the solver chooses those between.
   All samples are evaluated until the last one arrives, in a loop without a
   reverse-mode derivative. States should be float32: the rounding of bfloat16
-  exceeds the errors allowed. A rejected step restores the sample's memory of
-  the velocity.
+  exceeds the tolerances.
+
+  The memory of the velocity holds the evaluations of accepted steps only: a
+  rejected step, or one that waits for other samples, restores it per sample.
+  Each accepted step ends with the evaluation that the next one begins with;
+  `State.velocity_memory` excludes it, since the next `integrate` repeats it.
 
   Attributes:
     rtol: error allowed in a step, relative to the state.
-    atol: error allowed in a step, in the state's units. The error of a sample
+    atol: error allowed in a step, in units of the state. The error of a sample
       is the root of its mean square in units of atol + rtol |x|.
-    max_evaluations: of the velocity in one solve; samples that need more are
-      reported in `State.behind`.
-    tries: steps to try before `integrate` returns a state to continue from;
-      None = until all samples arrive. Callbacks use 1: steps and results stay
-      the same, with one more evaluation each.
+    max_evaluations: evaluations of the velocity allowed in one solve. Samples
+      that need more are reported in `State.behind`.
+    tries: steps to try before `integrate` returns; None = until all samples
+      arrive. Callbacks use 1, which changes neither steps nor results and costs
+      one more evaluation each.
+
+  Raises:
+    ValueError: for a tolerance that is not positive, or fewer than the 7
+      evaluations of one step.
   """
 
   rtol: float = 1e-3
@@ -88,7 +98,7 @@ class DormandPrince:
   tries: int | None = None
 
   order = 5
-  evaluations = 6  # For each step tried; one more at the start.
+  evaluations = 6  # Per step tried, after one at the start.
 
   def __post_init__(self):
     for name in ("rtol", "atol"):
@@ -100,72 +110,85 @@ class DormandPrince:
       )
 
   def start(self, x: Any, time: jax.Array, memory: Any = ()) -> State:
-    """The state at times[0]; the first step is not chosen yet."""
-    return begin(x, time, jnp.zeros_like(time), memory)
+    """The state at times[0]; `integrate` chooses the first step."""
+    return initial_state(x, time, jnp.zeros_like(time), memory)
 
   def integrate(
     self, velocity: Velocity, state: State, times: jax.Array, samples: Samples
   ) -> State:
     """Integrates each sample to times[-1], or for `tries` steps."""
-    end, h = times[-1], state.solver_memory
-    h = jnp.where(h == 0, FIRST * (end - state.time), h)
-    slope, memory = velocity(state.x, state.time, state.velocity_memory)
-    steps = _Steps(state.x, state.time, h, slope, memory)
-    most = self.max_evaluations - self.evaluations
+    end, h, before = times[-1], state.solver_memory, state.velocity_memory
+    h = jnp.where(h == 0, FIRST_STEP * (end - state.time), h)
+    slope, memory = velocity(state.x, state.time, before)
+    progress = _Progress(state.x, state.time, h, slope, memory, before)
+    limit = self.max_evaluations - self.evaluations
 
     def unfinished(carry):
-      steps, evaluations, tried = carry
-      more = jnp.any(steps.time != end) & (evaluations <= most)
+      progress, evaluations, tried = carry
+      more = jnp.any(progress.time != end) & (evaluations <= limit)
       return more if self.tries is None else more & (tried < self.tries)
 
     def step(carry):
-      steps, evaluations, tried = carry
-      steps = self._step(velocity, steps, end, samples)
-      return steps, evaluations + self.evaluations, tried + 1
+      progress, evaluations, tried = carry
+      progress = self._step(velocity, progress, end, samples)
+      return progress, evaluations + self.evaluations, tried + 1
 
-    steps, evaluations, _ = jax.lax.while_loop(
-      unfinished, step, (steps, state.evaluations + 1, 0)
+    progress, evaluations, _ = jax.lax.while_loop(
+      unfinished, step, (progress, state.evaluations + 1, 0)
     )
-    behind = (steps.time != end) & (evaluations > most)
+    behind = (progress.time != end) & (evaluations > limit)
     return State(
-      steps.x, steps.time, evaluations, behind, steps.h, steps.memory
+      progress.x,
+      progress.time,
+      evaluations,
+      behind,
+      progress.h,
+      progress.before,
     )
 
-  def _step(self, velocity, steps, end, samples) -> _Steps:
+  def _step(self, velocity, old, end, samples) -> _Progress:
     """Tries a step of every sample and accepts those with a small error."""
-    x, left = steps.x, end - steps.time
-    last = jnp.abs(steps.h) >= jnp.abs(left)
-    h = jnp.where(last, left, steps.h)
-    slopes, memory = stages(
-      DORMAND_PRINCE,
+    left = end - old.time
+    last = jnp.abs(old.h) >= jnp.abs(left)
+    h = jnp.where(last, left, old.h)
+    until = jnp.where(last, end, old.time + h)
+    slopes, before = stages(
+      DORMAND_PRINCE.a[:-1],
       velocity,
-      x,
-      steps.time,
+      old.x,
+      old.time,
       h,
-      steps.memory,
+      old.memory,
       samples,
-      first=steps.slope,
+      first=old.slope,
     )
     spread = samples.spread(h)
-    there = advance(x, spread, DORMAND_PRINCE.b, slopes)
-    error = self._error(x, there, spread, slopes, samples)
+    x = advance(old.x, spread, DORMAND_PRINCE.a[-1], slopes)
+    slope, memory = velocity(x, until, before)
+    # Constants are equal in both memories; told so, `select` skips them.
+    before = jax.tree.map(
+      lambda new, memory, before: before if new is memory else new,
+      before,
+      old.memory,
+      old.before,
+    )
+    error = self._error(old.x, x, spread, [*slopes, slope], samples)
     good = error <= 1
     factor = SAFETY * jnp.maximum(error, 1e-10) ** (-1 / DORMAND_PRINCE.order)
     factor = jnp.clip(factor, SHRINK, jnp.where(good, GROW, 1.0))
     # An error that is not finite shrinks the step.
     factor = jnp.where(jnp.isfinite(error), factor, SHRINK)
     # A step that the end cut short does not limit later ones.
-    longer = jnp.where(last & good, steps.h, h * factor.astype(h.dtype))
-    time = jnp.where(last, end, steps.time + h)
-    time = jnp.where(good, time, steps.time)
-    keep = samples.spread(good)
-    choose = lambda new, old: jax.tree.map(jnp.where, keep, new, old)  # noqa: E731
-    return _Steps(
-      choose(there, x),
-      time,
+    longer = jnp.where(last & good, old.h, h * factor.astype(h.dtype))
+    accept = good & (old.time != end)
+    keep = samples.spread(accept)
+    return _Progress(
+      jax.tree.map(jnp.where, keep, x, old.x),
+      jnp.where(accept, until, old.time),
       longer,
-      choose(slopes[-1], steps.slope),
-      samples.select(good, memory, steps.memory),
+      jax.tree.map(jnp.where, keep, slope, old.slope),
+      samples.select(accept, memory, old.memory),
+      samples.select(accept, before, old.before),
     )
 
   def _error(self, x, there, h, slopes, samples):
@@ -175,7 +198,6 @@ class DormandPrince:
       size = jnp.maximum(jnp.abs(x), jnp.abs(there))
       return (error / (self.atol + self.rtol * size)) ** 2
 
-    zero = jax.tree.map(lambda k: jnp.zeros_like(k), slopes[0])
+    zero = jax.tree.map(jnp.zeros_like, slopes[0])
     error = advance(zero, h, ERROR, slopes)
-    squares = jax.tree.map(square, x, there, error)
-    return jnp.sqrt(samples.mean(squares))
+    return jnp.sqrt(samples.mean(jax.tree.map(square, x, there, error)))

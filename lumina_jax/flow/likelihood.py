@@ -1,18 +1,18 @@
-"""How likely data are under a flow: the change of variables along its path.
+"""Log densities of data under a flow, by the change of variables along it.
 
-The flow dx/dt = v carries noise x0 to data x1, and log densities along with it:
+The flow dx/dt = v carries noise x0 to data x1 and changes log densities by
 
   log p(x1) = log N(x0; 0, I) - int_0^1 div v(x_t, t) dt
 
-(FFJORD, Grathwohl et al. 2019, equation 3). So data are solved back to t = 0,
-together with that integral. With probes e whose mean of e e^T is the identity,
-div v = tr J is the mean of e^T J e: `rademacher` gives an estimate without bias
-(Hutchinson; FFJORD, section 3.1), `basis` the exact trace.
+(FFJORD, Grathwohl et al. 2019, equation 3). `log_density` solves data back to
+t = 0, together with this integral. For probes e with E[e e^T] = I, the
+divergence div v = tr J is the mean of e^T J e: `rademacher` gives an unbiased
+estimate (Hutchinson; FFJORD, section 3.1), `basis` the exact trace.
 
-No guidance: a guided field is no model of any density that one would want to
-know, and that of one prompt is the density given the prompt.
+Velocities should be unguided, since a guided velocity models no meaningful
+density. The velocity for a prompt gives the density given that prompt.
 
-*T are the times of samples as in `flow.samples`: (B,) for a batch.
+Times are `f32[*T]`, one per sample as in `flow.samples`: (B,) for a batch.
 """
 
 from __future__ import annotations
@@ -30,15 +30,16 @@ from lumina_jax.flow.sde import Stochastic
 
 
 class Density(NamedTuple):
-  """What a flow says of data.
+  """Densities of data under a flow.
 
   Attributes:
     log_density: log p(x1) in nats, `f32[*T]`.
     noise: the x0 that the flow carries to the data, like x.
-    dimensions: elements of each sample that count, `f32[*T]`.
-    evaluations: `i32[]` of the velocity; each also costs a backward pass a
-      probe.
-    behind: `bool[*T]`, samples that an adaptive solver gave up: no density.
+    dimensions: number of elements of each sample, without padding, `f32[*T]`.
+    evaluations: evaluations of the velocity, `i32[]`; each also takes one
+      backward pass per probe.
+    behind: `bool[*T]`, True for samples that an adaptive solver gave up; their
+      density is invalid.
   """
 
   log_density: jax.Array
@@ -49,21 +50,21 @@ class Density(NamedTuple):
 
 
 def rademacher(keys: jax.Array, x: jax.Array, probes: int = 1) -> jax.Array:
-  """Signs +-1 at random, like x: `[probes, *x.shape]`.
+  """Random signs +-1, `[probes, *x.shape]`.
 
-  The error of an estimate falls as probes^(-1/2).
+  The error of the estimate falls as probes^(-1/2).
 
   Args:
-    keys: `key[B]`, one a sample `x[B, ...]`; with one `key[]`, all of x is one
+    keys: `key[B]`, one per sample of x `[B, ...]`; `key[]` if all of x is one
       sample.
     x: a state.
-    probes: how many, at least 1.
+    probes: number of probes.
 
   Raises:
-    ValueError: for fewer.
+    ValueError: for fewer than one probe.
   """
   if probes < 1:
-    raise ValueError(f"probes = {probes}: at least 1")
+    raise ValueError(f"probes = {probes}: must be at least 1")
   shape = (probes, *x.shape[keys.ndim :])
   signs = jax.vmap(lambda key: jax.random.rademacher(key, shape, x.dtype))
   signs = jnp.moveaxis(signs(keys.reshape(-1)), 0, 1)
@@ -71,34 +72,19 @@ def rademacher(keys: jax.Array, x: jax.Array, probes: int = 1) -> jax.Array:
 
 
 def basis(x: jax.Array) -> jax.Array:
-  """Probes of the exact trace, `[D, *x.shape]` for D elements a sample.
+  """Probes of the exact trace, `[D, *x.shape]` for D elements per sample.
 
-  They cost D backward passes and D times the memory of x: for small D.
+  They take D backward passes and D times the memory of x, so use them for small
+  D only.
 
   Args:
     x: states `[B, ...]`.
   """
   D = math.prod(x.shape[1:])
-  # sqrt(D) e_i, as the mean of D outer products is to be the identity.
+  # sqrt(D) e_i, since the mean of D outer products must be the identity.
   units = math.sqrt(D) * jnp.eye(D, dtype=x.dtype)
   units = units.reshape(D, 1, *x.shape[1:])
   return jnp.broadcast_to(units, (D, *x.shape))
-
-
-def counted(mask: jax.Array) -> Samples:
-  """A padded batch: samples along the first axis, means over what counts.
-
-  Args:
-    mask: `bool[B, ...]`, of the state's shape.
-  """
-  samples = batch(mask)
-  count = jnp.sum(mask, axis=range(1, mask.ndim))
-
-  def mean(x: jax.Array) -> jax.Array:
-    total = jnp.sum(jnp.where(mask, x, 0), axis=range(1, mask.ndim))
-    return total / jnp.maximum(count, 1)
-
-  return samples._replace(mean=mean)
 
 
 def divergence(
@@ -112,12 +98,12 @@ def divergence(
   """The slope v(x, t), like x, and its divergence per element, `f32[*T]`.
 
   Args:
-    velocity: v(x, t, memory); of each sample a function of that sample alone.
+    velocity: v(x, t, memory), in which samples do not depend on each other.
     x: the state.
     t: `f32[*T]`.
     probes: `[probes, *x.shape]`.
-    samples: the layout of x; their mean is over d elements, and the result is
-      div v / d.
+    samples: layout of x; its mean over the d elements of a sample makes the
+      result div v / d.
     memory: constants of the velocity.
 
   Raises:
@@ -129,7 +115,7 @@ def divergence(
     _check_unchanged(memory, after)
     return slope
 
-  # By vjp: a function with a custom vjp has no forward derivative.
+  # Uses vjp, since attention kernels with a custom vjp have no jvp.
   slope, pull = jax.vjp(at, x)
 
   def along(probe: jax.Array) -> jax.Array:
@@ -148,44 +134,45 @@ def log_density(
   samples: Samples | None = None,
   memory: Any = (),
 ) -> Density:
-  """log p(x) of data, solved back to noise.
+  """log p(x) of data, by solving them back to noise.
 
-  The solver carries (x, integral of div v / d). An adaptive one allows both
-  their errors, the larger of the root mean square over x and of that of the
-  integral, in nats per dimension: so no sum over thousands of dimensions, with
-  its rounding, is held against the tolerance of one, and none hides it.
+  The solver integrates (x, integral of div v / d). The error of an adaptive
+  solver is the larger of the root mean square over x and the error of the
+  integral in nats per dimension. So the tolerance applies to one dimension
+  rather than to a sum over thousands, and neither error hides the other.
 
   Args:
     velocity: v(x, t, memory), unguided; t is `f32[*T]`.
-    x: data, the state at the last time; `f32[B, ...]` without samples.
-    times: `f32[steps + 1]` or `f32[steps + 1, *T]` from noise 0 to data 1, as
-      in sampling; they are gone through from the last to the first.
-    solver: of the ODE, one that runs backwards.
-    probes: `[probes, *x.shape]` of `rademacher` or `basis`; the same all along
-      the solve, so that its integrand is smooth (FFJORD, section 3.1).
-    samples: how they lie in x; None: along the first axis. Elements that weigh
-      nothing in their mean, such as padding, stay as they are and count
-      nothing; `counted` makes such samples.
-    memory: constants of the velocity. A velocity that changes its memory, as
-      caches do, has no density: its field depends on the steps taken.
+    x: data, the state at the last time; `f32[B, ...]` if samples is None.
+    times: `f32[steps + 1]` or `f32[steps + 1, *T]`, from noise at 0 to data at
+      1 as in sampling. The solver runs through them backwards.
+    solver: an ODE solver that can run backwards.
+    probes: `[probes, *x.shape]` from `rademacher` or `basis`. All times share
+      them, so that the integrand is smooth (FFJORD, section 3.1).
+    samples: layout of x; None = along the first axis. Elements without weight
+      in its mean, such as padding, stay unchanged and do not count;
+      `samples.masked_batch` makes such a layout.
+    memory: constants of the velocity. Each evaluation must return the same
+      arrays: a velocity that changes its memory, as caches do, depends on the
+      steps taken and has no density.
 
   Raises:
-    ValueError: for a solver that is stochastic or runs forwards only, or a
+    ValueError: for a solver that is stochastic or only runs forwards, or a
       velocity that changes its memory.
   """
   if isinstance(solver, Stochastic | DpmSolver):
     raise ValueError(
-      f"{type(solver).__name__} does not solve data back to noise; take a"
-      " solver of the plain ODE, such as midpoint, rk4 or dopri5"
+      f"{type(solver).__name__} cannot solve data back to noise; use an ODE"
+      " solver such as midpoint, rk4 or dopri5"
     )
   samples = batch(x) if samples is None else samples
-  dimensions, counts = _counts(x, samples)
-  probes = jnp.where(counts, probes, 0)
+  dimensions, real = _elements(x, samples)
+  probes = jnp.where(real, probes, 0)
 
   @ode.stateless
   def field(state: Any, t: jax.Array) -> Any:
     slope, div = divergence(velocity, state[0], t, probes, samples, memory)
-    return jnp.where(counts, slope, 0), div
+    return jnp.where(real, slope, 0), div
 
   both = Samples(
     spread=lambda values: (samples.spread(values), values),
@@ -194,10 +181,10 @@ def log_density(
   start = x, jnp.zeros(dimensions.shape, _wide(x).dtype)
   back = ode.Segment(field, _per_sample(times, dimensions.shape)[::-1])
   state = ode.run([back], start, solver, both)
-  noise, gain = state.x  # dl/dt = div v / d from 1 to 0: minus the integral.
+  noise, change = state.x  # From 1 to 0, hence minus the integral.
   prior = -(samples.mean(_wide(noise) ** 2) + math.log(2 * math.pi)) / 2
   return Density(
-    (prior + gain) * dimensions,
+    (prior + change) * dimensions,
     noise,
     dimensions,
     state.evaluations,
@@ -208,20 +195,19 @@ def log_density(
 def nats_per_dimension(density: Density) -> jax.Array:
   """-log p(x) / d of the state that the flow models, `f32[*T]`.
 
-  Of an autoencoder's latents this is what there is: they imply no density of
-  pixels, as decoding has no inverse.
+  Latents of an autoencoder have this density only; they imply none of pixels,
+  since decoding has no inverse.
   """
   return -density.log_density / density.dimensions
 
 
 def bits_per_dimension(density: Density, scale: float = 1.0) -> jax.Array:
-  """-log2 p / d, `f32[*T]`, of pixels where x = scale (pixels - shift).
+  """-log2 p / d of pixels, `f32[*T]`, where x = scale (pixels - shift).
 
-  log p(pixels) = log p(x) + d log scale. For pixels of 0..255 at [-1, 1] the
-  scale is 2 / 255; with uniform noise of [0, 1) added to them, it bounds the
-  bits of the whole numbers from above (Theis et al. 2016, section 3.1). Bits of
-  pixels are not to be had from an autoencoder's latents, whatever their scale:
-  `nats_per_dimension`.
+  log p(pixels) = log p(x) + d log scale. For pixels 0..255 mapped to [-1, 1],
+  the scale is 2 / 255. With uniform noise of [0, 1) added to the pixels, the
+  result is an upper bound of the bits of the integers (Theis et al. 2016,
+  section 3.1). For latents of an autoencoder, use `nats_per_dimension`.
 
   Raises:
     ValueError: if the scale is not positive.
@@ -232,7 +218,7 @@ def bits_per_dimension(density: Density, scale: float = 1.0) -> jax.Array:
 
 
 def _check_unchanged(before: Any, after: Any) -> None:
-  """Refuses a velocity that returns another memory than it was given."""
+  """Raises a ValueError unless both memories consist of the same arrays."""
   same = jax.tree.structure(before) == jax.tree.structure(after) and all(
     a is b
     for a, b in zip(
@@ -241,8 +227,8 @@ def _check_unchanged(before: Any, after: Any) -> None:
   )
   if not same:
     raise ValueError(
-      "this velocity changes its memory from evaluation to evaluation, so it "
-      "is no function of (x, t) and has no density: turn its caches off"
+      "this velocity changes its memory between evaluations, so it is not a "
+      "function of (x, t) and has no density: disable its caches"
     )
 
 
@@ -250,18 +236,17 @@ def _wide(x: jax.Array) -> jax.Array:
   return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
-def _counts(x: jax.Array, samples: Samples) -> tuple[jax.Array, jax.Array]:
-  """Elements of each sample, `f32[*T]`, and which these are, `bool` like x."""
-  # A mean over d elements weighs each of them by 1 / d, and others by 0.
+def _elements(x: jax.Array, samples: Samples) -> tuple[jax.Array, jax.Array]:
+  """Number of elements per sample, `f32[*T]`, and their mask, `bool` like x."""
+  # A mean over d elements has weight 1 / d for each of them and 0 for others.
   means, pull = jax.vjp(samples.mean, jnp.zeros_like(_wide(x)))
   (weights,) = pull(jnp.ones_like(means))
   share = samples.mean(weights)
-  some = share > 0
-  return jnp.where(some, jnp.round(1 / share), 0), weights > 0
+  return jnp.where(share > 0, jnp.round(1 / share), 0), weights > 0
 
 
 def _per_sample(times: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-  """`f32[steps + 1, *T]` of times that samples may share."""
+  """Times as `f32[steps + 1, *T]`; `f32[steps + 1]` serves all samples."""
   if times.ndim == 1:
     times = jnp.expand_dims(times, tuple(range(1, 1 + len(shape))))
   return jnp.broadcast_to(times, (len(times), *shape))

@@ -1,4 +1,4 @@
-"""The flow-matching loss: its times, and a mean that packing respects.
+"""The flow-matching loss: training times, and means per sample.
 
 B rows, L tokens, N samples a row, P patch.
 """
@@ -19,22 +19,26 @@ from lumina_jax.flow.samples import members, rows
 
 @dataclasses.dataclass(frozen=True)
 class TimeDistribution:
-  """How training times are drawn.
+  """The distribution of training times.
 
   Attributes:
     name: "uniform" on [low, high), or "logit_normal": t = sigmoid(u), u ~
-      N(mean, std^2) (Esser et al. 2024, section 3.1; the original's "lognorm").
-    mean: of the normal; above 0 favours data, below 0 noise.
-    std: of the normal.
-    low: where uniform times begin, from 0 (noise).
-    high: where they end, up to 1 (data).
-    shift: f > 0; t becomes t / (t + f - f t), as in sampling: above 1 is
-      towards noise. (The `shift_3` of the original's training goes the other
-      way; it is 1 / 3 here.)
-    base_tokens: 0, or the size at which the shift is as given. That of a sample
-      of n tokens is sqrt(n / base_tokens) times as much, since larger pictures
+      N(mean, std^2) (Esser et al. 2024, section 3.1; "lognorm" in Lumina-T2X).
+    mean: mean of u; above 0 favours data, below 0 noise.
+    std: standard deviation of u.
+    low: lower end of uniform times, at least 0 (noise).
+    high: upper end of uniform times, at most 1 (data).
+    shift: f > 0; t becomes t / (t + f - f t) as in sampling, so values above 1
+      favour noise. (The `shift_3` of Lumina-T2X's training goes the other way
+      and is 1 / 3 here.)
+    base_tokens: number of tokens at which `shift` applies as it is; a sample of
+      n tokens gets sqrt(n / base_tokens) times as much, since larger samples
       keep more of their signal under the same noise (Esser et al. 2024,
-      equation 23). Separators count, as in sampling.
+      equation 23). Separators count, as in sampling. 0 = the same shift for all
+      sizes.
+
+  Raises:
+    ValueError: for an unknown name, or numbers that define no distribution.
   """
 
   name: str
@@ -58,61 +62,64 @@ class TimeDistribution:
       )
     if self.name != "uniform" and (self.low, self.high) != (0, 1):
       raise ValueError(
-        f"low = {self.low} and high = {self.high} are of 'uniform' times; "
-        f"{self.name!r} has mean and std"
+        f"low = {self.low} and high = {self.high} apply to 'uniform' only; "
+        f"{self.name!r} takes mean and std"
       )
     if not (self.shift > 0 and math.isfinite(self.shift)):
       raise ValueError(f"shift = {self.shift} must be positive and finite")
     if self.base_tokens < 0:
       raise ValueError(
-        f"base_tokens = {self.base_tokens}: a number of tokens, or 0 for one "
-        "shift of all sizes"
+        f"base_tokens = {self.base_tokens}: expected a number of tokens, or 0 "
+        "for the same shift at all sizes"
       )
 
   def sample(
     self, keys: jax.Array, tokens: jax.Array | None = None
   ) -> jax.Array:
-    """One time per key.
+    """Samples one time per key.
 
     Args:
       keys: `key[...]`.
-      tokens: `i32[...]` of the sample of each; not read without `base_tokens`.
+      tokens: size of the sample of each key, `i32[...]`; required with
+        `base_tokens`, otherwise ignored.
 
     Returns:
       `f32[...]`.
 
     Raises:
-      ValueError: if there are `base_tokens` and no tokens.
+      ValueError: if `base_tokens` is set and tokens are missing.
     """
-    return self._shifted(self._drawn(keys), tokens)
+    return self._shift(self._sample(keys), tokens)
 
-  def _drawn(self, keys: jax.Array) -> jax.Array:
+  def _sample(self, keys: jax.Array) -> jax.Array:
     if self.name == "uniform":
-      draw = functools.partial(
+      uniform = functools.partial(
         jax.random.uniform, minval=self.low, maxval=self.high
       )
-      return _each(draw, keys)
-    normal = _each(jax.random.normal, keys)
+      return _per_key(uniform, keys)
+    normal = _per_key(jax.random.normal, keys)
     return jax.nn.sigmoid(self.mean + self.std * normal)
 
-  def _shifted(self, t: jax.Array, tokens: jax.Array | None) -> jax.Array:
+  def _shift(self, t: jax.Array, tokens: jax.Array | None) -> jax.Array:
     if not self.base_tokens:
       return t if self.shift == 1 else schedule.shift(t, self.shift)
     if tokens is None:
       raise ValueError(
-        f"base_tokens = {self.base_tokens}: the shift goes by the size of each "
-        "sample; give tokens, or set base_tokens to 0"
+        f"base_tokens = {self.base_tokens}: the shift depends on the size of "
+        "each sample; pass tokens, or set base_tokens to 0"
       )
-    # Where there is no sample, a time is drawn all the same, and is finite.
+    # Empty slots have no tokens; their times stay finite.
     size = jnp.maximum(tokens, 1) / self.base_tokens
     return schedule.shift(t, self.shift * jnp.sqrt(size))
 
 
-def _each(draw: Callable[[jax.Array], jax.Array], keys: jax.Array) -> jax.Array:
-  return jax.vmap(draw)(keys.reshape(-1)).reshape(keys.shape)
+def _per_key(
+  sample: Callable[[jax.Array], jax.Array], keys: jax.Array
+) -> jax.Array:
+  return jax.vmap(sample)(keys.reshape(-1)).reshape(keys.shape)
 
 
-def per_sample(
+def per_sample_loss(
   error: jax.Array, real: jax.Array, segments: jax.Array, samples: int
 ) -> tuple[jax.Array, jax.Array]:
   """Mean squared error of each sample over its own patches.
@@ -124,15 +131,15 @@ def per_sample(
     samples: N.
 
   Returns:
-    `f32[B, N]` losses, zero where there is no sample, and `bool[B, N]`, whether
-    there is one. A batch's loss is sum(losses) / sum(exists), so that every
-    sample weighs the same whatever its size, row or microbatch.
+    Losses `f32[B, N]`, zero for empty slots, and `bool[B, N]`, whether a slot
+    holds a sample. The loss of a batch is sum(losses) / sum(exists): every
+    sample weighs the same, whatever its size, row or microbatch.
   """
   loss = rows(segments, real, samples).mean(error.astype(jnp.float32) ** 2)
   member = members(segments, samples) & real[..., None]
   return loss, member.any(axis=1)
 
 
-def sizes(segments: jax.Array, samples: int) -> jax.Array:
-  """Tokens of each sample: segments `i32[B, L]` -> `i32[B, N]`."""
+def token_counts(segments: jax.Array, samples: int) -> jax.Array:
+  """Number of tokens of each sample: segments `i32[B, L]` -> `i32[B, N]`."""
   return members(segments, samples).sum(axis=1)

@@ -1,6 +1,6 @@
-"""Two-step methods: second order with one evaluation of the velocity a step.
+"""Two-step methods: second order with one evaluation of the velocity per step.
 
-The first step has no previous slope and is Euler's.
+The first step has no previous slope and is an Euler step.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from lumina_jax.flow.samples import Samples
 
 
 class TwoStep(FixedSteps):
-  """Carries a value of the previous step, like x, and its time."""
+  """Carries a value of the previous step, like x, and the time of that step."""
 
   evaluations = 1
   order = 2
 
   def first_memory(self, x: Any, time: jax.Array) -> Any:
-    """Zeros; the previous time equals the first, which marks the first step."""
+    """Zeros and the first time; equal times mark the first step."""
     return jax.tree.map(jnp.zeros_like, x), time
 
 
@@ -69,12 +69,12 @@ class DpmSolver(TwoStep):
 
   with the data D_n that x_n and its velocity imply, and l = log(alpha / sigma)
   (Lu et al. 2022, "DPM-Solver++", algorithm 2). The step to pure data, where l
-  is infinite, uses D_n alone. A solve cannot start at data. The order is 2 but
-  for the ends, where steps in l never get small: there the error falls like
-  h^2 log(1 / h).
+  is infinite, uses D_n alone. A solve cannot start at data. Towards the ends,
+  where steps in l never get small, the error falls like h^2 log(1 / h); the
+  order is 2 elsewhere.
 
   Attributes:
-    path: the path that the velocity was trained on.
+    path: path that the velocity was trained on.
   """
 
   path: Path = LINEAR
@@ -91,21 +91,21 @@ class DpmSolver(TwoStep):
     path, (data_before, before) = self.path, state.solver_memory
     slope, memory = velocity(state.x, t, state.velocity_memory)
     sigma, d_sigma = path.sigma(t), path.d_sigma(t)
-    across = path.alpha(t) * d_sigma - path.d_alpha(t) * sigma
+    wronskian = path.wronskian(t)
     data = jax.tree.map(
-      lambda x, v, a, b: (a * x - b * v).astype(x.dtype),
+      lambda x, v, a, b: (a * x + b * v).astype(x.dtype),
       state.x,
       slope,
-      samples.spread(d_sigma / across),
-      samples.spread(sigma / across),
+      samples.spread(-d_sigma / wronskian),
+      samples.spread(sigma / wronskian),
     )
-    # Not finite if a neighbour is pure noise or pure data.
+    # Infinite or NaN next to pure noise or pure data.
     ratio = (self._log_snr(until) - self._log_snr(t)) / (
       2 * (self._log_snr(t) - self._log_snr(before))
     )
-    known = jnp.isfinite(ratio) & (until < 1 - ROUNDING)
-    ratio = samples.spread(jnp.where(known, ratio, 0.0))
-    # Empty slots are at data already; nothing remains to do there.
+    regular = jnp.isfinite(ratio) & (until < 1 - ROUNDING)
+    ratio = samples.spread(jnp.where(regular, ratio, 0.0))
+    # Empty slots are at pure data already and stay there.
     keep = path.sigma(until) / jnp.where(sigma > 0, sigma, 1.0)
     take = path.alpha(until) - path.alpha(t) * keep
     x = jax.tree.map(

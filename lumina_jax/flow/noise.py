@@ -1,7 +1,8 @@
-"""Random numbers that belong to a sample, not to its place in a batch.
+"""Random numbers that depend on a sample, not on its place in a batch.
 
-A token's noise depends on the key of its sample and on its index within the
-sample only; so padding, packing, batch size and process count change nothing.
+The noise of a token depends only on the key of its sample and on its index
+within the sample. Padding, packing, batch size and process count do not change
+it.
 
 B rows, L tokens, N samples a row, P patch.
 """
@@ -19,11 +20,11 @@ def sample_keys(key: jax.Array, sample_ids: jax.Array) -> jax.Array:
   return jax.vmap(jax.vmap(lambda i: jax.random.fold_in(key, i)))(sample_ids)
 
 
-def at_time(keys: jax.Array, t: jax.Array) -> jax.Array:
-  """Keys of their own for every time: `key[*T]`, `f32[*T]` -> `key[*T]`.
+def fold_in_time(keys: jax.Array, t: jax.Array) -> jax.Array:
+  """Folds times into keys: `key[*T]`, `f32[*T]` or `f32[]` -> `key[*T]`.
 
-  They depend on the key and on the bits of the time only, so that a path of
-  noise is the same however the solve along it is cut. One time serves all keys.
+  The result depends only on the key and on the bits of the time, so splitting a
+  solve into segments leaves its noise unchanged.
   """
   bits = jax.lax.bitcast_convert_type(jnp.float32(t), jnp.uint32)
   bits = jnp.broadcast_to(bits, keys.shape)
@@ -32,19 +33,25 @@ def at_time(keys: jax.Array, t: jax.Array) -> jax.Array:
 
 
 def normal(keys: jax.Array, x: jax.Array) -> Callable[[jax.Array], jax.Array]:
-  """`Samples.normal` of a state x `[*T, ...]`, from one `key[*T]` a sample.
+  """Makes `Samples.normal` for states like x.
 
-  With one `key[]`, all of x is one sample. What comes back takes times `f32[]`
-  or `f32[*T]` and returns f32 (f64 for such x) numbers of x's shape. Draw
-  nothing else, such as x at t = 0, from the same keys.
+  Use the keys for nothing else, such as the noise at t = 0.
+
+  Args:
+    keys: `key[*T]`, one per sample; `key[]` if all of x is one sample.
+    x: `[*T, ...]`.
+
+  Returns:
+    A function from times `f32[]` or `f32[*T]` to standard normal numbers of x's
+    shape, in float32 or x's wider dtype.
   """
-  of_sample, dtype = x.shape[keys.ndim :], jnp.promote_types(x.dtype, "float32")
+  shape, dtype = x.shape[keys.ndim :], jnp.promote_types(x.dtype, "float32")
 
-  def of_time(t: jax.Array) -> jax.Array:
-    draw = lambda key: jax.random.normal(key, of_sample, dtype)  # noqa: E731
-    return jax.vmap(draw)(at_time(keys, t).reshape(-1)).reshape(x.shape)
+  def at(t: jax.Array) -> jax.Array:
+    sample = lambda key: jax.random.normal(key, shape, dtype)  # noqa: E731
+    return jax.vmap(sample)(fold_in_time(keys, t).reshape(-1)).reshape(x.shape)
 
-  return of_time
+  return at
 
 
 def token_noise(
@@ -54,17 +61,17 @@ def token_noise(
 
   Args:
     keys: `key[B, N]`, from `sample_keys`.
-    segments: `i32[B, L]`; token of segment n belongs to sample n - 1.
+    segments: `i32[B, L]`, the sample of each token, from 1; 0 = padding.
     patch_dim: P.
   """
 
-  def of_token(keys_N, slot, index):
+  def token(keys_N, slot, index):
     key = jax.random.fold_in(keys_N[slot], index)
     return jax.random.normal(key, (patch_dim,))
 
-  of_row = jax.vmap(of_token, in_axes=(None, 0, 0))
+  row = jax.vmap(token, in_axes=(None, 0, 0))
   slots = jnp.maximum(segments - 1, 0)
-  return jax.vmap(of_row)(keys, slots, index_in_sample(segments))
+  return jax.vmap(row)(keys, slots, index_in_sample(segments))
 
 
 def index_in_sample(segments: jax.Array) -> jax.Array:

@@ -1,8 +1,8 @@
 """Solvers of dx/dt = v(x, t): their protocol, and explicit Runge-Kutta.
 
-A velocity may carry memory from one evaluation to the next, e.g. caches of
-layers: it takes and returns one, `velocity(x, t, memory) -> (v, memory)`.
-Solvers pass it on in the order of their evaluations and know nothing of it.
+A velocity may carry memory from one evaluation to the next, e.g. the caches of
+layers: `velocity(x, t, memory) -> (v, memory)`. Solvers thread it through their
+evaluations in order and never look into it.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from typing import Any, NamedTuple, Protocol
 import jax
 import jax.numpy as jnp
 
-from lumina_jax.flow.samples import TOGETHER, Samples
+from lumina_jax.flow.samples import SINGLE, Samples
 
-# State, times `f32[*T]` of its samples, memory -> slope like the state, memory.
+# (state, times f32[*T], memory) -> (slope like the state, memory)
 Velocity = Callable[[Any, jax.Array, Any], tuple[Any, Any]]
 
 
 def stateless(function: Callable[[Any, jax.Array], Any]) -> Velocity:
-  """A function v(x, t) as a velocity that passes any memory through."""
+  """Turns v(x, t) into a velocity that passes any memory through."""
   return lambda x, t, memory: (function(x, t), memory)
 
 
@@ -29,12 +29,12 @@ class State(NamedTuple):
   """The state of a solve.
 
   Attributes:
-    x: the solution.
-    time: its time, `f32[*T]`.
-    evaluations: `i32[]`, evaluations of the velocity so far.
-    behind: `bool[*T]`, samples that gave up before their last time.
-    solver_memory: what the solver carries from step to step.
-    velocity_memory: what the velocity carries from evaluation to evaluation.
+    x: solution so far.
+    time: time of the solution, `f32[*T]`.
+    evaluations: evaluations of the velocity so far, `i32[]`.
+    behind: `bool[*T]`, True for samples that gave up before their last time.
+    solver_memory: values that the solver carries between steps.
+    velocity_memory: values that the velocity carries between evaluations.
   """
 
   x: Any
@@ -45,7 +45,7 @@ class State(NamedTuple):
   velocity_memory: Any = ()
 
 
-def begin(
+def initial_state(
   x: Any, time: jax.Array, solver_memory: Any = (), velocity_memory: Any = ()
 ) -> State:
   """The state before the first step, at time `f32[*T]`."""
@@ -66,11 +66,11 @@ class Solver(Protocol):
 
 
 class Segment(NamedTuple):
-  """A part of a solve with its own velocity.
+  """A section of a solve with its own velocity.
 
   Attributes:
     velocity: v(x, t, memory).
-    times: `f32[steps + 1, *T]`; the first equals the last of the segment
+    times: `f32[steps + 1, *T]`; the first time is the last of the segment
       before.
   """
 
@@ -82,16 +82,16 @@ def run(
   segments: Sequence[Segment],
   x: Any,
   solver: Solver,
-  samples: Samples = TOGETHER,
+  samples: Samples = SINGLE,
   memory: Any = (),
 ) -> State:
-  """Solves segment by segment, each one scan; both memories pass between.
+  """Solves segment by segment, one scan each; both memories pass on.
 
   Args:
     segments: in the order of their times.
-    x: the state at the first time.
+    x: state at the first time.
     solver: one of `solvers.SOLVERS`.
-    samples: the layout of x.
+    samples: layout of x.
     memory: first memory of the velocities.
   """
   state = solver.start(x, segments[0].times[0], memory)
@@ -105,17 +105,17 @@ def solve(
   x: Any,
   times: jax.Array,
   solver: Solver,
-  samples: Samples = TOGETHER,
+  samples: Samples = SINGLE,
   memory: Any = (),
 ) -> Any:
   """Integrates from times[0] to times[-1], forwards or backwards.
 
   Args:
-    velocity: v(x, t, memory), of x's shape; see `stateless`.
-    x: the state at times[0].
-    times: `f32[steps + 1, *T]`, traced: other times do not recompile.
+    velocity: v(x, t, memory), of x's shape; `stateless` wraps a plain v(x, t).
+    x: state at times[0].
+    times: `f32[steps + 1, *T]`, traced, so other times never recompile.
     solver: one of `solvers.SOLVERS`.
-    samples: the layout of x.
+    samples: layout of x.
     memory: first memory of the velocity.
 
   Returns:
@@ -124,7 +124,7 @@ def solve(
   return run([Segment(velocity, times)], x, solver, samples, memory).x
 
 
-# Times this close to t = 1 count as the end: float32 rounds by less.
+# Times this close to t = 1 count as the end; float32 rounds by less.
 ROUNDING = 1e-5
 
 
@@ -133,7 +133,7 @@ class FixedSteps:
 
   def start(self, x: Any, time: jax.Array, memory: Any = ()) -> State:
     """The state at times[0]."""
-    return begin(x, time, self.first_memory(x, time), memory)
+    return initial_state(x, time, self.first_memory(x, time), memory)
 
   def first_memory(self, x: Any, time: jax.Array) -> Any:
     """The solver's memory before the first step; () for one-step methods."""
@@ -153,7 +153,7 @@ class FixedSteps:
   def integrate(
     self, velocity: Velocity, state: State, times: jax.Array, samples: Samples
   ) -> State:
-    """Takes one step for each interval of times."""
+    """Takes one step per interval of times."""
 
     def step(state, interval):
       t, until = interval
@@ -170,21 +170,54 @@ def advance(
 
   Args:
     x: a state.
-    h: an array that broadcasts against x, from `Samples.spread`.
-    weights: numbers, or arrays that broadcast like h. Zeros cost nothing.
-    slopes: like x.
+    h: step, an array that broadcasts against x, from `Samples.spread`.
+    weights: one number per slope. Zeros cost nothing.
+    slopes: each like x.
   """
   leaves, tree = jax.tree.flatten(x)
   for weight, slope in zip(weights, slopes, strict=True):
-    if isinstance(weight, float) and not weight:
+    if not weight:
       continue
-    by = jax.tree.map(lambda h, w=weight: h * w, h)
-    by, slope = jax.tree.leaves(by), tree.flatten_up_to(slope)
+    steps = jax.tree.leaves(jax.tree.map(lambda h, w=weight: h * w, h))
     leaves = [
       x + (h * s).astype(x.dtype)
-      for x, h, s in zip(leaves, by, slope, strict=True)
+      for x, h, s in zip(leaves, steps, tree.flatten_up_to(slope), strict=True)
     ]
   return jax.tree.unflatten(tree, leaves)
+
+
+def stages(
+  rows: Sequence[Sequence[float]],
+  velocity: Velocity,
+  x: Any,
+  t: jax.Array,
+  h: jax.Array,
+  memory: Any,
+  samples: Samples,
+  first: Any = None,
+) -> tuple[list[Any], Any]:
+  """The slopes of one step, k_i = v(x + h sum_j a_ij k_j, t + c_i h).
+
+  Args:
+    rows: a_i of each stage; c_i is the sum of its row.
+    velocity: v(x, t, memory).
+    x: state at t.
+    t: `f32[*T]`.
+    h: length of the step, `f32[*T]`.
+    memory: memory of the velocity; stages pass it on in order.
+    samples: layout of x.
+    first: k_1 where it is known.
+
+  Returns:
+    The slopes k_i, each like x, and the memory after the last stage.
+  """
+  slopes = [] if first is None else [first]
+  spread = samples.spread(h)
+  for row in rows[len(slopes) :]:
+    at = advance(x, spread, row, slopes)
+    slope, memory = velocity(at, t + sum(row) * h, memory)
+    slopes.append(slope)
+  return slopes, memory
 
 
 @dataclasses.dataclass(frozen=True)
@@ -194,9 +227,9 @@ class Tableau(FixedSteps):
   k_i = v(x + h sum_j a_ij k_j, t + c_i h), then x += h sum_i b_i k_i.
 
   Attributes:
-    a: strictly lower triangular rows, one for each stage.
+    a: strictly lower triangular rows, one per stage.
     b: weights of the stages.
-    order: of the global error in h.
+    order: order of the global error in h.
   """
 
   a: tuple[tuple[float, ...], ...]
@@ -205,6 +238,7 @@ class Tableau(FixedSteps):
 
   @property
   def c(self) -> tuple[float, ...]:
+    """Times of the stages, as shares of the step."""
     return tuple(sum(row) for row in self.a)
 
   @property
@@ -222,43 +256,12 @@ class Tableau(FixedSteps):
   ) -> State:
     """One step from t to until."""
     h, memory = until - t, state.velocity_memory
-    slopes, memory = stages(self, velocity, state.x, t, h, memory, samples)
+    slopes, memory = stages(self.a, velocity, state.x, t, h, memory, samples)
     return state._replace(
       x=advance(state.x, samples.spread(h), self.b, slopes),
       evaluations=state.evaluations + self.evaluations,
       velocity_memory=memory,
     )
-
-
-def stages(
-  tableau: Tableau,
-  velocity: Velocity,
-  x: Any,
-  t: jax.Array,
-  h: jax.Array,
-  memory: Any,
-  samples: Samples,
-  first: Any = None,
-) -> tuple[list[Any], Any]:
-  """The slopes k_i of one step, and the velocity's memory after them.
-
-  Args:
-    tableau: of the method.
-    velocity: v(x, t, memory).
-    x: the state at t.
-    t: `f32[*T]`.
-    h: length of the step, `f32[*T]`.
-    memory: of the velocity; the stages pass it on in order.
-    samples: the layout of x.
-    first: k_1 if it is known.
-  """
-  slopes = [] if first is None else [first]
-  spread = samples.spread(h)
-  for row, c in list(zip(tableau.a, tableau.c, strict=True))[len(slopes) :]:
-    at = advance(x, spread, row, slopes)
-    slope, memory = velocity(at, t + c * h, memory)
-    slopes.append(slope)
-  return slopes, memory
 
 
 EULER = Tableau(a=((),), b=(1.0,), order=1)
@@ -271,7 +274,7 @@ RK4 = Tableau(
   b=(1 / 6, 1 / 3, 1 / 3, 1 / 6),
   order=4,
 )
-# The 3/8 rule, which torchdiffeq, and so the original, calls rk4.
+# The 3/8 rule. torchdiffeq, and hence Lumina-T2X, calls it rk4.
 RK4_38 = Tableau(
   a=((), (1 / 3,), (-1 / 3, 1.0), (1.0, -1.0, 1.0)),
   b=(1 / 8, 3 / 8, 3 / 8, 1 / 8),

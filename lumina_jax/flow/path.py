@@ -1,16 +1,16 @@
-"""Probability paths from noise to data, and what networks predict of them.
+"""Probability paths from noise to data, and predictions on them.
 
 x_t = alpha(t) x1 + sigma(t) x0, where time runs from t = 0 (noise x0) to t = 1
-(data x1), everywhere in this house.
+(data x1), everywhere in this package.
 
-A prediction and x_t are two linear equations for the ends x0 and x1, and every
-other quantity follows from the ends:
+A prediction and x_t are two linear equations for the endpoints x0 and x1, and
+every other quantity follows from the endpoints:
 
   velocity = alpha' x1 + sigma' x0      score = -x0 / sigma
   noise = x0                            data = x1
 
-What a trained network gives are their expectations given x_t; the equations
-are linear, so they hold between those too (SiT, arXiv 2401.08740, section 2).
+A trained network predicts expectations given x_t. The equations are linear, so
+they hold between expectations too (SiT, arXiv 2401.08740, section 2).
 
 Times t are numbers or arrays that broadcast against x.
 """
@@ -31,10 +31,10 @@ Time = jax.Array | float
 
 PREDICTIONS = ("velocity", "score", "noise", "data")
 
-# The least alpha or sigma that anything is divided by. Each is 0 at one end of
-# time, where only the floor keeps the quotient finite. It acts on the outermost
-# thousandth, which training leaves out where it would matter (`Objective.eps`);
-# a smaller one would leave float32 fewer than four of its seven digits.
+# Least alpha or sigma to divide by. Each is 0 at one end of time, where only
+# the floor keeps quotients finite. It acts in the outermost thousandth of time,
+# which training leaves out where it matters (`Objective.eps`). A smaller floor
+# would leave float32 fewer than four of its seven digits.
 FLOOR = 1e-3
 
 
@@ -43,9 +43,9 @@ class Path:
   """A path x_t = alpha(t) x1 + sigma(t) x0; static, hashable.
 
   Attributes:
-    name: in `PATHS`.
-    alpha: of the data, 1 at t = 1.
-    sigma: of the noise, 0 at t = 1.
+    name: name in `PATHS`.
+    alpha: coefficient of the data, 1 at t = 1.
+    sigma: coefficient of the noise, 0 at t = 1.
     d_alpha: derivative of alpha.
     d_sigma: derivative of sigma.
   """
@@ -78,7 +78,7 @@ def _quarter_turn(t: Time) -> jax.Array:
   return jnp.sin(math.pi / 2 * t)
 
 
-# sigma = cos(pi t / 2) as a sine, since a cosine of float32's pi / 2 is not 0.
+# sigma = cos(pi t / 2) as a sine: the cosine of float32's pi / 2 is not 0.
 GVP = Path(
   "gvp",
   alpha=_quarter_turn,
@@ -87,7 +87,7 @@ GVP = Path(
   d_sigma=lambda t: -math.pi / 2 * _quarter_turn(t),
 )
 
-# The noise rate of VP grows from the first at the data to the second.
+# The noise rate beta of VP, at t = 1 and at t = 0.
 BETA_DATA, BETA_NOISE = 0.1, 20.0
 
 
@@ -103,7 +103,7 @@ def _vp_alpha(t: Time) -> jax.Array:
 
 def _vp_sigma(t: Time) -> jax.Array:
   variance = -jnp.expm1(2 * _vp_log_alpha(t))  # 1 - alpha^2, exact near data.
-  # At the data the root has no finite slope; neither where may see it.
+  # The root has an infinite slope at 0, so no branch of `where` may reach it.
   noisy = variance > 0
   return jnp.where(noisy, jnp.sqrt(jnp.where(noisy, variance, 1)), 0)
 
@@ -122,16 +122,16 @@ VP = Path("vp", _vp_alpha, _vp_sigma, _vp_d_alpha, _vp_d_sigma)
 PATHS = {path.name: path for path in (LINEAR, GVP, VP)}
 
 
-def named(name: str) -> Path:
+def get_path(name: str) -> Path:
   """The path of that name: "linear", "gvp" or "vp".
 
   Linear: t and 1 - t (Lumina-T2X, section 2.1). Gvp: sin(pi t / 2) and
   cos(pi t / 2). Vp: alpha^2 + sigma^2 = 1 with alpha = exp(-(beta_noise -
   beta_data) (1 - t)^2 / 4 - beta_data (1 - t) / 2), the variance-preserving
-  diffusion of Song et al. 2021, at whose noisy end alpha is 0.0066 and not 0.
+  diffusion of Song et al. 2021; its alpha is 0.0066 at t = 0, not 0.
 
   Raises:
-    ValueError: if there is none; near names are suggested.
+    ValueError: for an unknown name, with near names.
   """
   check_name("path", name, PATHS)
   return PATHS[name]
@@ -148,33 +148,33 @@ def velocity(
   x0: jax.Array, x1: jax.Array, t: Time, path: Path = LINEAR
 ) -> jax.Array:
   """dx_t / dt = alpha' x1 + sigma' x0, for linear x1 - x0."""
-  fall = -path.d_sigma(t)  # For linear a factor of 1, which compiles away.
-  return path.d_alpha(t) * x1 - fall * x0
+  # Subtracts, so that factors of 1 compile away on the linear path.
+  return path.d_alpha(t) * x1 - (-path.d_sigma(t)) * x0
 
 
-class Ends(NamedTuple):
+class Endpoints(NamedTuple):
   """Noise x0 and data x1 of x_t, `f32[...]` each."""
 
   x0: jax.Array
   x1: jax.Array
 
 
-def ends(
+def endpoints(
   value: jax.Array,
   x: jax.Array,
   t: Time,
   prediction: str,
   path: Path = LINEAR,
   floor: Time = FLOOR,
-) -> Ends:
-  """The ends that belong to x_t and a prediction.
+) -> Endpoints:
+  """The endpoints that x_t and a prediction imply.
 
   Args:
-    value: `f32[...]`, what is predicted.
-    x: `f32[...]`, x_t.
+    value: predicted quantity, `f32[...]`.
+    x: x_t, `f32[...]`.
     t: times.
-    prediction: which quantity it is, one of `PREDICTIONS`.
-    path: that x lies on.
+    prediction: kind of the predicted quantity, one of `PREDICTIONS`.
+    path: path that x lies on.
     floor: least alpha or sigma to divide by, like t.
 
   Raises:
@@ -185,55 +185,56 @@ def ends(
   if prediction == "velocity":
     x0 = path.d_alpha(t) * x - alpha * value
     x1 = sigma * value - path.d_sigma(t) * x
-    return Ends(x0 / path.wronskian(t), x1 / path.wronskian(t))
+    return Endpoints(x0 / path.wronskian(t), x1 / path.wronskian(t))
   if prediction == "data":
-    return Ends((x - alpha * value) / _floored(sigma, floor), value)
+    return Endpoints((x - alpha * value) / _floored(sigma, floor), value)
   x0 = value if prediction == "noise" else -sigma * value
-  return Ends(x0, (x - sigma * x0) / _floored(alpha, floor))
+  return Endpoints(x0, (x - sigma * x0) / _floored(alpha, floor))
 
 
 def convert(
   value: jax.Array,
   x: jax.Array,
   t: Time,
-  given: str,
-  wanted: str,
+  source: str,
+  target: str,
   path: Path = LINEAR,
   floor: Time = FLOOR,
 ) -> jax.Array:
-  """One quantity at x_t from another, in every direction, by way of the ends.
+  """Converts one predicted quantity into another, by way of the endpoints.
 
-  It is exact while alpha and sigma exceed the floor, and finite at t = 0 and 1.
+  The result is exact while alpha and sigma exceed the floor, and finite at
+  t = 0 and 1.
 
   Args:
-    value: `f32[...]`, the given quantity.
-    x: `f32[...]`, x_t.
+    value: quantity to convert, `f32[...]`.
+    x: x_t, `f32[...]`.
     t: times.
-    given: one of `PREDICTIONS`.
-    wanted: another, or the same: then the value as it is.
-    path: that x lies on.
+    source: kind of the value, one of `PREDICTIONS`.
+    target: kind of the result, one of `PREDICTIONS`.
+    path: path that x lies on.
     floor: least alpha or sigma to divide by, like t.
 
   Raises:
     ValueError: for an unknown quantity.
   """
-  check_name("prediction", wanted, PREDICTIONS)
-  if wanted == given:
+  check_name("prediction", target, PREDICTIONS)
+  if target == source:
     return value
-  x0, x1 = ends(value, x, t, given, path, floor)
-  if wanted == "velocity":
+  x0, x1 = endpoints(value, x, t, source, path, floor)
+  if target == "velocity":
     return velocity(x0, x1, t, path)
-  if wanted == "score":
+  if target == "score":
     return -x0 / _floored(path.sigma(t), floor)
-  return x0 if wanted == "noise" else x1
+  return x0 if target == "noise" else x1
 
 
 def drift(x: jax.Array, t: Time, path: Path = LINEAR) -> jax.Array:
-  """f = -(alpha' / alpha) x of the diffusion that noises data.
+  """f = -(alpha' / alpha) x, the drift of the diffusion from data to noise.
 
-  In its own time s = 1 - t it is dx = f ds + sqrt(2 g) dw, with g the
-  `drift_variance`; the velocity of x_t is g score - f (SiT, section 2). For vp,
-  f = -beta x / 2 and g = beta / 2.
+  In its own time s = 1 - t this diffusion is dx = f ds + sqrt(2 g) dw, with g
+  the `drift_variance`; the velocity of x_t is g score - f (SiT, section 2). For
+  vp, f = -beta x / 2 and g = beta / 2.
   """
   return -path.d_alpha(t) / _floored(path.alpha(t)) * x
 

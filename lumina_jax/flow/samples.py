@@ -1,4 +1,4 @@
-"""How the values of samples lie in a state: packed in rows, batched, alone."""
+"""Layouts of samples in a state: packed in rows, along a batch axis, alone."""
 
 from __future__ import annotations
 
@@ -12,54 +12,83 @@ import jax.numpy as jnp
 from lumina_jax.tokens import per_token
 
 
-class Samples(NamedTuple):
-  """The samples of a state x, whose times are `f32[*T]`.
+def _select_all(keep: jax.Array, new: Any, old: Any) -> Any:
+  return jax.tree.map(functools.partial(_where, keep), new, old)
 
-  Solvers that give every sample its own steps and noise know the layout of a
-  state only through this record. If a state is a tree, `spread` returns one
-  like it.
+
+class Samples(NamedTuple):
+  """How the samples of a state x lie in it.
+
+  Each sample has a time of its own, so times are `f32[*T]` with one number per
+  sample: T is () for a single sample, (B,) for a batch, (B, N) for packed rows.
+  Solvers learn the layout of a state from this record alone.
 
   Attributes:
-    spread: values of samples `[*T]` -> an array that broadcasts against x.
+    spread: `[*T]` -> an array that broadcasts against x. If x is a tree, it
+      returns a tree like x.
     mean: `[like x]` -> `[*T]`, the mean over the elements of each sample.
-    normal: times `[*T]` -> standard normal noise like x, independent for each
-      time; None if no solver asks for noise.
-    select: (keep `bool[*T]`, new, old) -> the memory of a velocity, `new` for
-      samples to keep and `old` for the others.
+    normal: times `[*T]` -> standard normal noise like x, independent between
+      times. None suits solvers that use no noise.
+    select: (keep `bool[*T]`, new, old) -> the memory of a velocity: `new` where
+      `keep` holds, `old` for the other samples. With two guidance branches,
+      `keep` may also hold one number per sample and branch, with the branches
+      concatenated along its first axis.
   """
 
   spread: Callable[[jax.Array], Any]
   mean: Callable[[Any], jax.Array]
   normal: Callable[[jax.Array], Any] | None = None
-  select: Callable[[jax.Array, Any, Any], Any] = lambda keep, new, old: (
-    jax.tree.map(lambda a, b: jnp.where(keep, a, b), new, old)
-  )
+  select: Callable[[jax.Array, Any, Any], Any] = _select_all
 
 
-# One sample, or several that share their time and every step: T is ().
-TOGETHER = Samples(spread=lambda values: values, mean=jnp.mean)
+# One sample, or several that share their time and their steps: T is ().
+SINGLE = Samples(spread=lambda values: values, mean=jnp.mean)
 
 
 def batch(x: jax.Array) -> Samples:
-  """Samples along the first axis of a state like x, and of its memory."""
+  """Samples along the first axis of a state like x: T is (B,).
+
+  Args:
+    x: `[B, ...]`.
+
+  Returns:
+    The layout. The memory of a velocity has the samples along the first axis of
+    its leaves, B of them or 2 B under guidance.
+  """
   rest = tuple(range(1, x.ndim))
   return Samples(
     spread=lambda values: jnp.expand_dims(values, rest),
     mean=lambda values: jnp.mean(values, axis=rest),
-    select=_select_leading,
+    select=lambda keep, new, old: jax.tree.map(
+      functools.partial(_where_rows, keep), new, old
+    ),
+  )
+
+
+def masked_batch(mask: jax.Array) -> Samples:
+  """A padded batch: means run over the elements where the mask holds.
+
+  Args:
+    mask: `bool[B, ...]`, of the state's shape.
+  """
+  axes = tuple(range(1, mask.ndim))
+  count = jnp.maximum(jnp.sum(mask, axis=axes), 1)
+  return batch(mask)._replace(
+    mean=lambda x: jnp.sum(jnp.where(mask, x, 0), axis=axes) / count
   )
 
 
 class RowMemory(NamedTuple):
-  """What a velocity remembers about samples that are packed in rows.
+  """Memory of a velocity for samples packed in rows.
 
-  R rows: B, or 2 B under guidance, the conditional ones first. Both branches
-  are always there, so that shapes stay fixed when only one is evaluated.
+  R is B, or 2 B under guidance: conditional rows first, then unconditional
+  ones. Both branches are always present, so shapes stay fixed while only one
+  branch is evaluated.
 
   Attributes:
-    layers: a tree of `[layers, R, L, ...]`, values of tokens in each layer.
-    tokens: a tree of `[R, L, ...]`, values of tokens.
-    samples: a tree of `[R, N, ...]`, values of samples.
+    layers: tree of `[layers, R, L, ...]`, values per layer and token.
+    tokens: tree of `[R, L, ...]`, values per token.
+    samples: tree of `[R, N, ...]`, values per sample.
   """
 
   layers: Any = ()
@@ -84,71 +113,89 @@ def members(segments: jax.Array, count: int) -> jax.Array:
 
 
 def rows(segments: jax.Array, real: jax.Array, count: int) -> Samples:
-  """Samples packed in rows of tokens, of a state `f32[B, L, P]`: T is (B, N).
+  """Samples packed in rows of tokens, for states `f32[B, L, P]`: T is (B, N).
 
   Args:
-    segments: `i32[B, L]`, the sample of a token, from 1; 0 = padding.
-    real: `bool[B, L]`, whether a token holds values.
+    segments: `i32[B, L]`, the sample of each token, from 1; 0 = padding.
+    real: `bool[B, L]`, True for patches, False for separators and padding.
     count: N.
+
+  Returns:
+    The layout. The memory of a velocity is a `RowMemory` or empty; `select`
+    raises a TypeError for any other.
   """
   member = members(segments, count) & real[..., None]
-  each = jnp.maximum(member.sum(axis=1), 1)
+  size = jnp.maximum(member.sum(axis=1), 1)
 
   def mean(x):
     values = jnp.mean(x.astype(jnp.float32), axis=-1)
-    return jnp.einsum("BL,BLN->BN", values, member.astype(jnp.float32)) / each
+    return jnp.einsum("BL,BLN->BN", values, member.astype(jnp.float32)) / size
 
   return Samples(
     spread=lambda values: per_token(values[..., None], segments),
     mean=mean,
-    select=lambda keep, new, old: _select_rows(segments, keep, new, old),
+    select=functools.partial(_select_rows, segments),
   )
 
 
-def _select_leading(keep: jax.Array, new: Any, old: Any) -> Any:
-  def leaf(a, b):
-    return jnp.where(keep.reshape(keep.shape + (1,) * (a.ndim - 1)), a, b)
-
-  return jax.tree.map(leaf, new, old)
-
-
 def _select_rows(
-  segments: jax.Array, keep: jax.Array, new: RowMemory, old: RowMemory
-) -> RowMemory:
-  """Selects by sample in a `RowMemory`; an empty memory has nothing to select.
-
-  Raises:
-    TypeError: for a memory of another type, whose layout is unknown.
-  """
+  segments: jax.Array, keep: jax.Array, new: Any, old: Any
+) -> Any:
+  """Selects by sample in a `RowMemory`; keep is `bool[B or R, N]`."""
   if not jax.tree.leaves(new):
     return new
   if not isinstance(new, RowMemory):
     raise TypeError(
-      "the memory of a velocity over rows must be a RowMemory, not a "
+      "over packed rows the memory of a velocity must be a RowMemory, not "
       f"{type(new).__name__}"
     )
+  segments = _tile(segments, len(keep))
   of_tokens = per_token(keep[..., None], segments)[..., 0]
   of_tokens = jnp.broadcast_to(of_tokens, segments.shape)
-
-  def select(mask):
-    def leaf(a, b, axis):
-      branches = a.shape[axis] // mask.shape[0]
-      wide = jnp.tile(mask, (branches, 1))
-      rest = (1,) * (a.ndim - axis - 2)
-      return jnp.where(wide.reshape((1,) * axis + wide.shape + rest), a, b)
-
-    return leaf
-
-  tokens = [memory._replace(samples=()) for memory in (new, old)]
-  samples = [RowMemory(samples=memory.samples) for memory in (new, old)]
-  return _map_rows(select(of_tokens), *tokens)._replace(
-    samples=_map_rows(select(keep), *samples).samples
+  by_token = _map_rows(
+    functools.partial(_where_rows, of_tokens),
+    new._replace(samples=()),
+    old._replace(samples=()),
   )
+  by_sample = jax.tree.map(
+    functools.partial(_where_rows, keep), new.samples, old.samples
+  )
+  return by_token._replace(samples=by_sample)
+
+
+def _where(mask: jax.Array, new: jax.Array, old: jax.Array) -> jax.Array:
+  """`jnp.where`, without a program for what the velocity leaves unchanged."""
+  return new if new is old else jnp.where(mask, new, old)
+
+
+def _where_rows(
+  mask: jax.Array, new: jax.Array, old: jax.Array, axis: int = 0
+) -> jax.Array:
+  """Selects by rows along an axis, where the axes of the mask begin.
+
+  The axis may hold the rows of the mask several times, once per branch.
+  """
+  if new is old:
+    return new
+  mask = _tile(mask, new.shape[axis])
+  rest = new.ndim - axis - mask.ndim
+  mask = jnp.expand_dims(mask, (*range(axis), *range(-rest, 0)))
+  return _where(mask, new, old)
+
+
+def _tile(x: jax.Array, rows: int) -> jax.Array:
+  """Repeats the rows of x until there are so many."""
+  if rows % len(x):
+    raise ValueError(
+      f"the memory of a velocity has {rows} rows; expected {len(x)}, or that "
+      "many per guidance branch"
+    )
+  return jnp.tile(x, (rows // len(x),) + (1,) * (x.ndim - 1))
 
 
 def _map_rows(function: Callable[..., jax.Array], *memories: Any) -> RowMemory:
-  """Maps (leaves..., axis of the rows) over memories of one structure."""
-  axes = (1, 0, 0)
+  """Maps function(*leaves, axis=axis of the rows) over memories."""
+  axes = RowMemory(layers=1, tokens=0, samples=0)
   return RowMemory(
     *(
       jax.tree.map(functools.partial(function, axis=axis), *fields)

@@ -1,7 +1,7 @@
-"""Time grids: where between noise and data a solver steps.
+"""Time grids of solvers, from noise at 0 to data at 1.
 
-A grid of N steps has N + 1 times. The original counts those times, so that its
-"N steps" are N - 1 of ours.
+A grid of N steps has N + 1 times. Lumina-T2X counts the times, so its "N steps"
+are N - 1 steps here.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ def sigmoid(
 ) -> jax.Array:
   """`f32[steps + 1]` times with small steps near noise and near data.
 
-  t(n) = s(k (n - center)) for n from 0 to 1, k = early before the center and
-  late behind it, s the logistic function, stretched to end at 0 and 1. Lumina-
-  Next (section 2.3) names such a grid and its three numbers, but neither the
-  paper nor its code was to be had with the formula: this is a reconstruction.
+  t(n) = s(k (n - center)) for n from 0 to 1, with k = early before the center,
+  k = late after it, and s the logistic function, rescaled to run from 0 to 1.
+  Lumina-Next (section 2.3) names such a grid and its three numbers without the
+  formula; this is a reconstruction.
   """
   n = uniform(steps)
   rate = jnp.where(n <= center, early, late)
@@ -41,15 +41,15 @@ SCHEDULES = {"uniform": uniform, "sigmoid": sigmoid}
 DIFFUSERS = "diffusers"
 
 
-def find(name: str) -> Callable[[int], jax.Array]:
-  """The grid of that name, a function of the number of steps.
+def get_schedule(name: str) -> Callable[[int], jax.Array]:
+  """The schedule of that name, a function of the number of steps.
 
   Raises:
-    ValueError: if there is none; near names are suggested.
+    ValueError: for an unknown name, with near names.
   """
   if name == "rational":
     raise ValueError(
-      "schedule 'rational' is 'uniform' with a shift: give shift in its place"
+      "schedule 'rational' is 'uniform' with a shift: set shift instead"
     )
   check_name("schedule", name, [*SCHEDULES, DIFFUSERS])
   return SCHEDULES[name]
@@ -58,8 +58,8 @@ def find(name: str) -> Callable[[int], jax.Array]:
 def diffusers(steps: int, factor: float) -> jax.Array:
   """The `f32[steps + 1]` times of diffusers' FlowMatchEulerDiscreteScheduler.
 
-  Its last step but one ends at the last step of training, 1/1000 of noise, and
-  its shift moves that end twice.
+  Its last step but one ends at the last training step, a noise level of 1 /
+  1000, and it applies the shift to that end twice.
   """
   shifted = lambda noise: factor * noise / (1 + (factor - 1) * noise)  # noqa: E731
   noise = shifted(jnp.linspace(1.0, shifted(1e-3), steps))
@@ -69,34 +69,38 @@ def diffusers(steps: int, factor: float) -> jax.Array:
 def shift(times: jax.Array, factor: jax.Array | float) -> jax.Array:
   """t / (t + f - f t): f > 1 spends more steps near noise.
 
-  (Lumina-T2X, section 2.4; the original's time_shifting_factor and, with noise
-  level 1 - t, the `shift` of diffusers. Shifted uniform times are what Lumina-
-  Next, section 2.3, calls the rational grid.)
+  (Lumina-T2X, section 2.4 and its time_shifting_factor; with noise level 1 - t,
+  the `shift` of diffusers. Lumina-Next, section 2.3, calls shifted uniform
+  times the rational schedule.)
   """
   return times / (times + factor * (1 - times))  # Exactly 1 at 1.
 
 
-def by_tokens(tokens: int, base: int) -> float:
+def shift_factor(tokens: int, base: int) -> float:
   """Factor of `shift` for a size, sqrt(tokens / base).
 
-  More tokens show the same noise less, so larger pictures want more steps near
-  noise (Esser et al. 2024, equation 23).
+  Larger samples keep more of their signal under the same noise, so they take
+  more steps near noise (Esser et al. 2024, equation 23).
+
+  Args:
+    tokens: number of tokens of a sample.
+    base: number of tokens with factor 1.
   """
   return (tokens / base) ** 0.5
 
 
-def rest(times: np.ndarray, strength: float) -> np.ndarray:
-  """The last share of a grid, for a solve that begins between its ends.
+def tail(times: np.ndarray, strength: float) -> np.ndarray:
+  """The last part of a grid, for a solve that starts from a noised sample.
 
-  As many steps as that share has, rounded up; if it is whole, the grid's own
-  last times.
+  It has steps * strength steps, rounded up. Where that is a whole number, it
+  consists of the grid's own last times.
 
   Args:
     times: `f32[steps + 1]`, on the host.
-    strength: the share, above 0 and at most 1.
+    strength: denoising strength, the share to keep; above 0 and at most 1.
   """
   steps = len(times) - 1
-  # A hair less, so that rounding makes no step of its own.
+  # Slightly less, so that a rounding error adds no step.
   count = max(1, math.ceil(steps * strength - 1e-6))
   place = np.linspace(steps * (1 - strength), steps, count + 1)
   return np.interp(place, np.arange(steps + 1), times).astype(np.float32)

@@ -1,4 +1,4 @@
-"""All solvers by name."""
+"""Solvers by name."""
 
 from __future__ import annotations
 
@@ -25,31 +25,27 @@ SOLVERS: dict[str, Solver] = {
 }
 
 
-def solver(name: str) -> Solver:
+def get_solver(name: str, **options: Any) -> Solver:
   """The solver of that name.
 
+  Args:
+    name: a key of `SOLVERS`.
+    **options: fields of solvers, such as rtol; those that this solver lacks are
+      ignored.
+
   Raises:
-    ValueError: if there is none; near names are suggested.
+    ValueError: for an unknown name, with near names, or an invalid option.
   """
   check_name("solver", name, SOLVERS)
-  return SOLVERS[name]
+  return _with(SOLVERS[name], options)
 
 
-def configured(name: str, **options: Any) -> Solver:
-  """The solver of that name with those of the options that it knows.
-
-  Raises:
-    ValueError: for a name or an option's value that is none.
-  """
-  return _with(solver(name), options)
-
-
-def on_path(solver: Solver, path: Path) -> Solver:
-  """The solver for velocities of that path, where that matters to it."""
+def for_path(solver: Solver, path: Path) -> Solver:
+  """The solver for velocities of that path; most solvers need no change."""
   return _with(solver, {"path": path})
 
 
 def _with(solver: Solver, options: dict[str, Any]) -> Solver:
-  known = {field.name for field in dataclasses.fields(solver)}
-  mine = {key: value for key, value in options.items() if key in known}
-  return dataclasses.replace(solver, **mine) if mine else solver
+  fields = {field.name for field in dataclasses.fields(solver)}
+  options = {key: value for key, value in options.items() if key in fields}
+  return dataclasses.replace(solver, **options) if options else solver

@@ -18,7 +18,7 @@ from lumina_jax.backbone import DiT, ModelConfig
 from lumina_jax.backbone.cache import TextCache, text_cache
 from lumina_jax.backbone.dit import example_inputs
 from lumina_jax.encoders import label, utf8
-from lumina_jax.encoders.frozen import FrozenTextConfig
+from lumina_jax.encoders.text_features import TextFeaturesConfig
 from lumina_jax.flow.objective import PLAIN, Objective
 from lumina_jax.tokens import Condition, Tokens, per_token
 
@@ -60,7 +60,7 @@ class Network:
   """
 
   model: ModelConfig
-  text_encoder: utf8.Utf8Config | FrozenTextConfig | None
+  text_encoder: utf8.Utf8Config | TextFeaturesConfig | None
   objective: Objective = PLAIN
 
   def __post_init__(self):
@@ -80,7 +80,7 @@ class Network:
   @property
   def frozen_text(self) -> bool:
     """Whether a frozen language model encodes prompts, as `f32[S, E]`."""
-    return isinstance(self.text_encoder, FrozenTextConfig)
+    return isinstance(self.text_encoder, TextFeaturesConfig)
 
   @property
   def code_width(self) -> int:

@@ -24,8 +24,8 @@ from flax import linen as nn
 from data_pipelines import shard_record
 from lumina_jax.encoders import vae
 from lumina_jax.encoders.autoencoder import Autoencoder
-from lumina_jax.encoders.captions import CaptionEncoder
-from lumina_jax.encoders.frozen import FrozenTextConfig
+from lumina_jax.encoders.caption_encoder import CaptionEncoder
+from lumina_jax.encoders.text_features import TextFeaturesConfig
 from lumina_jax.interop.language import open_language
 from lumina_jax.interop.vae import load_vae
 from lumina_jax.parallel import processes
@@ -136,7 +136,7 @@ class FeatureEncoder:
   def __init__(
     self,
     encoder: CaptionEncoder,
-    cfg: FrozenTextConfig,
+    cfg: TextFeaturesConfig,
     identity: dict[str, Any] | None = None,
   ):
     """Wraps an encoder.
@@ -158,7 +158,7 @@ class FeatureEncoder:
     Features depend on these captions alone, down to the last bit: features
     from batches of other shapes are not reused.
     """
-    self._encoder.forget()
+    self._encoder.clear_memory()
     return [
       features.astype(ml_dtypes.bfloat16)
       for features in self._encoder.encode(captions)
@@ -198,7 +198,7 @@ def load_feature_encoder(
     folder: folder of a language model, or of a pipeline with text_encoder/.
     tokenizer: folder of its tokenizer; None = beside the model.
     dtype: dtype of its computation.
-    **text: fields of `FrozenTextConfig` except the width.
+    **text: fields of `TextFeaturesConfig` except the width.
 
   Raises:
     FileNotFoundError: if a folder does not exist.
@@ -206,7 +206,7 @@ def load_feature_encoder(
       `pretrained.encoders.text_encoder`.
   """
   path = _find(folder, "text_encoder")
-  cfg = FrozenTextConfig(width=1, **text)
+  cfg = TextFeaturesConfig(width=1, **text)
   width = open_language(path, cfg.hidden, dtype).cfg.width
   cfg = dataclasses.replace(cfg, width=width)
   options = Options(text_encoder=folder, tokenizer=tokenizer, dtype=dtype)

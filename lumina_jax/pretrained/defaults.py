@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from lumina_jax.backbone import ModelConfig
-from lumina_jax.encoders.frozen import GEMMA, LLAMA, FrozenTextConfig
+from lumina_jax.encoders.text_features import GEMMA, LLAMA, TextFeaturesConfig
 from lumina_jax.sampling.options import SamplingOptions
 from lumina_jax.sampling.sizes import SizeConfig, TrainedSize
 
@@ -46,10 +46,10 @@ def sizes(model: ModelConfig, side: int) -> SizeConfig:
   return SizeConfig(default=(side, side), trained=trained)
 
 
-def text_config(model: ModelConfig) -> FrozenTextConfig | None:
+def text_config(model: ModelConfig) -> TextFeaturesConfig | None:
   """The language model of a network: LLaMA-2 for Flag-DiT, else Gemma."""
   if not model.text_width:
     return None
-  return FrozenTextConfig(
+  return TextFeaturesConfig(
     model.text_width, **(LLAMA if model.separators else GEMMA)
   )

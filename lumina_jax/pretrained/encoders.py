@@ -13,9 +13,9 @@ import jax
 
 from lumina_jax.backbone import ModelConfig
 from lumina_jax.encoders.autoencoder import Autoencoder
-from lumina_jax.encoders.captions import CaptionEncoder
+from lumina_jax.encoders.caption_encoder import CaptionEncoder
 from lumina_jax.encoders.codec import Codec, Framewise
-from lumina_jax.encoders.frozen import FrozenTextConfig
+from lumina_jax.encoders.text_features import TextFeaturesConfig
 from lumina_jax.encoders.tokenizer import Tokenizer
 from lumina_jax.interop import licences
 from lumina_jax.interop.language import open_language
@@ -90,10 +90,10 @@ def of_run(
   options = Options(dtype=config.dtype)
   found, _ = codec(config.vae or None, medium, network.model, options)
   text, cfg = None, network.text_encoder
-  if isinstance(cfg, FrozenTextConfig):
+  if isinstance(cfg, TextFeaturesConfig):
     tokenizer = config.tokenizer or None
     text, _ = text_encoder(config.text, tokenizer, cfg, options)
-    text.remember(REMEMBERED)
+    text.reserve(REMEMBERED)
   return Encoders(found, text)
 
 
@@ -140,7 +140,7 @@ def codec(
 def text_encoder(
   name: Name | None,
   tokenizer: Name | None,
-  cfg: FrozenTextConfig,
+  cfg: TextFeaturesConfig,
   options: Options,
 ) -> tuple[CaptionEncoder | None, Files]:
   """The language model of a pipeline; its weights load with the first caption.
@@ -178,7 +178,7 @@ def text_encoder(
     cache=options.cache,
     identity=identity(folder),
     system_prompt=cfg.system_prompt,
-    clean=cfg.cleaning,
+    cleaning=cfg.cleaning,
   )
   return encoder, {"text_encoder": folder, "tokenizer": tokenizer}
 
@@ -196,7 +196,7 @@ def _folder(name: Name, component: str, options: Options) -> pathlib.Path:
   return inside if inside.is_dir() else folder
 
 
-def _check_width(width: int, cfg: FrozenTextConfig, name: Name) -> None:
+def _check_width(width: int, cfg: TextFeaturesConfig, name: Name) -> None:
   if width != cfg.width:
     raise ValueError(
       f"{name}: a language model of width {width}; the network takes features "

@@ -17,7 +17,7 @@ from flax import traverse_util
 
 from lumina_jax import media
 from lumina_jax.backbone import ModelConfig
-from lumina_jax.encoders.frozen import FrozenTextConfig
+from lumina_jax.encoders.text_features import TextFeaturesConfig
 from lumina_jax.encoders.utf8 import Utf8Config
 from lumina_jax.files import schema
 from lumina_jax.flow.objective import Objective
@@ -45,7 +45,7 @@ class ExportConfig:
 
   medium: str
   model: ModelConfig
-  text_encoder: Utf8Config | FrozenTextConfig | None
+  text_encoder: Utf8Config | TextFeaturesConfig | None
   objective: Objective
   sampling: SamplingOptions
   sizes: SizeConfig

@@ -13,7 +13,7 @@ import orbax.checkpoint as ocp
 from flax import traverse_util
 
 from lumina_jax.backbone import ModelConfig, shapes
-from lumina_jax.encoders.frozen import FrozenTextConfig
+from lumina_jax.encoders.text_features import TextFeaturesConfig
 from lumina_jax.encoders.utf8 import Utf8Config
 from lumina_jax.files import schema
 from lumina_jax.flow.objective import PLAIN, Objective
@@ -27,7 +27,7 @@ from lumina_jax.training.checkpoint import FOLDER
 
 FLOAT32 = np.dtype(np.float32)
 TEXT = "text_encoder"
-TextConfig = Utf8Config | FrozenTextConfig
+TextConfig = Utf8Config | TextFeaturesConfig
 
 
 @dataclasses.dataclass(frozen=True)

@@ -137,18 +137,18 @@ def _evaluation(result: dict[str, Any] | None) -> str:
   rows = result["accuracy"]
   guidance = sorted({row["guidance"] for row in rows})
   accuracy = {
-    (row["canvas"], row["spelling"], row["guidance"]): row["accuracy"]
+    (row["canvas"], row["phrasing"], row["guidance"]): row["accuracy"]
     for row in rows
   }
   unseen = {row["canvas"] for row in rows if not row["trained"]}
-  example = {(r["canvas"], r["spelling"]): r["example"] for r in rows}
+  example = {(r["canvas"], r["phrasing"]): r["example"] for r in rows}
   body = [
     [
       f"{canvas}{' unseen' if canvas in unseen else ''}",
-      example[canvas, spelling],
-      *(f"{accuracy[canvas, spelling, scale]:.3f}" for scale in guidance),
+      example[canvas, phrasing],
+      *(f"{accuracy[canvas, phrasing, scale]:.3f}" for scale in guidance),
     ]
-    for canvas, spelling in dict.fromkeys(key[:2] for key in accuracy)
+    for canvas, phrasing in dict.fromkeys(key[:2] for key in accuracy)
   ]
   head = [
     "canvas",

@@ -138,7 +138,7 @@ class SamplingOptions:
       configured_solver(self, name)  # Any of them may be chosen by a call.
     check_rule(self.rope_scaling)
     if isinstance(self.schedule, str) and self.schedule != schedules.DIFFUSERS:
-      schedules.find(self.schedule)
+      schedules.get_schedule(self.schedule)
     start, stop = self.guidance_interval
     checks = {
       "num_inference_steps": (self.num_inference_steps >= 1, "at least 1"),
@@ -182,7 +182,7 @@ class SamplingOptions:
 
 def configured_solver(options: SamplingOptions, name: str = "") -> Any:
   """The solver of that name, default its own, configured by the options."""
-  return solvers.configured(
+  return solvers.get_solver(
     name or options.solver,
     rtol=options.rtol,
     atol=options.atol,

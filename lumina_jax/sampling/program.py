@@ -16,7 +16,7 @@ from flax import linen as nn
 
 from lumina_jax.backbone.rope import RopeScaling
 from lumina_jax.flow.guidance import Guidance, classifier_free
-from lumina_jax.flow.noise import at_time, token_noise
+from lumina_jax.flow.noise import fold_in_time, token_noise
 from lumina_jax.flow.ode import Solver, State, Velocity
 from lumina_jax.flow.path import interpolate
 from lumina_jax.flow.samples import RowMemory, Samples, rows
@@ -94,7 +94,9 @@ def begin(
     x = _noise(inputs, _keys(inputs), network.model.patch_dim)
   if inputs.initial is not None:
     share = per_token(t[..., None], inputs.tokens.segments)
-    x = interpolate(x, inputs.initial, share, network.objective.of)
+    x = interpolate(
+      x, inputs.initial, share, network.objective.probability_path
+    )
   memory = network.first_memory(_branches(inputs, inputs.tokens))
   state = program.solver.start(x, t, memory)
   return state, constants(params, inputs, program=program)
@@ -124,7 +126,7 @@ def advance(
   patch_dim = program.network.model.patch_dim
   samples = rows(tokens.segments, _real(tokens), inputs.seeds.shape[1])
   samples = samples._replace(
-    normal=lambda t: _noise(inputs, at_time(keys, t), patch_dim)
+    normal=lambda t: _noise(inputs, fold_in_time(keys, t), patch_dim)
   )
   with nn.logical_axis_rules(RULES):
     x = nn.with_logical_constraint(state.x, PATCHES)

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from lumina_jax.encoders.cleaning import clean_caption, normalize
+from lumina_jax.encoders.caption_cleaning import clean_caption, normalize
 from lumina_jax.flow.schedule import DIFFUSERS
 from lumina_jax.model.network import Network
 from lumina_jax.sampling import arguments
@@ -141,7 +141,7 @@ def prompt_encoder(
     )
 
   def encode(captions):
-    if components.one_at_a_time and not encoder.knows(captions):
+    if components.one_at_a_time and not encoder.is_cached(captions):
       components.weights.free()
     with components.devices():
       features = encoder.encode(captions)

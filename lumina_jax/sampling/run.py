@@ -11,7 +11,7 @@ import numpy as np
 
 from lumina_jax.flow.adaptive import DormandPrince
 from lumina_jax.flow.ode import State
-from lumina_jax.flow.solvers import on_path
+from lumina_jax.flow.solvers import for_path
 from lumina_jax.model.network import Params
 from lumina_jax.parallel import processes
 from lumina_jax.parallel.mesh import divisors
@@ -109,7 +109,9 @@ def solve(
     For each batch, latents by the number of their request.
   """
   network = components.network
-  solver = on_path(configured_solver(options), network.objective.of)
+  solver = for_path(
+    configured_solver(options), network.objective.probability_path
+  )
   program = Program(network, solver, overrides.groups(options))
   for batch in make_batches(
     requests, network, options, components.sizes, times, divisors()

@@ -37,9 +37,9 @@ class TimeGrid:
     """Times `f32[steps + 1]` of a sample of so many tokens."""
     factor = self.shift
     if self.shift_tokens:
-      factor *= schedules.by_tokens(tokens, self.shift_tokens)
+      factor *= schedules.shift_factor(tokens, self.shift_tokens)
     times = schedules.shift(self.times, np.float32(factor))
-    return schedules.rest(times, self.strength)
+    return schedules.tail(times, self.strength)
 
 
 def time_grid(options: SamplingOptions, strength: float = 1.0) -> TimeGrid:
@@ -67,7 +67,9 @@ def time_grid(options: SamplingOptions, strength: float = 1.0) -> TimeGrid:
       )
     times, shift = schedules.diffusers(options.num_inference_steps, shift), 1.0
   else:
-    times = schedules.find(options.schedule)(options.num_inference_steps)
+    times = schedules.get_schedule(options.schedule)(
+      options.num_inference_steps
+    )
   return TimeGrid(np.asarray(times, np.float32), shift, tokens, strength)
 
 

@@ -19,7 +19,7 @@ from data_pipelines.records import Group
 from data_pipelines.scan import scan
 from data_pipelines.shard_source import ShardSource
 from data_pipelines.source import Source
-from lumina_jax.encoders.frozen import FrozenTextConfig
+from lumina_jax.encoders.text_features import TextFeaturesConfig
 from lumina_jax.files import atomic
 from lumina_jax.files.progress import Progress
 from lumina_jax.media import IMAGE
@@ -145,7 +145,7 @@ def _images(config: RunConfig, group: Group, encoders: Encoders) -> ImageSource:
     flip=data.flip,
     max_words=max_words(config),
   )
-  frozen = isinstance(text, FrozenTextConfig)
+  frozen = isinstance(text, TextFeaturesConfig)
   return ImageSource(
     group.records,
     Buckets(data.resolutions, patch * factor, data.max_aspect_ratio),
@@ -160,7 +160,7 @@ def _images(config: RunConfig, group: Group, encoders: Encoders) -> ImageSource:
 
 def _shards(config: RunConfig, folder: str) -> ShardSource:
   model, text = config.model, config.text_encoder
-  frozen = text if isinstance(text, FrozenTextConfig) else None
+  frozen = text if isinstance(text, TextFeaturesConfig) else None
   source = ShardSource(
     folder,
     model.grid,
@@ -180,7 +180,7 @@ def max_words(config: RunConfig) -> int:
   match config.text_encoder:
     case None:
       return 1
-    case FrozenTextConfig(max_tokens=most):
+    case TextFeaturesConfig(max_tokens=most):
       return most
     case text:
       return text.max_words

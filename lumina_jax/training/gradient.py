@@ -72,8 +72,8 @@ def flow_loss(
   objective, samples = network.objective, keys.shape[1]
   x1 = tokens.patches
   real = _real(tokens)
-  sizes = losses.sizes(tokens.segments, samples)
-  t = objective.within(times.sample(keys_time, sizes))
+  sizes = losses.token_counts(tokens.segments, samples)
+  t = objective.training_times(times.sample(keys_time, sizes))
   of_token = per_token(t[..., None], tokens.segments)
   noise = token_noise(keys_noise, tokens.segments, x1.shape[-1])
   x0 = jnp.where(real[..., None], noise, 0)
@@ -85,7 +85,7 @@ def flow_loss(
   else:
     predicted, balance = network.prediction(*inputs), None
   error = objective.error(predicted, x0, x1, of_token)
-  loss, exists = losses.per_sample(error, real, tokens.segments, samples)
+  loss, exists = losses.per_sample_loss(error, real, tokens.segments, samples)
   return FlowLoss(loss, exists, t, balance)
 
 

@@ -16,7 +16,7 @@ from etils import epath
 from data_pipelines.data_config import DataConfig
 from lumina_jax import media
 from lumina_jax.backbone import ModelConfig
-from lumina_jax.encoders.frozen import FrozenTextConfig
+from lumina_jax.encoders.text_features import TextFeaturesConfig
 from lumina_jax.encoders.utf8 import Utf8Config
 from lumina_jax.files import atomic, schema
 from lumina_jax.flow.loss import TimeDistribution
@@ -118,7 +118,7 @@ class RunConfig:
   init_from: str = ""
   init_strict: bool = True
   model: ModelConfig
-  text_encoder: Utf8Config | FrozenTextConfig | None = None
+  text_encoder: Utf8Config | TextFeaturesConfig | None = None
   encoders: EncodersConfig = NO_ENCODERS
   data: DataConfig
   objective: Objective = PLAIN
@@ -140,7 +140,7 @@ class RunConfig:
           f"{name} = {value} needs {axes} values, one for each axis of medium "
           f"{self.medium!r}"
         )
-    frozen = isinstance(self.text_encoder, FrozenTextConfig)
+    frozen = isinstance(self.text_encoder, TextFeaturesConfig)
     if frozen and not self.encoders.text:
       raise ValueError(
         "text_encoder is a frozen language model: set encoders.text to its "

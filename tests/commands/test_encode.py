@@ -22,7 +22,7 @@ from data_pipelines import shard_folder
 from data_pipelines.shard_source import ShardSource
 from data_pipelines.source import Draw
 from lumina_jax import encode
-from lumina_jax.encoders.frozen import FrozenTextConfig
+from lumina_jax.encoders.text_features import TextFeaturesConfig
 
 IMAGES = 24
 SMALL = (
@@ -159,7 +159,7 @@ def test_a_killed_run_of_networks_continues(tmp_path, command, photos, models):
   words = (f"--source={photos}", *few, *SMALL, *models)
   whole = check_kill_and_share(tmp_path, command, words, 1, assert_close)
   source = ShardSource(whole, grid, dropout=0.1)
-  source.check_network(4, dataclasses.asdict(FrozenTextConfig(WIDTH)))
+  source.check_network(4, dataclasses.asdict(TextFeaturesConfig(WIDTH)))
   shapes, texts = set(), set()
   for number in range(4 * (IMAGES - 2)):
     sample = source.sample(Draw(1, number, number))

@@ -17,7 +17,7 @@ from data_pipelines.shard_writer import ShardWriter
 from data_pipelines.source import Draw
 from data_pipelines.streams import Stream
 from data_pipelines.write_shards import write_shards
-from lumina_jax.encoders.frozen import FrozenTextConfig
+from lumina_jax.encoders.text_features import TextFeaturesConfig
 from lumina_jax.interop.vae import load_vae
 from lumina_jax.pretrained import data_encoders
 
@@ -156,7 +156,7 @@ def test_shards_give_the_samples_of_unencoded_data(folder, latents, features):
 
 def test_a_folder_has_the_settings_of_its_encoders(folder, features):
   source = ShardSource(folder, grid)
-  frozen = FrozenTextConfig(WIDTH, max_tokens=16)
+  frozen = TextFeaturesConfig(WIDTH, max_tokens=16)
   assert features.cfg == frozen
   source.check_network(4, dataclasses.asdict(frozen))
   made_with = shard_folder.read_manifest(folder)["made_with"]

@@ -1,4 +1,4 @@
-"""Prompts that are classes: their numbers reach their samples."""
+"""Prompts as class numbers, and labels of samples."""
 
 import numpy as np
 import pytest
@@ -7,18 +7,18 @@ from lumina_jax import packing
 from lumina_jax.encoders import label
 
 
-def test_a_prompt_is_the_number_of_its_class():
+def test_a_prompt_is_a_class_number():
   assert label.tokenize(1000, "207").tolist() == [[207]]
   assert label.tokenize(1000, " 0 ").tolist() == [[0]]
   assert label.tokenize(1000, "999").dtype == np.int32
 
 
-def test_no_prompt_is_the_null_class():
+def test_the_empty_prompt_is_the_null_class():
   assert label.tokenize(1000, "").tolist() == [[1000]]
 
 
 @pytest.mark.parametrize("prompt", ["cat", "-1", "1000", "1.5", "7 8", "²"])
-def test_what_is_no_class_is_refused_with_the_range(prompt):
+def test_other_prompts_are_refused_with_the_range(prompt):
   with pytest.raises(ValueError, match=rf"'{prompt}': .* 0 to 999"):
     label.tokenize(1000, prompt)
 

@@ -1,4 +1,4 @@
-"""A language model as a text encoder: what features depend on."""
+"""A language model as a text encoder: dependencies of its features."""
 
 import dataclasses
 import functools
@@ -10,13 +10,10 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
-from lumina_jax.encoders.language import (
-  LanguageConfig,
-  boxed_shapes,
-  encode_tokens,
-)
+from lumina_jax.encoders.language import boxed_shapes, encode_tokens
+from lumina_jax.encoders.language_config import NO_WINDOW, LanguageConfig
 
-# Everything that a family may have, at once.
+# All options of all families at once.
 CFG = LanguageConfig(
   vocab=29,
   width=16,
@@ -39,14 +36,6 @@ LAST = dataclasses.replace(CFG, hidden="last")
 LENGTH = 12
 
 
-@pytest.fixture(autouse=True, scope="module")
-def quick():
-  """Compiled in half the time."""
-  jax.config.update("jax_disable_most_optimizations", True)
-  yield
-  jax.config.update("jax_disable_most_optimizations", False)
-
-
 @functools.cache
 def parameters(cfg=CFG):
   rng = np.random.default_rng(0)
@@ -57,7 +46,7 @@ def parameters(cfg=CFG):
 
 
 def features(tokens, segments=None, cfg=CFG, params=None):
-  """Of one row, padded to LENGTH at the right: all rows are one program."""
+  """Features of one row, padded to LENGTH: all rows share one program."""
   segments = np.ones(len(tokens)) if segments is None else segments
   rows = np.zeros((2, 1, LENGTH), np.int32)
   rows[0, 0, : len(tokens)], rows[1, 0, : len(tokens)] = tokens, segments
@@ -67,29 +56,29 @@ def features(tokens, segments=None, cfg=CFG, params=None):
   return np.asarray(out)[0]
 
 
-def close(found, expected):
+def assert_close(actual, expected):
   assert np.abs(expected).mean() > 0.1  # There is something to compare.
-  np.testing.assert_allclose(found, expected, atol=2e-5, rtol=1e-5)
+  np.testing.assert_allclose(actual, expected, atol=2e-5, rtol=1e-5)
 
 
 A, B, C = [2, 7, 7, 1, 9, 28], [2, 5], [2, 11, 3, 20]
 
 
 def test_packed_captions_are_as_alone():
-  """Though their places in the row differ: only differences count."""
+  """Their positions in the row differ; only differences of positions matter."""
   row = features(A + B + C, [1] * 6 + [2] * 2 + [3] * 4)
-  close(row[:6], features(A)[:6])
-  close(row[6:8], features(B)[:2])
-  close(row[8:], features(C)[:4])
+  assert_close(row[:6], features(A)[:6])
+  assert_close(row[6:8], features(B)[:2])
+  assert_close(row[8:], features(C)[:4])
 
 
 @pytest.mark.parametrize("cfg", [CFG, LAST], ids=["penultimate", "last"])
-def test_padding_is_zero_and_not_seen(cfg):
+def test_padding_is_zero_and_masked(cfg):
   pad = [25, 26, 27]
   left = features(pad + A, [0] * 3 + [1] * 6, cfg)
   within = features(B + pad + C, [1] * 2 + [0] * 3 + [2] * 4, cfg)
-  close(left[3:9], features(A, cfg=cfg)[:6])
-  close(within[5:9], features(C, cfg=cfg)[:4])
+  assert_close(left[3:9], features(A, cfg=cfg)[:6])
+  assert_close(within[5:9], features(C, cfg=cfg)[:4])
   assert not left[:3].any() and not left[9:].any()
   assert not within[2:5].any()
 
@@ -98,9 +87,9 @@ def test_a_row_of_padding_is_zero():
   assert not features([3, 4], [0, 0], LAST).any()
 
 
-def test_a_token_sees_what_stands_before_it_only():
+def test_attention_is_causal():
   before, after = features(A), features([*A[:3], 4, 4, 4])
-  close(after[:3], before[:3])
+  assert_close(after[:3], before[:3])
   assert (np.abs(after[3:6] - before[3:6]).max(axis=1) > 1e-2).all()
 
 
@@ -110,28 +99,30 @@ def test_order_matters():
 
 
 def reach(cfg) -> int:
-  """How many tokens of a row can change its last one's features."""
+  """Number of tokens of a row that change the features of the last one."""
   row = np.arange(3, 3 + LENGTH)
   whole = features(row, cfg=cfg)[-1]
-  found = []
-  for place in range(LENGTH):
+  changes = []
+  for position in range(LENGTH):
     other = row.copy()
-    other[place] = 1
-    changed = np.abs(features(other, cfg=cfg)[-1] - whole).max() > 1e-6
-    found.append(changed)
-  assert found == sorted(found)  # The last ones, without a gap.
-  return sum(found)
+    other[position] = 1
+    change = np.abs(features(other, cfg=cfg)[-1] - whole).max()
+    changes.append(change > 1e-6)
+  assert changes == sorted(changes)  # The last ones, without a gap.
+  return sum(changes)
 
 
-def test_first_layer_has_a_window_and_the_second_none():
+def test_odd_layers_have_a_window_and_even_ones_none():
   plain = dataclasses.replace(CFG, score_cap=0.0)
   assert reach(dataclasses.replace(plain, depth=2)) == CFG.window
   assert reach(plain) == LENGTH
-  assert reach(dataclasses.replace(plain, depth=2, window=0)) == LENGTH
+  deep = dataclasses.replace(CFG, depth=4)
+  assert deep.windows == (CFG.window, NO_WINDOW, CFG.window)
+  assert dataclasses.replace(deep, window=0).windows == (NO_WINDOW,) * 3
 
 
-def test_penultimate_is_what_enters_the_last_layer():
-  """Of a model whose last layer adds nothing, normed, is its last."""
+def test_penultimate_is_the_input_of_the_last_layer():
+  """A last layer that adds nothing leaves the final norm as the difference."""
   last = jax.tree.map(np.copy, parameters(LAST))
   for path in (("attention", "out"), ("feed_forward", "down")):
     last["blocks"][path[0]][path[1]]["kernel"][-1] = 0
@@ -142,25 +133,25 @@ def test_penultimate_is_what_enters_the_last_layer():
   x = features(A, params=fewer)[:6]
   normed = x / np.sqrt((x * x).mean(axis=-1, keepdims=True) + CFG.norm_eps)
   normed *= 1 + last["final_norm"]["scale"]
-  close(features(A, cfg=LAST, params=last)[:6], normed)
+  assert_close(features(A, cfg=LAST, params=last)[:6], normed)
 
 
-def test_penultimate_needs_no_parameters_of_the_last_layer():
+def test_penultimate_has_no_parameters_of_the_last_layer():
   penultimate, last = parameters(), parameters(LAST)
   assert "final_norm" in last and "final_norm" not in penultimate
   layers = lambda p: {x.shape[0] for x in jax.tree.leaves(p["blocks"])}  # noqa: E731
   assert layers(last) == {3} and layers(penultimate) == {2}
 
 
-def test_norms_may_be_stored_less_one():
+def test_scales_of_norms_may_be_stored_minus_one():
   plain = dataclasses.replace(CFG, norm_offset=0.0)
   shifted = jax.tree_util.tree_map_with_path(
     lambda path, x: x + 1 if path[-1].key == "scale" else x, parameters()
   )
-  close(features(A, cfg=plain, params=shifted)[:6], features(A)[:6])
+  assert_close(features(A, cfg=plain, params=shifted)[:6], features(A)[:6])
 
 
-def test_half_precision_is_near_and_is_half():
+def test_half_precision_is_close_and_is_half():
   half = dataclasses.replace(CFG, dtype="bfloat16")
   params = jax.tree.map(lambda x: x.astype(ml_dtypes.bfloat16), parameters())
   found, exact = features(A, cfg=half, params=params), features(A)
@@ -181,15 +172,14 @@ def test_embedding_scale_is_rounded_in_half_precision():
 
 
 def test_one_program_for_each_shape():
-  tokens = np.ones((2, LENGTH), np.int32)
-  encode_tokens(CFG, parameters(), tokens, tokens)
+  features(A)
   before = encode_tokens._cache_size()
-  for segments in (tokens, 0 * tokens, np.arange(LENGTH) // 3 + tokens):
-    encode_tokens(CFG, parameters(), tokens, segments.astype(np.int32))
+  for segments in ([0] * LENGTH, np.arange(LENGTH) // 3 + 1):
+    features([1] * LENGTH, segments)
   assert encode_tokens._cache_size() == before
 
 
-def test_axes_that_one_head_cannot_be_cut_along():
+def test_a_single_head_is_not_sharded():
   def axes(cfg):
     key = boxed_shapes(cfg)["blocks"]["attention"]["key"]["kernel"]
     return key.names
@@ -207,9 +197,9 @@ def test_axes_that_one_head_cannot_be_cut_along():
     (dict(hidden="first"), "hidden = 'first': use one of last, penultimate"),
     (dict(activation="relu"), "activation = 'relu'"),
     (dict(dtype="int8"), "dtype = 'int8'"),
-    (dict(depth=1), "ask for hidden = 'last'"),
+    (dict(depth=1), "set hidden = 'last'"),
   ],
 )
-def test_what_cannot_be_is_refused(change, message):
+def test_invalid_configs_are_refused(change, message):
   with pytest.raises(ValueError, match=message):
     dataclasses.replace(CFG, **change)

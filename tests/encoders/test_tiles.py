@@ -1,15 +1,19 @@
-"""Tiles and batches: where they lie, how they blend, what is seen of them."""
+"""Tiles and batches: where tiles lie, how they blend, what remains visible."""
 
 import itertools
 
 import jax
 import numpy as np
 import pytest
-from encoders.test_vae import random_params
+from support.autoencoder import random_params
 
-from lumina_jax.encoders import autoencoder
 from lumina_jax.encoders.autoencoder import Autoencoder
-from lumina_jax.encoders.tiles import Walk, blending, starts, tiled
+from lumina_jax.encoders.tiles import (
+  blend_weights,
+  run_in_parts,
+  run_tiles,
+  tile_starts,
+)
 from lumina_jax.encoders.vae import VaeConfig
 
 CELL = 8
@@ -17,23 +21,23 @@ CFG = VaeConfig(widths=(16, 32, 32, 32), norm_groups=8, layers=1)
 
 
 @pytest.mark.parametrize("tile", [8, 9, 16, 64])
-@pytest.mark.parametrize("more", [0, 1, 2, 5, 13, 100])
-def test_tiles_are_whole_and_overlap(tile, more):
-  size = tile + more
-  at = starts(size, tile)
-  assert at[0] == 0 and at[-1] + tile == size
-  shared = [a + tile - b for a, b in itertools.pairwise(at)]
-  assert all(tile // 4 <= s < tile for s in shared)
-  weights = blending(at, tile, 3)
-  assert (weights > 0).all()
-  total = np.zeros(3 * size)
-  for start, weight in zip(at, weights, strict=True):
-    total[3 * start :][: 3 * tile] += weight
-  np.testing.assert_allclose(total, 1, atol=1e-6)
+def test_tiles_are_whole_and_overlap(tile):
+  for more in (0, 1, 2, 5, 13, 100):
+    size = tile + more
+    starts = tile_starts(size, tile)
+    assert starts[0] == 0 and starts[-1] + tile == size
+    shared = [a + tile - b for a, b in itertools.pairwise(starts)]
+    assert all(tile // 4 <= s < tile for s in shared)
+    weights = blend_weights(starts, tile, 3)
+    assert (weights > 0).all()
+    total = np.zeros(3 * size)
+    for start, weight in zip(starts, weights, strict=True):
+      total[3 * start :][: 3 * tile] += weight
+    np.testing.assert_allclose(total, 1, atol=1e-6)
 
 
 def test_blending_of_two_is_linear():
-  first, second = blending([0, 6], 8, 2)
+  first, second = blend_weights([0, 6], 8, 2)
   ramp = (np.arange(4) + 0.5) / 4
   np.testing.assert_allclose(second, [*ramp, *[1] * 12], atol=1e-6)
   np.testing.assert_allclose(first, second[::-1], atol=1e-6)
@@ -44,7 +48,7 @@ def double(x):
 
 
 @pytest.mark.parametrize(("rows", "columns"), [(21, 40), (8, 9), (5, 23)])
-def test_what_sees_its_pixel_only_is_the_same_in_tiles(rows, columns):
+def test_pointwise_functions_are_the_same_in_tiles(rows, columns):
   x = np.random.default_rng(0).standard_normal((2, rows, columns, 3))
   x, shapes = x.astype(np.float32), set()
 
@@ -52,32 +56,33 @@ def test_what_sees_its_pixel_only_is_the_same_in_tiles(rows, columns):
     shapes.add(tile.shape)
     return double(tile)
 
-  np.testing.assert_allclose(tiled(run, x, 8, 1, 2), double(x), atol=1e-6)
+  np.testing.assert_allclose(run_tiles(run, x, 8, 1, 2), double(x), atol=1e-6)
   assert shapes == {(2, min(rows, 8), 8, 3)}  # One shape, so one program.
 
 
 def test_halving_in_tiles():
   x = np.random.default_rng(0).standard_normal((1, 40, 64, 2))
   half = lambda x: x[:, ::2, ::2]  # noqa: E731
-  np.testing.assert_allclose(tiled(half, x, 8, 2, 1), half(x), atol=1e-6)
+  np.testing.assert_allclose(run_tiles(half, x, 8, 2, 1), half(x), atol=1e-6)
 
 
-def test_what_tiles_disagree_about_is_spread_over_their_overlap():
+def test_differences_of_tiles_spread_over_their_overlap():
   """Neighbours that differ by d leave no jump larger than d / overlap."""
   rng, x = np.random.default_rng(0), np.zeros((1, 16, 200, 1), np.float32)
-  out = tiled(lambda x: double(x) + rng.uniform(), x, 16, 1, 2)[0, 0, :, 0]
-  at = starts(200, 16)
-  shared = min(a + 16 - b for a, b in itertools.pairwise(at))
+  out = run_tiles(lambda x: double(x) + rng.uniform(), x, 16, 1, 2)[0, 0, :, 0]
+  starts = tile_starts(200, 16)
+  shared = min(a + 16 - b for a, b in itertools.pairwise(starts))
   assert np.ptp(out) > 0.5
   assert np.abs(np.diff(out)).max() < 1 / (2 * shared) + 1e-6
 
 
-def test_small_pictures_go_whole():
-  seen = []
-  walk = Walk(lambda x: seen.append(x.shape) or x, 8, 8, 64, None)
-  walk(np.zeros((3, 64, 40, 1)))
-  walk(np.zeros((64, 72, 1)))
-  assert seen == [(3, 64, 40, 1), (1, 64, 64, 1), (1, 64, 64, 1)]
+def test_small_images_stay_whole():
+  shapes = []
+  for shape in ((3, 64, 40, 1), (64, 72, 1)):
+    run_in_parts(
+      lambda x: shapes.append(x.shape) or x, np.zeros(shape), 8, 8, 8, None
+    )
+  assert shapes == [(3, 64, 40, 1), (1, 64, 64, 1), (1, 64, 64, 1)]
 
 
 def test_tiles_of_batches_of_frames():
@@ -88,13 +93,13 @@ def test_tiles_of_batches_of_frames():
     return double(x)
 
   x = np.random.default_rng(0).standard_normal((5, 10, 24, 1))
-  out = Walk(run, 1, 2, 16, 2)(x.astype(np.float32))
+  out = run_in_parts(run, x.astype(np.float32), 1, 2, 8, 2)
   np.testing.assert_allclose(out, double(x), atol=1e-6)
   assert shapes == {(2, 8, 8, 1)}
 
 
 def smooth(rows, columns, channels, seed):
-  """A sum of twelve waves, of at most four periods a side."""
+  """A sum of twelve waves of at most four periods a side."""
   rng = np.random.default_rng(seed)
   place = np.mgrid[:rows, :columns] / max(rows, columns)
   rate = rng.uniform(-4, 4, (12, channels, 2))
@@ -104,10 +109,10 @@ def smooth(rows, columns, channels, seed):
 
 
 def tame(params):
-  """Kernels that are smooth, layers that add little to what goes by them.
+  """Smooth kernels, and residual layers that add little.
 
-  The norms of a wholly random network amplify what differs between tiles until
-  they show different pictures, which blending cannot mend.
+  The norms of a wholly random network amplify differences between tiles until
+  they show different images, which no blending repairs.
   """
   ramp = np.float32([1, 2, 1])
   window = (ramp[:, None] * ramp)[..., None, None]
@@ -122,65 +127,56 @@ def tame(params):
 
 
 def excess(tiles, whole, axis) -> np.ndarray:
-  """By how much a jump between pixels exceeds that of the whole.
+  """By how much jumps between pixels exceed those of the whole image.
 
-  In parts of the range from black to white, which the whole spans.
+  In fractions of the range of the whole image.
   """
-  found, expected = (np.abs(np.diff(x, axis=axis)) for x in (tiles, whole))
-  return (found - expected) / np.ptp(whole)
+  jumps, expected = (np.abs(np.diff(x, axis=axis)) for x in (tiles, whole))
+  return (jumps - expected) / np.ptp(whole)
 
 
-def seam(tiles, whole, at, tile) -> float:
-  """The most of it across any border of a tile."""
-  borders = {b * CELL - 1 for a in at for b in (a, a + tile)}
-  inner = sorted(borders - {-1, (at[-1] + tile) * CELL - 1})
+def seam(tiles, whole, starts, tile) -> float:
+  """The largest excess across any border of a tile."""
+  borders = {b * CELL - 1 for a in starts for b in (a, a + tile)}
+  inner = sorted(borders - {-1, (starts[-1] + tile) * CELL - 1})
   return max(
     excess(tiles, whole, axis).take(inner, axis=axis).max() for axis in (-3, -2)
   )
 
 
-def cut(at, tile, scale) -> np.ndarray:
-  """Instead of blending: each place is of the tile whose middle is nearest."""
-  return np.round(blending(at, tile, scale))
+def hard_weights(starts, tile, scale) -> np.ndarray:
+  """No blending: each place belongs to the tile with the nearest middle."""
+  return np.round(blend_weights(starts, tile, scale))
 
 
-@pytest.mark.parametrize("seed", [0, 1])
-@pytest.mark.slow
-def test_seams_of_a_smooth_picture_are_less_than_a_byte_shows(
-  seed, monkeypatch
-):
-  autoencoder = Autoencoder(CFG, tame(random_params(CFG, seed)))
-  latents = smooth(56, 56, 4, seed) * CFG.scaling_factor
+@pytest.mark.e2e
+def test_seams_of_a_smooth_image_are_less_than_a_byte_shows(monkeypatch):
+  autoencoder = Autoencoder(CFG, tame(random_params(CFG)))
+  latents = smooth(56, 56, 4, 0) * CFG.scaling_factor
   whole = np.asarray(autoencoder.decode(latents))
-  tiles = autoencoder.decode(latents, tile=256)
+  autoencoder.tile = 256
+  tiles = autoencoder.decode(latents)
   assert tiles.shape == whole.shape == (448, 448, 3)
   assert np.abs(tiles - whole).max() > 0.01 * np.ptp(whole)  # They do differ.
-  found = seam(tiles, whole, starts(56, 32), 32)
-  assert 0 < found < 1 / 255, found * 255
-  # Nor does it show elsewhere, as it would if tiles met without blending.
-  monkeypatch.setattr("lumina_jax.encoders.tiles.blending", cut)
-  edged = autoencoder.decode(latents, tile=256)
+  largest = seam(tiles, whole, tile_starts(56, 32), 32)
+  assert 0 < largest < 1 / 255, largest * 255
+  # Other places show no more either, unlike without blending.
+  monkeypatch.setattr("lumina_jax.encoders.tiles.blend_weights", hard_weights)
+  edged = autoencoder.decode(latents)
   for axis in (-3, -2):
     most = excess(edged, whole, axis).max()
     assert excess(tiles, whole, axis).max() < most / 3
 
 
-@pytest.mark.slow
+@pytest.mark.e2e
 def test_tiled_encoding_is_near_and_samples_alike():
   autoencoder = Autoencoder(CFG, tame(random_params(CFG)))
   images, key = smooth(128, 192, 3, 0), jax.random.key(0)
   whole = autoencoder.encode(images)
-  tiles = autoencoder.encode(images, tile=128)
+  expected = autoencoder.encode(images, key) - whole
+  autoencoder.tile = 128
+  tiles = autoencoder.encode(images)
   assert tiles.shape == whole.shape == (16, 24, 4)
   assert 0 < np.abs(tiles - whole).mean() < 0.1 * np.ptp(whole)
-  drawn = autoencoder.encode(images, key, tile=128) - tiles
-  expected = autoencoder.encode(images, key) - whole
-  assert np.corrcoef(np.ravel(drawn), np.ravel(expected))[0, 1] > 0.95
-
-
-def test_one_program_serves_pictures_of_any_size():
-  vae = Autoencoder(CFG, random_params(CFG))
-  before = autoencoder._picture._cache_size()
-  for rows, columns in ((9, 12), (16, 9), (10, 10)):
-    vae.decode(np.zeros((rows, columns, 4), np.float32), tile=64)
-  assert autoencoder._picture._cache_size() == before + 1
+  noise = autoencoder.encode(images, key) - tiles
+  assert np.corrcoef(np.ravel(noise), np.ravel(expected))[0, 1] > 0.95

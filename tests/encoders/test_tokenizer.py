@@ -1,4 +1,4 @@
-"""Captions as tokens: ends, length, and whether a model knows them."""
+"""Captions to tokens: bos and eos, truncation, fit with a model."""
 
 import json
 
@@ -24,14 +24,14 @@ def folder(kind, tmp_path_factory):
   return write_tokenizer(tmp_path_factory.mktemp(kind), kind, VOCAB)
 
 
-def theirs(folder, **options):
+def reference(folder, **options):
   from transformers import AutoTokenizer
 
   return AutoTokenizer.from_pretrained(folder, **options)
 
 
 def test_tokens_are_those_of_transformers(folder):
-  tokenizer, expected = Tokenizer(folder, 256), theirs(folder)
+  tokenizer, expected = Tokenizer(folder, 256), reference(folder)
   for caption in (*SENTENCES, "", "  two  spaces ", "Grüße, 雪人 🐼!"):
     tokens = tokenizer(caption)
     assert tokens.dtype == np.int32
@@ -39,30 +39,30 @@ def test_tokens_are_those_of_transformers(folder):
 
 
 def test_truncation_is_that_of_transformers(folder):
-  expected = theirs(folder)(LONG, truncation=True, max_length=7).input_ids
+  expected = reference(folder)(LONG, truncation=True, max_length=7).input_ids
   assert len(expected) == 7
   assert Tokenizer(folder, 7)(LONG).tolist() == expected
 
 
-def test_begin_is_first_and_end_is_last_if_asked_for(kind, folder):
+def test_bos_is_first_and_eos_is_optional(kind, folder):
   plain = Tokenizer(folder, 64)(LONG).tolist()
   ended = Tokenizer(folder, 64, add_eos=True)(LONG).tolist()
   assert plain[0] == BOS[kind] and EOS[kind] not in plain
   assert ended == [*plain, EOS[kind]]
 
 
-def test_the_empty_caption_has_its_begin(kind, folder):
+def test_the_empty_caption_has_bos(kind, folder):
   assert Tokenizer(folder, 8)("").tolist() == [BOS[kind]]
 
 
-def test_truncation_drops_the_end(kind, folder):
+def test_truncation_drops_eos(kind, folder):
   whole = Tokenizer(folder, 64, add_eos=True)(LONG).tolist()
   exact = Tokenizer(folder, len(whole), add_eos=True)(LONG).tolist()
   less = Tokenizer(folder, len(whole) - 1, add_eos=True)(LONG).tolist()
   assert exact == whole and less == whole[:-1]
 
 
-def test_what_is_cut_off_is_said_once(folder, caplog):
+def test_the_first_truncation_logs_the_lost_text(folder, caplog):
   tokenizer = Tokenizer(folder, 6)
   count = len(Tokenizer(folder, 99)(LONG))
   assert not caplog.records
@@ -73,7 +73,7 @@ def test_what_is_cut_off_is_said_once(folder, caplog):
   assert len(caplog.records) == 1
 
 
-def test_a_caption_of_max_tokens_is_not_told_of(folder, caplog):
+def test_a_caption_of_max_tokens_logs_nothing(folder, caplog):
   count = len(Tokenizer(folder, 99)(LONG))
   assert len(Tokenizer(folder, count)(LONG)) == count
   assert not caplog.records
@@ -83,48 +83,49 @@ def test_a_model_with_fewer_rows_is_refused(folder):
   tokenizer = Tokenizer(folder, 8)
   tokenizer.check(VOCAB)
   tokenizer.check(VOCAB + 64)  # Rows are often rounded up.
-  with pytest.raises(ValueError, match=r"tokens up to 399 .* model 399 rows"):
+  with pytest.raises(ValueError, match=r"up to 399 .* model has 399 rows;"):
     tokenizer.check(VOCAB - 1)
 
 
-def test_a_token_for_padding_alone_needs_no_row(tmp_path):
-  """As in LLaMA-2's files, some of which have one beyond the table."""
-  tokenizer = theirs(write_tokenizer(tmp_path, "llama", VOCAB))
+def test_a_padding_token_needs_no_row(tmp_path):
+  """Some files of LLaMA-2 have one beyond the table."""
+  tokenizer = reference(write_tokenizer(tmp_path, "llama", VOCAB))
   tokenizer.add_special_tokens({"pad_token": "<padding>"})
   assert tokenizer.pad_token_id == VOCAB
   tokenizer.save_pretrained(tmp_path)
   Tokenizer(tmp_path, 8).check(VOCAB)
 
 
-def test_a_pipeline_has_it_in_a_folder(tmp_path):
+def test_a_pipeline_has_a_folder_of_its_tokenizer(tmp_path):
   write_tokenizer(tmp_path / "tokenizer", "gemma", VOCAB)
   assert Tokenizer(tmp_path, 8)("").tolist() == [BOS["gemma"]]
 
 
-def test_diffusers_loads_what_the_helper_writes(tmp_path):
+def test_transformers_loads_the_folders_of_these_tests(tmp_path):
   import transformers
 
   write_tokenizer(tmp_path, "gemma", VOCAB)
   for name in ("GemmaTokenizer", "GemmaTokenizerFast"):
-    found = getattr(transformers, name).from_pretrained(tmp_path)
-    rows = found(["a fox", "a red fox jumps"], padding=True)
-    assert rows.input_ids[0][0] == found.pad_token_id == 0  # At the left.
+    tokenizer = getattr(transformers, name).from_pretrained(tmp_path)
+    rows = tokenizer(["a fox", "a red fox jumps"], padding=True)
+    assert rows.input_ids[0][0] == tokenizer.pad_token_id == 0  # At the left.
     assert rows.input_ids[1][0] == BOS["gemma"]
-    assert len(found) == VOCAB
+    assert len(tokenizer) == VOCAB
 
 
-def test_identity_tells_options_and_files_apart(tmp_path):
+def test_identity_depends_on_options_and_files(tmp_path):
   one = write_tokenizer(tmp_path / "one", "gemma", VOCAB)
   same = write_tokenizer(tmp_path / "same", "gemma", VOCAB)
   other = write_tokenizer(tmp_path / "other", "gemma", VOCAB + 1)
-  made = [
+  tokenizers = [
     Tokenizer(one, 8),
     Tokenizer(one, 9),
     Tokenizer(one, 8, add_eos=True),
     Tokenizer(other, 8),
   ]
-  assert len({tokenizer.identity for tokenizer in made}) == len(made)
-  assert Tokenizer(same, 8).identity == made[0].identity
+  identities = [tokenizer.identity for tokenizer in tokenizers]
+  assert len(set(identities)) == len(identities)
+  assert Tokenizer(same, 8).identity == identities[0]
 
 
 def test_a_folder_without_a_tokenizer(tmp_path):
@@ -140,7 +141,7 @@ def test_a_broken_file(tmp_path):
     Tokenizer(tmp_path, 8)
 
 
-def test_a_tokenizer_without_a_begin(tmp_path):
+def test_a_tokenizer_without_bos(tmp_path):
   path = write_tokenizer(tmp_path) / "tokenizer_config.json"
   config = json.loads(path.read_text())
   config |= {"bos_token": None, "tokenizer_class": "PreTrainedTokenizerFast"}
@@ -149,6 +150,6 @@ def test_a_tokenizer_without_a_begin(tmp_path):
     Tokenizer(tmp_path, 8)
 
 
-def test_no_tokens_at_all_are_refused(folder):
+def test_max_tokens_must_be_positive(folder):
   with pytest.raises(ValueError, match="max_tokens = 0"):
     Tokenizer(folder, 0)

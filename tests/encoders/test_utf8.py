@@ -45,7 +45,7 @@ def test_digits_are_words_with_or_without_spaces():
   assert words("314") == [b"3", b"1", b"4"]
 
 
-def test_letters_stand_together_and_signs_alone():
+def test_letters_form_words_and_signs_are_words():
   assert words("two-by2!") == [b"two", b"-", b"by", b"2", b"!"]
 
 
@@ -63,13 +63,9 @@ def test_the_empty_prompt_is_one_blank_word(prompt):
 
 
 @pytest.mark.parametrize("prompt", PROMPTS)
-def test_no_byte_is_lost(prompt):
+def test_codes_hold_all_bytes_within_the_table(prompt):
   visible = "".join(c for c in prompt if c == "\n" or not c.isspace())
   assert b"".join(words(prompt)).decode() == visible
-
-
-@pytest.mark.parametrize("prompt", PROMPTS)
-def test_codes_are_int32_within_the_table(prompt):
   codes = tokenize(CFG, prompt)
   assert codes.dtype == np.int32
   assert codes.shape[1] == CFG.code_width
@@ -77,10 +73,16 @@ def test_codes_are_int32_within_the_table(prompt):
   assert codes[:, PLACES:].max() <= 256
 
 
-def test_a_long_word_goes_on_as_another_word():
+def test_a_long_word_is_split():
   assert words("handwritten") == [b"handwr", b"itten"]
   assert places("handwritten 7") == [[0, 0], [0, 1], [0, 2]]
   assert words("山" * 3) == ["山山".encode(), "山".encode()]
+
+
+@pytest.mark.parametrize("name", ["word_bytes", "max_words"])
+def test_sizes_must_be_positive(name):
+  with pytest.raises(ValueError, match=f"{name} = 0"):
+    dataclasses.replace(CFG, **{name: 0})
 
 
 def test_a_prompt_of_max_words_is_kept_whole(caplog):
@@ -96,6 +98,7 @@ def test_a_longer_prompt_is_cut_off_with_a_warning(caplog):
 
 
 encode = jax.jit(Utf8Encoder(CFG).apply)
+WORDS = 8  # All prompts are padded, to share one program.
 
 
 @functools.cache
@@ -105,8 +108,11 @@ def parameters():
 
 
 def features(prompt, variables=None):
-  codes = tokenize(CFG, prompt)[None]
-  return np.asarray(encode(variables or parameters(), codes)[0])
+  codes = tokenize(CFG, prompt)
+  padded = np.pad(codes, ((0, WORDS - len(codes)), (0, 0)))[None]
+  rows = np.asarray(encode(variables or parameters(), padded)[0])
+  assert rows.shape == (WORDS, CFG.width) and rows.dtype == np.float32
+  return rows[: len(codes)]
 
 
 def smallest_distance(x):
@@ -114,19 +120,13 @@ def smallest_distance(x):
   return np.min(gaps + 1e3 * np.eye(len(x)))
 
 
-def test_features_have_one_row_per_word():
-  found = features("3 1 / 4 1")
-  assert found.shape == (5, CFG.width)
-  assert found.dtype == np.float32
-
-
-def test_other_words_have_other_features():
+def test_words_have_distinct_features():
   prompts = ("seven", "Seven", "eleven", "neves", "7", "8", "")
   firsts = np.stack([features(prompt)[0] for prompt in prompts])
   assert smallest_distance(firsts) > 0.1
 
 
-def test_other_places_have_other_features():
+def test_positions_have_distinct_features():
   x = features("7 7 7 / 7 7 / 7")
   sevens = x[[0, 1, 2, 4, 5, 7]]
   assert smallest_distance(sevens) > 1e-3
@@ -142,7 +142,7 @@ def test_places_without_a_byte_add_nothing():
   )
 
 
-def test_neighbouring_places_differ_clearly_and_do_not_wrap_around():
+def test_positions_differ_clearly_and_do_not_wrap_around():
   waves = np.asarray(fourier(jnp.arange(64)[:, None], 32))
   assert waves.shape == (64, 64)
   assert smallest_distance(waves) > 1

@@ -1,5 +1,6 @@
-"""Objectives: their errors, their optimum, and what they do at the ends."""
+"""Objectives: their errors, their optimum, their behaviour at the ends."""
 
+import functools
 import itertools
 
 import jax
@@ -8,11 +9,11 @@ import numpy as np
 import pytest
 
 from lumina_jax.flow import path as paths
-from lumina_jax.flow.objective import EPS, STEADY, WEIGHTS, Objective
+from lumina_jax.flow.objective import EPS, MIN_STEP, WEIGHTS, Objective
 
 ALL = [
-  Objective(*words)
-  for words in itertools.product(paths.PATHS, paths.PREDICTIONS, WEIGHTS)
+  Objective(*names)
+  for names in itertools.product(paths.PATHS, paths.PREDICTIONS, WEIGHTS)
 ]
 every = pytest.mark.parametrize(
   "objective", ALL, ids=lambda o: f"{o.path}-{o.prediction}-{o.weight}"
@@ -21,18 +22,19 @@ INNER = np.linspace(EPS, 1 - EPS, 7, dtype=np.float32)[:, None]
 MEAN, STD = 0.7, 0.4  # Of the data, where they are Gaussian.
 
 
-def some(count=11):
+def values(count=11):
+  """A prediction, noise and data."""
   shape = (3, len(INNER), count)
   return np.random.default_rng(0).standard_normal(shape, np.float32)
 
 
 @every
-def test_times_stay_where_nothing_is_singular(objective):
+def test_training_times_avoid_singular_ends(objective):
   t = np.linspace(0, 1, 101, dtype=np.float32)
-  found = np.asarray(objective.within(t))
+  found = np.asarray(objective.training_times(t))
   regular = objective.path != "vp" and objective.prediction == "velocity"
   if regular and objective.weight != "likelihood":
-    assert objective.within(t) is t
+    assert objective.training_times(t) is t
     return
   assert found.min() >= EPS and found.max() <= 1 - EPS
   np.testing.assert_allclose(found, t, atol=1.01 * EPS)
@@ -40,7 +42,7 @@ def test_times_stay_where_nothing_is_singular(objective):
 
 @every
 def test_errors_and_their_gradients_are_finite(objective):
-  out, x0, x1 = some()
+  out, x0, x1 = values()
   t = np.linspace(0, 1, len(INNER), dtype=np.float32)[:, None]
 
   def loss(out):
@@ -52,12 +54,12 @@ def test_errors_and_their_gradients_are_finite(objective):
 
 def by_hand(objective, out, x0, x1, t):
   """The squared errors as the original writes them."""
-  on = paths.named(objective.path)
-  sigma = np.asarray(on.sigma(t))
+  path = paths.get_path(objective.path)
+  sigma = np.asarray(path.sigma(t))
   weight = {
     "none": 1.0,
-    "velocity": (paths.drift_variance(t, on) / sigma) ** 2,
-    "likelihood": paths.drift_variance(t, on) / sigma**2,
+    "velocity": (paths.drift_variance(t, path) / sigma) ** 2,
+    "likelihood": paths.drift_variance(t, path) / sigma**2,
   }[objective.weight]
   own = out - x0 if objective.prediction == "noise" else out * sigma + x0
   return weight * own**2
@@ -67,7 +69,7 @@ def by_hand(objective, out, x0, x1, t):
   "objective", [o for o in ALL if o.prediction in ("noise", "score")]
 )
 def test_noise_and_score_have_the_losses_of_the_original(objective):
-  out, x0, x1 = some()
+  out, x0, x1 = values()
   np.testing.assert_allclose(
     objective.error(out, x0, x1, INNER) ** 2,
     by_hand(objective, out, x0, x1, INNER),
@@ -76,17 +78,17 @@ def test_noise_and_score_have_the_losses_of_the_original(objective):
 
 
 @every
-def test_weights_are_of_the_noise_that_a_prediction_implies(objective):
-  """For "none" they are of the prediction itself."""
-  out, x0, x1 = (x.astype(np.float64) for x in some())
+def test_weights_apply_to_the_implied_noise(objective):
+  """With "none" they apply to the prediction itself."""
+  out, x0, x1 = values().astype(np.float64)
   with jax.enable_x64(True):
-    t, on = INNER.astype(np.float64), objective.of
+    t, path = INNER.astype(np.float64), objective.probability_path
     x = objective.interpolate(x0, x1, t)
     error = objective.error(out, x0, x1, t)
-    noise = paths.convert(out, x, t, objective.prediction, "noise", on)
-    g, sigma = paths.drift_variance(t, on), on.sigma(t)
+    noise = paths.convert(out, x, t, objective.prediction, "noise", path)
+    g, sigma = paths.drift_variance(t, path), path.sigma(t)
     expected = {
-      "none": objective._own_error(out, x0, x1, t),
+      "none": objective.unweighted_error(out, x0, x1, t),
       "velocity": g / sigma * (noise - x0),
       "likelihood": np.sqrt(g) / sigma * (noise - x0),
     }[objective.weight]
@@ -97,53 +99,62 @@ def test_weights_are_of_the_noise_that_a_prediction_implies(objective):
   "objective", [o for o in ALL if o.weight == "velocity"]
 )
 def test_weight_velocity_is_the_error_of_the_velocity(objective):
-  out, x0, x1 = (x.astype(np.float64) for x in some())
+  out, x0, x1 = values().astype(np.float64)
   with jax.enable_x64(True):
     t = np.linspace(0.06, 0.94, len(INNER))[:, None]
     x = objective.interpolate(x0, x1, t)
-    error = objective.velocity(out, x, t) - paths.velocity(
-      x0, x1, t, objective.of
-    )
+    exact = paths.velocity(x0, x1, t, objective.probability_path)
+    error = objective.velocity(out, x, t) - exact
     found = objective.error(out, x0, x1, t)
     np.testing.assert_allclose(np.abs(found), np.abs(error), rtol=1e-6)
 
 
-@pytest.mark.parametrize("on", paths.PATHS)
+@pytest.mark.parametrize("name", paths.PATHS)
 @pytest.mark.parametrize("prediction", ["noise", "score", "data"])
-def test_an_error_carries_x_off_by_a_bounded_speed(on, prediction):
-  objective = Objective(on, prediction)
-  x, t = np.float32(0.3), np.linspace(0, 1, 101, dtype=np.float32)
-
-  def slopes(velocity, *words):
-    of_one = jax.grad(lambda out, t: velocity(out, x, t, *words))
-    return jax.vmap(of_one)(np.zeros_like(t), t)
-
-  speed = np.abs(slopes(objective.velocity))
-  on = objective.of
-  direct = np.abs(on.d_alpha(t) if prediction == "data" else on.d_sigma(t))
-  if prediction == "score":
-    direct = direct * on.sigma(t)
-  assert np.isfinite(speed).all() and np.all(speed - direct <= 1.001 / STEADY)
-  exact = np.abs(slopes(paths.convert, prediction, "velocity", on))
-  free = exact - direct < 0.999 / STEADY
+def test_errors_of_a_prediction_are_amplified_up_to_a_limit(name, prediction):
+  objective = Objective(name, prediction)
+  path, t = objective.probability_path, np.linspace(0, 1, 101, dtype=np.float32)
+  # At x = 0 the velocity is proportional to the prediction.
+  one, zero = np.ones_like(t), np.zeros_like(t)
+  found = np.abs(objective.velocity(one, zero, t))
+  exact = np.abs(paths.convert(one, zero, t, prediction, "velocity", path))
+  direct = path.d_alpha(t) if prediction == "data" else path.d_sigma(t)
+  direct = np.abs(direct * path.sigma(t) if prediction == "score" else direct)
+  assert np.isfinite(found).all()
+  assert np.all(found - direct <= 1.001 / MIN_STEP)
+  free = exact - direct < 0.999 / MIN_STEP
   assert free.mean() > 0.9
-  np.testing.assert_allclose(speed[free], exact[free], rtol=1e-5)
+  np.testing.assert_allclose(found[free], exact[free], rtol=1e-5)
 
 
 def optimum(objective, x, t):
-  """What a network should predict at x_t of Gaussian data."""
-  on = objective.of
-  alpha, sigma = on.alpha(t), on.sigma(t)
+  """The best prediction at x_t of Gaussian data."""
+  path = objective.probability_path
+  alpha, sigma = path.alpha(t), path.sigma(t)
   slope = 1 / (alpha**2 * STD**2 + sigma**2)
   noise = sigma * slope * (x - alpha * MEAN)
-  return paths.convert(noise, x, t, "noise", objective.prediction, on)
+  return paths.convert(noise, x, t, "noise", objective.prediction, path)
 
 
-def gaussian_velocity(on, x, t):
-  """From how the mean and the spread of x_t move, not from any prediction."""
-  spread = lambda t: jnp.sqrt((on.alpha(t) * STD) ** 2 + on.sigma(t) ** 2)  # noqa: E731
-  relative = jax.vmap(jax.grad(lambda t: jnp.log(spread(t))))(t[:, 0])[:, None]
-  return on.d_alpha(t) * MEAN + relative * (x - on.alpha(t) * MEAN)
+@functools.cache
+def relative_spread(path):
+  """d log std(x_t) / dt of Gaussian data, a function of t."""
+  variance = lambda t: (path.alpha(t) * STD) ** 2 + path.sigma(t) ** 2  # noqa: E731
+  return jax.jit(jax.vmap(jax.grad(lambda t: jnp.log(variance(t)) / 2)))
+
+
+def gaussian_velocity(path, x, t):
+  """From how mean and spread of x_t move, not from any prediction."""
+  relative = relative_spread(path)(t[:, 0])[:, None]
+  return path.d_alpha(t) * MEAN + relative * (x - path.alpha(t) * MEAN)
+
+
+def affine(objective, out, x0, x1, t):
+  """The error at a prediction, and its slope with respect to it."""
+  errors = [np.asarray(objective.error(out + i, x0, x1, t)) for i in range(3)]
+  slope = errors[1] - errors[0]
+  np.testing.assert_allclose(errors[2] - errors[1], slope, rtol=1e-6, atol=1e-6)
+  return errors[0], slope
 
 
 @every
@@ -155,56 +166,51 @@ def test_every_objective_has_the_velocity_of_the_data_as_its_optimum(objective):
     mass = np.prod(np.meshgrid(weights, weights), axis=0).ravel() / (2 * np.pi)
     t = np.linspace(0.06, 0.94, 5)[:, None]
     x0, x1 = grid[:, 0], MEAN + STD * grid[:, 1]
-    x = objective.interpolate(x0, x1, t)
-    best = optimum(objective, x, t)
-
-    def loss(a, b, c):
-      out = best + a + b * x + c * x**2
-      return objective.error(out, x0, x1, t) ** 2 @ mass
-
-    zero = jnp.zeros(3)
-    slopes = jax.jacobian(lambda p: loss(*p))(zero)
-    curve = jax.vmap(jnp.linalg.eigvalsh)(jax.hessian(lambda p: loss(*p))(zero))
-    size = np.abs(curve).max(axis=-1, keepdims=True)
-    np.testing.assert_allclose(slopes / size, 0, atol=1e-9)
+    x = np.asarray(objective.interpolate(x0, x1, t))
+    best = np.asarray(optimum(objective, x, t))
+    error, slope = affine(objective, best, x0, x1, t)
+    # Gradient and Hessian of the loss of best + a + b x + c x^2.
+    change = np.stack([slope, slope * x, slope * x**2])
+    gradient = 2 * np.einsum("itn,tn,n->ti", change, error, mass)
+    curve = 2 * np.einsum("itn,jtn,n->tij", change, change, mass)
+    curve = np.linalg.eigvalsh(curve)
+    size = curve.max(axis=-1, keepdims=True)
+    np.testing.assert_allclose(gradient / size, 0, atol=1e-9)
     assert np.all(curve > 0)
     np.testing.assert_allclose(
       objective.velocity(best, x, t),
-      gaussian_velocity(objective.of, x, t),
+      gaussian_velocity(objective.probability_path, x, t),
       rtol=1e-7,
       atol=1e-7,
     )
 
 
 def fitted(objective):
-  """Least squares of out = sum_ij c_ij t^i x^j on draws, as a velocity."""
+  """Least squares of out = sum_ij c_ij t^i x^j on samples, as a velocity."""
   rng = np.random.default_rng(1)
-  x0 = rng.standard_normal(20_000)
-  x1 = MEAN + STD * rng.standard_normal(20_000)
-  t = rng.uniform(0.2, 0.8, 20_000)
+  x0 = rng.standard_normal(5000)
+  x1 = MEAN + STD * rng.standard_normal(5000)
+  t = rng.uniform(0.2, 0.8, 5000)
   x = np.asarray(objective.interpolate(x0, x1, t))
   features = lambda x, t: np.stack(  # noqa: E731
     [t**i * x**j for i in range(6) for j in range(2)], axis=-1
   )
-  # The error is affine in the prediction, so that two of them tell all of it.
-  offset = np.asarray(objective.error(np.zeros_like(x), x0, x1, t))
-  slope = np.asarray(objective.error(np.ones_like(x), x0, x1, t)) - offset
-  coefficients, *_ = np.linalg.lstsq(
-    slope[:, None] * features(x, t), -offset, rcond=None
-  )
+  offset, slope = affine(objective, np.zeros_like(x), x0, x1, t)
+  rows = slope[:, None] * features(x, t)
+  coefficients = np.linalg.solve(rows.T @ rows, -rows.T @ offset)
   return lambda x, t: objective.velocity(features(x, t) @ coefficients, x, t)
 
 
-@pytest.mark.parametrize("on", paths.PATHS)
-def test_fitted_networks_follow_one_velocity(on):
+@pytest.mark.parametrize("name", paths.PATHS)
+def test_fitted_networks_follow_one_velocity(name):
   """Whatever they were fitted to predict, and with whichever weights."""
   with jax.enable_x64(True):
     t = np.linspace(0.25, 0.75, 5)[:, None] + np.zeros(7)
     x = np.linspace(-1.5, 1.5, 7) + np.zeros_like(t)
-    exact = gaussian_velocity(paths.named(on), x, t[:, :1])
+    exact = gaussian_velocity(paths.get_path(name), x, t[:, :1])
     scale = np.abs(exact).max()
     for objective in ALL:
-      if objective.path == on:
+      if objective.path == name:
         found = fitted(objective)(x, t)
         np.testing.assert_allclose(found, exact, atol=0.1 * scale)
 
@@ -218,14 +224,14 @@ def test_the_default_is_that_of_published_networks():
 
 
 def test_the_default_is_the_plain_difference():
-  out, x0, x1 = some()
+  out, x0, x1 = values()
   for weight in ("none", "velocity"):
     found = Objective(weight=weight).error(out, x0, x1, INNER)
     np.testing.assert_array_equal(found, out - (x1 - x0))
 
 
 @pytest.mark.parametrize(
-  ("words", "message"),
+  ("names", "message"),
   [
     (dict(path="gpv"), r"unknown path 'gpv'; did you mean 'gvp'"),
     (dict(prediction="nois"), r"prediction 'nois'; did you mean 'noise'"),
@@ -234,6 +240,6 @@ def test_the_default_is_the_plain_difference():
     (dict(weight="x"), r"weight 'x'; use one of: none, velocity, likelihood"),
   ],
 )
-def test_unknown_names_are_refused(words, message):
+def test_unknown_names_are_refused(names, message):
   with pytest.raises(ValueError, match=message):
-    Objective(**words)
+    Objective(**names)

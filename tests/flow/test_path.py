@@ -1,5 +1,6 @@
 """Paths: their ends, derivatives, conversions, and the original's values."""
 
+import functools
 from pathlib import Path
 
 import jax
@@ -14,14 +15,22 @@ from lumina_jax.flow.path import GVP, LINEAR, PATHS, PREDICTIONS, VP
 GOLDEN = Path(__file__).parents[1] / "golden/transport/tensors.safetensors"
 INNER = np.linspace(0.01, 0.99, 9)
 
+WAYS = [(a, b) for a in PREDICTIONS for b in PREDICTIONS]
+
 every_path = pytest.mark.parametrize("on", PATHS.values(), ids=PATHS)
-each_way = pytest.mark.parametrize(
-  ("given", "wanted"), [(a, b) for a in PREDICTIONS for b in PREDICTIONS]
-)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def conversions(on, values, x, t):
+  """Converts the value of each quantity into each other quantity."""
+  return {
+    (source, target): path.convert(values[source], x, t, source, target, on)
+    for source, target in WAYS
+  }
 
 
 @pytest.fixture
-def double():
+def x64():
   with jax.enable_x64(True):
     yield
 
@@ -32,15 +41,15 @@ def golden():
 
 
 def pair(shape=(3, 4)):
-  noise, data = jax.random.normal(jax.random.key(0), (2, *shape))
-  return noise, data
+  """Noise and data."""
+  return np.random.default_rng(0).standard_normal((2, *shape), np.float32)
 
 
 @every_path
 def test_the_path_runs_from_noise_to_data(on):
   x0, x1 = pair()
   start = path.interpolate(x0, x1, 0.0, on)
-  far = 0.007 if on is VP else 0  # VP never leaves the data altogether.
+  far = 0.007 if on is VP else 0  # VP keeps a trace of the data.
   np.testing.assert_allclose(start, x0, atol=3 * far, rtol=far)
   np.testing.assert_array_equal(path.interpolate(x0, x1, 1.0, on), x1)
   assert on.alpha(1.0) == 1 and on.sigma(1.0) == 0
@@ -48,18 +57,26 @@ def test_the_path_runs_from_noise_to_data(on):
 
 
 @every_path
-def test_derivatives_are_those_of_the_path(on, double):
-  for t in INNER:
-    np.testing.assert_allclose(jax.grad(on.alpha)(t), on.d_alpha(t), rtol=1e-9)
-    np.testing.assert_allclose(jax.grad(on.sigma)(t), on.d_sigma(t), rtol=1e-9)
+def test_derivatives_are_those_of_the_path(on, x64):
+  for function, derivative in (
+    (on.alpha, on.d_alpha),
+    (on.sigma, on.d_sigma),
+  ):
+    slopes = jax.jit(jax.vmap(jax.grad(function)))(INNER)
+    np.testing.assert_allclose(slopes, derivative(INNER), rtol=1e-9)
 
 
 @every_path
-@pytest.mark.parametrize("t", [0.01, 0.3, 0.99])
-def test_velocity_is_the_derivative_of_the_path(on, t):
+def test_velocity_is_the_derivative_of_the_path(on):
   x0, x1 = pair()
-  _, slope = jax.jvp(lambda t: path.interpolate(x0, x1, t, on), (t,), (1.0,))
-  np.testing.assert_allclose(slope, path.velocity(x0, x1, t, on), rtol=1e-4)
+
+  @jax.jit
+  def slope(t):
+    return jax.jvp(lambda t: path.interpolate(x0, x1, t, on), (t,), (1.0,))[1]
+
+  for t in (0.01, 0.3, 0.99):
+    expected = path.velocity(x0, x1, t, on)
+    np.testing.assert_allclose(slope(t), expected, rtol=1e-4)
 
 
 @every_path
@@ -83,26 +100,36 @@ def test_the_linear_velocity_is_the_plain_difference():
 
 
 @every_path
-@each_way
-def test_there_and_back_is_the_identity(on, given, wanted, double):
+def test_there_and_back_is_the_identity(on, x64):
   t = np.array([1e-3, *INNER, 1 - 1e-3])[:, None]
   value, x = np.random.default_rng(0).standard_normal((2, len(t), 4))
-  there = path.convert(value, x, t, given, wanted, on)
-  back = path.convert(there, x, t, wanted, given, on)
-  np.testing.assert_allclose(back, value, rtol=1e-7, atol=1e-7)
+
+  @jax.jit
+  def round_trips(value, x, t):
+    there = conversions(on, dict.fromkeys(PREDICTIONS, value), x, t)
+    return {way: path.convert(there[way], x, t, *way[::-1], on) for way in WAYS}
+
+  for way, back in round_trips(value, x, t).items():
+    np.testing.assert_allclose(
+      back, value, rtol=1e-7, atol=1e-7, err_msg=str(way)
+    )
 
 
 @every_path
-@each_way
-def test_float32_keeps_four_digits(on, given, wanted):
-  value, x = np.random.default_rng(0).standard_normal((2, 3, 4), np.float32)
-  for t in (np.float32(1e-3), np.float32(0.5), np.float32(1 - 1e-3)):
-    found = path.convert(value, x, t, given, wanted, on)
-    assert found.dtype == np.float32
-    with jax.enable_x64(True):
-      wide = (x.astype(np.float64) for x in (value, x, t))
-      exact = np.asarray(path.convert(*wide, given, wanted, on))
-    np.testing.assert_allclose(found, exact, atol=1e-4 * np.abs(exact).max())
+def test_float32_keeps_four_digits(on):
+  value, x = np.random.default_rng(0).standard_normal((2, 3, 1, 4), np.float32)
+  t = np.array([1e-3, 0.5, 1 - 1e-3], np.float32).reshape(3, 1, 1)
+  inputs = dict.fromkeys(PREDICTIONS, value), x, t
+  narrow = jax.device_get(conversions(on, *inputs))
+  with jax.enable_x64(True):
+    wide = jax.tree.map(lambda x: x.astype(np.float64), inputs)
+    wide = jax.device_get(conversions(on, *wide))
+  for way, exact in wide.items():
+    found, scale = narrow[way], np.abs(exact).max(axis=(1, 2), keepdims=True)
+    assert found.dtype == np.float32 and exact.dtype == np.float64
+    np.testing.assert_allclose(
+      found / scale, exact / scale, atol=1e-4, err_msg=str(way)
+    )
 
 
 @every_path
@@ -116,40 +143,56 @@ def test_quantities_of_known_ends(on):
       noise=x0,
       data=x1,
     )
-    for given, value in known.items():
-      for wanted, expected in known.items():
-        found = path.convert(value, x, t, given, wanted, on)
-        scale = np.abs(expected).max()
-        np.testing.assert_allclose(found, expected, atol=2e-4 * scale)
+    for (_, target), found in conversions(on, known, x, t).items():
+      scale = np.abs(known[target]).max()
+      np.testing.assert_allclose(found, known[target], atol=2e-4 * scale)
 
 
 @every_path
-@each_way
-def test_ends_are_finite_and_their_gradients(on, given, wanted):
-  t = jnp.array([0.0, 1e-6, 1 - 1e-6, 1.0, 1 + 1e-7])[:, None]
+def test_ends_and_their_gradients_are_finite(on):
+  t = np.array([0.0, 1e-6, 1 - 1e-6, 1.0, 1 + 1e-7], np.float32)[:, None]
   value, x = pair((5, 4))
+  ways = [(source, target) for source, target in WAYS if source != target]
 
-  def total(value, x, t):
-    return path.convert(value, x, t, given, wanted, on).sum()
+  @jax.jit
+  def gradients(value, x, t):
+    return [
+      jax.value_and_grad(
+        lambda value, x, t, way=way: path.convert(value, x, t, *way, on).sum(),
+        argnums=(0, 1, 2),
+      )(value, x, t)
+      for way in ways
+    ]
 
-  found = jax.value_and_grad(total, argnums=(0, 1, 2))(value, x, t)
-  assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(found))
+  for way, found in zip(ways, gradients(value, x, t), strict=True):
+    finite = [np.isfinite(leaf).all() for leaf in jax.tree.leaves(found)]
+    assert all(finite), way
 
 
 @every_path
-@pytest.mark.parametrize("t", [0.0, 1.0])
-def test_drift_is_finite_at_the_ends(on, t):
+def test_drift_is_finite_at_the_ends(on):
   x, _ = pair()
-  drift, slope = jax.value_and_grad(lambda t: path.drift(x, t, on).sum())(t)
-  var, bend = jax.value_and_grad(lambda t: path.drift_variance(t, on))(t)
-  assert np.isfinite([drift, slope, var, bend]).all() and var >= 0
+
+  @jax.jit
+  def slopes(t):
+    return [
+      jax.value_and_grad(lambda t: path.drift(x, t, on).sum())(t),
+      jax.value_and_grad(lambda t: path.drift_variance(t, on))(t),
+    ]
+
+  for t in (0.0, 1.0):
+    drift, variance = slopes(t)
+    assert np.isfinite([*drift, *variance]).all() and variance[0] >= 0
 
 
 @every_path
-def test_a_gaussian_has_the_velocity_score_and_ends_that_it_must(on, double):
+def test_conversions_hold_for_gaussian_data(on, x64):
   """Data N(mean, std^2): everything is known in closed form."""
   mean, std = 0.7, 0.4
   x = np.linspace(-3, 3, 13)
+  spread = jax.jit(
+    jax.grad(lambda t: jnp.sqrt(on.alpha(t) ** 2 * std**2 + on.sigma(t) ** 2))
+  )
   for t in INNER:
     alpha, sigma = on.alpha(t), on.sigma(t)
     marginal = alpha**2 * std**2 + sigma**2
@@ -161,20 +204,16 @@ def test_a_gaussian_has_the_velocity_score_and_ends_that_it_must(on, double):
       noise=noise,
       data=data,
     )
-    for given, value in known.items():
-      for wanted, expected in known.items():
-        found = path.convert(value, x, t, given, wanted, on)
-        np.testing.assert_allclose(found, expected, rtol=1e-8, atol=1e-8)
+    for (_, target), found in conversions(on, known, x, t).items():
+      np.testing.assert_allclose(found, known[target], rtol=1e-8, atol=1e-8)
     # The flow carries the mean and the spread of x_t along with it.
-    spread = jax.grad(
-      lambda t: jnp.sqrt(on.alpha(t) ** 2 * std**2 + on.sigma(t) ** 2)
-    )(t) / np.sqrt(marginal)
-    flow = on.d_alpha(t) * mean + spread * (x - alpha * mean)
+    relative = spread(t) / np.sqrt(marginal)
+    flow = on.d_alpha(t) * mean + relative * (x - alpha * mean)
     np.testing.assert_allclose(known["velocity"], flow, rtol=1e-8, atol=1e-8)
 
 
 def test_a_score_at_the_data_implies_the_velocity_there():
-  """E[x0 | x1] = 0 whatever the score: nothing is divided by."""
+  """E[x0 | x1] = 0 whatever the score, without a division."""
   score, x1 = pair()
   found = path.convert(score, x1, 1.0, "score", "velocity")
   np.testing.assert_array_equal(found, x1)
@@ -197,13 +236,13 @@ def test_the_original_has_the_same_drift(on, golden):
 
 @every_path
 @pytest.mark.parametrize(
-  ("given", "wanted"),
+  ("source", "target"),
   [("velocity", "score"), ("velocity", "noise"), ("score", "velocity")],
 )
-def test_the_original_converts_the_same_way(on, given, wanted, golden):
+def test_the_original_converts_the_same_way(on, source, target, golden):
   x, value = golden[f"{on.name}_xt"], golden["model_output"]
-  found = path.convert(value, x, times(golden), given, wanted, on)
-  near(found, golden[f"{on.name}_{wanted}_from_{given}"])
+  found = path.convert(value, x, times(golden), source, target, on)
+  near(found, golden[f"{on.name}_{target}_from_{source}"])
 
 
 def times(golden):
@@ -217,15 +256,19 @@ def near(found, expected):
 
 
 def test_paths_have_names():
-  assert [path.named(on.name) for on in (LINEAR, GVP, VP)] == [LINEAR, GVP, VP]
+  assert [path.get_path(on.name) for on in (LINEAR, GVP, VP)] == [
+    LINEAR,
+    GVP,
+    VP,
+  ]
   assert len({LINEAR, GVP, VP}) == 3
 
 
 @pytest.mark.parametrize(
   ("call", "message"),
   [
-    (lambda: path.named("liner"), r"path 'liner'; did you mean 'linear'"),
-    (lambda: path.named("x"), r"path 'x'; use one of: linear, gvp, vp$"),
+    (lambda: path.get_path("liner"), r"path 'liner'; did you mean 'linear'"),
+    (lambda: path.get_path("x"), r"path 'x'; use one of: linear, gvp, vp$"),
     (
       lambda: path.convert(0.0, 0.0, 0.5, "nose", "noise"),
       r"prediction 'nose'; did you mean 'noise'",

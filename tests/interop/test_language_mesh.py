@@ -15,7 +15,7 @@ from lumina_jax.interop.language import load_language
 CODE = """
 import json, sys
 import jax, numpy as np
-from lumina_jax.encoders.captions import CaptionEncoder
+from lumina_jax.encoders.caption_encoder import CaptionEncoder
 from lumina_jax.encoders.language import encode_tokens
 from lumina_jax.interop.language import load_language
 from lumina_jax.parallel.mesh import MeshConfig, make_mesh

@@ -8,10 +8,10 @@ import jax
 import ml_dtypes
 import numpy as np
 import pytest
-from encoders.test_vae import SMALL, random_params
 from flax import linen as nn
 from flax import traverse_util
 from safetensors.numpy import load_file, save_file
+from support.autoencoder import SMALL, random_params
 
 from lumina_jax.encoders.autoencoder import Autoencoder
 from lumina_jax.encoders.vae import PUBLISHED, boxed_shapes

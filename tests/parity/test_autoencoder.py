@@ -1,11 +1,11 @@
-"""diffusers' AutoencoderKL: the same numbers, and folders both ways."""
+"""AutoencoderKL of diffusers: the same numbers, and folders both ways."""
 
 import dataclasses
 
 import jax
 import numpy as np
 import pytest
-from encoders.test_vae import random_params, uniform
+from support.autoencoder import random_params, uniform
 
 from lumina_jax.encoders import autoencoder
 from lumina_jax.encoders.autoencoder import Autoencoder
@@ -13,19 +13,14 @@ from lumina_jax.encoders.vae import PUBLISHED
 from lumina_jax.interop.vae import load_vae, save_vae
 from lumina_jax.interop.vae_names import config_json
 
-torch = pytest.importorskip(
-  "torch", reason="torch is an oracle: pip install -r requirements-parity.txt"
-)
-diffusers = pytest.importorskip("diffusers", reason="diffusers is an oracle")
+pytestmark = [pytest.mark.e2e, pytest.mark.parity]
 
-pytestmark = pytest.mark.parity
-
-# The published topologies with an eighth of their width, one layer a block.
+# The published configs with an eighth of the width and one layer a block.
 SMALL = dict(widths=(16, 32, 32, 32), norm_groups=8, layers=1)
 VARIANTS = {
   name: dataclasses.replace(cfg, **SMALL) for name, cfg in PUBLISHED.items()
 }
-# More layers a block, and none that attends.
+# More layers a block, no attention.
 VARIANTS["plain"] = dataclasses.replace(
   PUBLISHED["sd"],
   widths=(8, 24),
@@ -37,24 +32,30 @@ VARIANTS["plain"] = dataclasses.replace(
 
 
 @pytest.fixture(autouse=True, scope="module")
-def exact_and_quick():
-  """In full precision; compiled in half the time."""
-  jax.config.update("jax_disable_most_optimizations", True)
+def oracles():
+  """Imports slow packages only if a test of this file runs."""
+  global torch, diffusers
+  torch = pytest.importorskip(
+    "torch", reason="torch is an oracle: pip install -r requirements-parity.txt"
+  )
+  diffusers = pytest.importorskip("diffusers", reason="diffusers is an oracle")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def full_precision():
   with jax.default_matmul_precision("highest"):
     yield
-  jax.config.update("jax_disable_most_optimizations", False)
 
 
-# sdxl and flux differ from sd and sd3 in two numbers only.
-ALIKE = [
-  pytest.param(name, marks=[pytest.mark.slow] * (name not in ("sd", "sd3")))
+EXAMPLES = [
+  pytest.param(name, marks=[pytest.mark.long] * (name != "sd"))
   for name in VARIANTS
 ]
 
 
-@pytest.fixture(scope="module", params=ALIKE)
+@pytest.fixture(scope="module", params=EXAMPLES)
 def pair(request, tmp_path_factory):
-  """A model of theirs, none of whose parameters is special, and its folder."""
+  """A model of diffusers with random parameters, and its folder."""
   cfg = VARIANTS[request.param]
   model = diffusers.AutoencoderKL.from_config(config_json(cfg)).eval()
   torch.manual_seed(0)
@@ -70,7 +71,7 @@ def pair(request, tmp_path_factory):
 
 
 def first(x) -> "torch.Tensor":
-  """Channels come first."""
+  """Moves channels first."""
   return torch.tensor(np.moveaxis(np.asarray(x), -1, 1))
 
 
@@ -78,15 +79,15 @@ def last(x) -> np.ndarray:
   return np.moveaxis(x.detach().numpy(), 1, -1)
 
 
-def assert_close(found, expected, atol=1e-4):
+def assert_close(actual, expected, atol=1e-4):
   assert np.abs(expected).mean() > 0.03  # There is something to compare.
-  np.testing.assert_allclose(found, expected, atol=atol, rtol=0)
+  np.testing.assert_allclose(actual, expected, atol=atol, rtol=0)
 
 
 IMAGES = uniform(2, 32, 48, 3)
 
 
-def test_encode_and_decode_are_theirs(pair):
+def test_encode_and_decode_are_those_of_diffusers(pair):
   cfg, model, folder = pair
   ours = load_vae(folder.parent)
   assert ours.cfg == cfg
@@ -100,7 +101,7 @@ def test_encode_and_decode_are_theirs(pair):
     latents = ours.encode(IMAGES)
     expected = (last(theirs.mode()) - shift) * model.config.scaling_factor
     assert_close(latents, expected, 2e-5)
-    # Out of the same normal numbers, the same samples.
+    # Equal noise gives equal samples.
     key = jax.random.key(1)
     noise = first(jax.random.normal(key, latents.shape))
     sample = last(theirs.mean + theirs.std * noise)
@@ -122,7 +123,7 @@ def test_diffusers_loads_what_we_save(tmp_path, pair):
   latents = (z - cfg.shift_factor) * cfg.scaling_factor
   with torch.no_grad():
     expected = last(model.eval().decode(first(z)).sample)
-  # And what it saves again is what we saved.
+  # It saves the same again.
   model.save_pretrained(tmp_path / "again")
   again = load_vae(tmp_path / "again")
   assert again.cfg == cfg

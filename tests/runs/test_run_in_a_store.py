@@ -25,7 +25,7 @@ EVALUATION = {
   "accuracy": [
     {
       "canvas": "1x1",
-      "spelling": "digits",
+      "phrasing": "digits",
       "example": "3",
       "guidance": 1.0,
       "cells": 10,

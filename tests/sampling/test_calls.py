@@ -152,9 +152,9 @@ def test_without_guidance_nothing_negative_is_needed(pipe):
       draw(pipe, None, prompt_embeds=text)
   finally:
     pipe.text_encoder = encoder
-  encoder.forget()
+  encoder.clear_memory()
   draw(pipe, guidance_scale=1.0)
-  assert encoder.knows([tiny.PROMPT]) and not encoder.knows([""])
+  assert encoder.is_cached([tiny.PROMPT]) and not encoder.is_cached([""])
 
 
 def test_a_scalar_of_any_library_is_one_value(pipe):

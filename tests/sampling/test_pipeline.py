@@ -174,8 +174,8 @@ def test_shipped_weights_draw_the_prompt():
   from lumina_jax.evaluation import digits as judging
 
   pipe = LuminaPipeline.from_pretrained()
-  reader = judging.Reader(split(0.2)[0])
+  reader = judging.DigitClassifier(split(0.2)[0])
   prompts = [str(d) for d in range(10)] * 3
   images = pipe(prompts, seed=list(range(30)), output_type="uint8").images
-  digits = judging.cut(images, 1, 1)
+  digits = judging.split_canvases(images, 1, 1)
   assert reader.accuracy(digits, np.arange(30) % 10) >= 0.9

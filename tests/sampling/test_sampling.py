@@ -9,7 +9,7 @@ from support.configs import randomised, small_config
 
 from lumina_jax.flow.objective import Objective
 from lumina_jax.flow.path import VP
-from lumina_jax.flow.solvers import SOLVERS, configured, on_path
+from lumina_jax.flow.solvers import SOLVERS, for_path, get_solver
 from lumina_jax.sampling import program as sampler
 from lumina_jax.sampling.extrapolation import Extrapolation
 
@@ -276,9 +276,9 @@ def test_networks_that_predict_something_else_are_drawn_from(pipe):
 
 def test_solvers_are_told_their_path():
   for name in ("dpm2m", "sde_euler", "sde_heun"):
-    assert on_path(SOLVERS[name], VP).path is VP
-  assert on_path(SOLVERS["midpoint"], VP) is SOLVERS["midpoint"]
-  found = configured("sde_heun", form="linear", last="none", rtol=1.0)
+    assert for_path(SOLVERS[name], VP).path is VP
+  assert for_path(SOLVERS["midpoint"], VP) is SOLVERS["midpoint"]
+  found = get_solver("sde_heun", form="linear", last="none", rtol=1.0)
   assert (found.form, found.last) == ("linear", "none")
 
 

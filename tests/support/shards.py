@@ -9,7 +9,7 @@ from data_pipelines.shard_job import ShardJob
 from data_pipelines.shard_writer import ShardWriter
 from data_pipelines.source import BadRecord
 from data_pipelines.write_shards import write_shards
-from lumina_jax.encoders.frozen import FrozenTextConfig
+from lumina_jax.encoders.text_features import TextFeaturesConfig
 from lumina_jax.tokens import Grid
 
 SETTINGS = {
@@ -17,7 +17,7 @@ SETTINGS = {
   "channels": 3,
   "text_encoder": None,
 }
-FROZEN = FrozenTextConfig(width=8, max_tokens=16)
+FROZEN = TextFeaturesConfig(width=8, max_tokens=16)
 ENCODED = SETTINGS | {
   "channels": 2,
   "text_encoder": {"frozen": dataclasses.asdict(FROZEN)},

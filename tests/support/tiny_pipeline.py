@@ -4,8 +4,8 @@ import dataclasses
 import json
 
 import numpy as np
-from encoders.test_vae import random_params as random_vae
 from safetensors.numpy import save_file
+from support.autoencoder import random_params as random_vae
 from support.families import FAMILIES, random_params
 from support.tokenizer import write_tokenizer
 

@@ -1,4 +1,4 @@
-"""Real tokenizers with a few hundred tokens, in folders as published ones."""
+"""Small tokenizers in folders like published ones."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ SENTENCES = (
   "a photograph of two dogs on the beach at night",
   "the quick brown fox jumps over the lazy dog",
 )
-# Class, special tokens in the order of their numbers, begin and end.
+# Class, special tokens in the order of their ids, bos and eos.
 KINDS = {
   "gemma": (
     "GemmaTokenizer",
@@ -26,35 +26,37 @@ KINDS = {
 def write_tokenizer(
   folder: str | pathlib.Path, kind: str = "gemma", vocab: int = 400
 ) -> pathlib.Path:
-  """Writes tokenizer.json and tokenizer_config.json, and returns the folder.
+  """Writes tokenizer.json and tokenizer_config.json.
 
-  BPE with byte fallback; a text gets its begin token in front, as with the
-  published ones, and Gemma's is padded at the left. A folder that is not there
-  is made.
+  BPE with byte fallback. As with the published tokenizers, a text begins with
+  the bos token, and Gemma pads at the left.
 
   Args:
-    folder: for the files.
+    folder: folder of the files; created if missing.
     kind: "gemma" or "llama".
-    vocab: tokens in all; those that the sentences do not need are unused.
+    vocab: number of tokens; those that SENTENCES do not need are unused.
+
+  Returns:
+    The folder.
   """
   import transformers
   from tokenizers.processors import TemplateProcessing
 
   name, special, bos, eos = KINDS[kind]
   tokens = [*special, *(f"<0x{byte:02X}>" for byte in range(256))]
-  learnt, merges = _train(vocab - len(tokens))
-  tokens += [token for token in learnt if token not in tokens]
+  trained, merges = _train(vocab - len(tokens))
+  tokens += [token for token in trained if token not in tokens]
   tokens += [f"<unused{i}>" for i in range(vocab - len(tokens))]
-  made = getattr(transformers, name)(
+  tokenizer = getattr(transformers, name)(
     vocab={token: i for i, token in enumerate(tokens)}, merges=merges
   )
-  made.backend_tokenizer.post_processor = TemplateProcessing(
+  tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
     single=f"{bos} $A",
     pair=f"{bos} $A {bos} $B",
     special_tokens=[(bos, tokens.index(bos))],
   )
   folder = pathlib.Path(folder)
-  made.save_pretrained(folder)
+  tokenizer.save_pretrained(folder)
   path = folder / "tokenizer_config.json"
   config = json.loads(path.read_text())
   path.write_text(json.dumps(config | {"add_bos_token": True}, indent=2))
@@ -62,7 +64,7 @@ def write_tokenizer(
 
 
 def _train(size: int) -> tuple[list[str], list[tuple[str, str]]]:
-  """Learns at most so many tokens: letters, and pairs that are merged."""
+  """Trains letters and merged pairs, at most `size` tokens."""
   from tokenizers import Tokenizer, models, normalizers, trainers
 
   tokenizer = Tokenizer(models.BPE())
@@ -71,5 +73,5 @@ def _train(size: int) -> tuple[list[str], list[tuple[str, str]]]:
   trainer = trainers.BpeTrainer(vocab_size=size, show_progress=False)
   tokenizer.train_from_iterator(words, trainer)
   model = json.loads(tokenizer.to_str())["model"]
-  numbers = model["vocab"]
-  return sorted(numbers, key=numbers.get), [tuple(m) for m in model["merges"]]
+  ids = model["vocab"]
+  return sorted(ids, key=ids.get), [tuple(m) for m in model["merges"]]

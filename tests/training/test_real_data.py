@@ -16,7 +16,7 @@ from support.tokenizer import write_tokenizer
 
 from data_pipelines.captioned import CaptionedConfig
 from lumina_jax import train as training
-from lumina_jax.encoders.frozen import FrozenTextConfig
+from lumina_jax.encoders.text_features import TextFeaturesConfig
 from lumina_jax.files import schema
 from lumina_jax.pipeline import LuminaPipeline
 from lumina_jax.runs import run_encoders
@@ -84,7 +84,7 @@ def latents(source, models):
     models.vae, dataclasses.replace(config.model, channels=4),
     run_encoders.Options(),
   )[0].cfg.latent_channels  # fmt: skip
-  frozen = FrozenTextConfig(WIDTH, max_tokens=8)
+  frozen = TextFeaturesConfig(WIDTH, max_tokens=8)
   model = dataclasses.replace(config.model, channels=channels, text_width=WIDTH)
   return dataclasses.replace(
     config,

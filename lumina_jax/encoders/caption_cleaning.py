@@ -1,7 +1,7 @@
-"""Captions from the web, made into what networks were trained on.
+"""Cleans captions from the web, as the training of published networks did.
 
-The rules are those of DeepFloyd IF, which Lumina's and diffusers' pipelines
-took over. They are part of what a network knows: rules that look odd are kept.
+The rules are those of DeepFloyd IF; Lumina's and diffusers' pipelines have the
+same. Networks were trained with them, so odd rules stay.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import html
 import re
 import unicodedata
 import urllib.parse
+from collections.abc import Callable
 from html.parser import HTMLParser
 
 DOMAIN = r"[a-z0-9.\-]+[.](?:com|co|ru|net|org|edu|gov|it)[\w/-]*\b\/?(?!@)"
@@ -17,19 +18,19 @@ DASHES = (
   r"[\u002d\u058a\u05be\u1400\u1806\u2010-\u2015\u2e17\u2e1a\u2e3a\u2e3b\u2e40"
   r"\u301c\u3030\u30a0\ufe31\ufe32\ufe58\ufe63\uff0d]+"
 )
-# Signs that are words of nothing: any run of them becomes a space.
+# Any run of these signs becomes a space.
 SIGNS = r"[#®•©™&@·º½¾¿¡§~()\[\]{}|\\/*]+"
 FILES = r"(?:png|jpg|jpeg|bmp|webp|eps|pdf|apk|mp4)"
 Rules = tuple[tuple[str, str], ...]
 
 ADDRESSES: Rules = (
   (r"<person>", "person"),
-  # A protocol goes, and after it a domain, if it is of a common kind.
+  # A protocol, then a domain with a common ending.
   (rf"\b(?:https?:(?:/{{1,3}}|[a-z0-9%])|{DOMAIN})", ""),
   (rf"\b(?:www:(?:/{{1,3}}|[a-z0-9%])|{DOMAIN})", ""),
 )
 NUMBERS: Rules = (
-  (r"@\w+\b", ""),  # Names of accounts.
+  (r"@\w+\b", ""),  # Account names.
   # CJK strokes, phonetic extensions, enclosed letters and months,
   # compatibility, extension A, hexagrams, unified ideographs.
   (r"[\u31c0-\u31ef\u31f0-\u4dbf\u4dc0-\u9fff]+", ""),
@@ -38,8 +39,8 @@ NUMBERS: Rules = (
   (r"[‘’]", "'"),
   (r"&quot;?", ""),
   (r"&amp", ""),
-  (r"\d{1,3}\.\d{1,3}\.\d{1,3}\.\d{1,3}", " "),  # Addresses of computers.
-  (r"\d:\d\d\s+$", ""),  # The time of an article.
+  (r"\d{1,3}\.\d{1,3}\.\d{1,3}\.\d{1,3}", " "),  # IP addresses.
+  (r"\d:\d\d\s+$", ""),  # Times of articles.
   (r"\\n", " "),
   (r"#\d{1,3}\b", ""),
   (r"#\d{5,}\b", ""),
@@ -72,23 +73,29 @@ SHOPS: Rules = (
 
 
 def normalize(caption: str) -> str:
-  """Lower case, without space around: the least that Lumina's code does."""
+  """Strips outer blanks and converts to lower case."""
   return caption.lower().strip()
 
 
 def clean_caption(caption: str) -> str:
-  """Removes from a caption what describes no picture.
+  """Removes text that does not describe the sample, as diffusers does.
 
-  Addresses, tags of HTML, names of accounts and files, Chinese characters,
-  long numbers, articles' numbers, words of shops; unifies quotes and dashes;
-  lower case. As diffusers' pipelines do it, twice over, since what one pass
-  leaves the next may see.
+  Removes URLs, HTML tags, account and file names, Chinese characters, long
+  numbers, article numbers and words of shops; unifies quotes and dashes;
+  converts to lower case. A second pass applies the rules to the first result.
 
-  They also call ftfy, which repairs text that was decoded wrongly. Of its
-  repairs only HTML's entities and composed letters (NFC) are made here; text in
-  a wrong encoding, full-width letters and ligatures are left as they are.
+  diffusers also calls ftfy, which repairs text that was decoded wrongly. Of its
+  repairs, this function resolves HTML entities and composes letters (NFC). It
+  leaves wrong encodings, full-width letters and ligatures.
   """
   return _clean(_clean(caption))
+
+
+CLEANERS: dict[str, Callable[[str], str]] = {
+  "": str,
+  "strip": normalize,
+  "clean": clean_caption,
+}
 
 
 def _clean(caption: str) -> str:
@@ -103,19 +110,19 @@ def _clean(caption: str) -> str:
 
 
 def _apply(rules: Rules, text: str) -> str:
-  for pattern, to in rules:
-    text = re.sub(pattern, to, text)
+  for pattern, replacement in rules:
+    text = re.sub(pattern, replacement, text)
   return text
 
 
 class _Text(HTMLParser):
-  """Collects what a reader of the page would see."""
+  """Collects the visible text of a page."""
 
   HIDDEN = ("script", "style", "template", "rt", "rp")
 
   def __init__(self):
     super().__init__(convert_charrefs=True)
-    self.parts: list[str] = []
+    self.texts: list[str] = []
     self._hidden = 0
 
   def handle_starttag(self, tag, attrs) -> None:
@@ -126,7 +133,7 @@ class _Text(HTMLParser):
 
   def handle_data(self, data) -> None:
     if not self._hidden:
-      self.parts.append(data)
+      self.texts.append(data)
 
 
 def _without_tags(text: str) -> str:
@@ -134,6 +141,6 @@ def _without_tags(text: str) -> str:
   try:
     parser.feed(text)
     parser.close()
-  except AssertionError:  # It gives up so on what only looks like a tag.
+  except AssertionError:  # The parser fails on text that resembles a tag.
     return text
-  return "".join(parser.parts)
+  return "".join(parser.texts)

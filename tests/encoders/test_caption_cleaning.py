@@ -1,12 +1,12 @@
-"""Captions from the web without what describes no picture."""
+"""Captions from the web: cleaned as in diffusers."""
 
 import types
 import unicodedata
 
 import pytest
 
-from lumina_jax.encoders import cleaning
-from lumina_jax.encoders.cleaning import clean_caption, normalize
+from lumina_jax.encoders import caption_cleaning
+from lumina_jax.encoders.caption_cleaning import clean_caption, normalize
 
 CASES = {
   "A Red FOX ": "a red fox",
@@ -51,7 +51,7 @@ CASES = {
 
 
 @pytest.mark.parametrize("caption", CASES)
-def test_what_is_left(caption):
+def test_cleaned_captions(caption):
   assert clean_caption(caption) == CASES[caption]
 
 
@@ -66,14 +66,15 @@ def test_normalize_changes_case_and_ends_only():
   )
 
 
+@pytest.mark.e2e
 @pytest.mark.parity
 def test_rules_are_those_of_diffusers(monkeypatch):
-  """With our reading of HTML in place of two libraries they call for it."""
+  """With our HTML parser in place of the libraries that diffusers calls."""
   pytest.importorskip("torch")
   lumina = pytest.importorskip("diffusers.pipelines.lumina.pipeline_lumina")
 
   def soup(text, features):
-    return types.SimpleNamespace(text=cleaning._without_tags(text))
+    return types.SimpleNamespace(text=caption_cleaning._without_tags(text))
 
   fix = types.SimpleNamespace(
     fix_text=lambda text: unicodedata.normalize("NFC", text)
