@@ -1,9 +1,9 @@
 """The smallest slice each published size trains on: python -m benchmarks.fits
 
-Compiles the real training step, one row of one sample on each data x fsdp
-shard, on ever larger slices of each chip until one fits, and writes
-docs/fits.md. What was compiled is kept in docs/fits.json: start it again and
-it goes on. All of it takes hours; a few cells are
+Compiles the training step, one row of one sample on each data x fsdp shard, for
+ever larger slices of each chip until one fits, and writes docs/fits.md. Results
+are kept in docs/fits.json, and a restart continues there. The whole table takes
+hours; flags select cells:
 
   python -m benchmarks.fits --sizes=flag_dit_t2i_5b --chips=v5e --tokens=4096
 
@@ -41,27 +41,25 @@ TPUS = ("v5e", "v5p", "v6e", "v7x")
 GIB = 2**30
 # The network of Lumina-T2X's "7B" that reads text.
 SIZES = PUBLISHED | {"flag_7b": text_to_image.MODELS["flag_7b"]}
-UNTRIED = "·"
+NOT_TRIED = "·"
 HEAD = """# Which slice each size trains on
 
-The smallest slice of each chip on which the real training step compiles and
-fits: AdamW and an average of parameters in float32, products in bfloat16, one
-row of one sample on each data x fsdp shard, remat "{remat}", the mesh that
-`lumina plan` chooses by itself (context as far as each device keeps 8192
-tokens, then fsdp). In brackets GiB of a device at the worst moment. "none" is
-none up to {largest};
-a dot was not tried, at "?" the compiler failed. Nothing was run: libtpu
-{libtpu} and JAX {jax} compiled for chips that were not there, {date}. Other
-policies and meshes may need less: `lumina plan --search`.
+The smallest slice of each chip for which the training step compiles and fits:
+AdamW and EMA in float32, products in bfloat16, one row of one sample on each
+data x fsdp shard, remat "{remat}", the default mesh of `lumina plan` (context
+while each device keeps 8192 tokens, then fsdp). In brackets the peak GiB of a
+device. "none": no slice up to {largest}.
+A dot was not tried; at "?" the compiler failed. Nothing ran: libtpu {libtpu}
+and JAX {jax} compiled without TPUs, {date}. Other policies and meshes may need
+less: `lumina plan --search`.
 
-Names are those of `lumina_jax.backbone.PUBLISHED`; `flag_7b` is that of
-`configs/text_to_image.py`. `python -m benchmarks.fits` goes on where
-`fits.json` ends.
+Names are those of `lumina_jax.backbone.PUBLISHED`; `flag_7b` is a variant of
+`configs/text_to_image.py`. `python -m benchmarks.fits` continues `fits.json`.
 """
 
 
 def make_config(model: ModelConfig) -> RunConfig:
-  """A run of any network; its data do not matter here."""
+  """A run of any network; its data does not matter."""
   base = run_config.parse(text_to_image.get_config())
   text = model.text_width and Utf8Config(model.text_width, max_words=128)
   return dataclasses.replace(base, model=model, text_encoder=text or None)
@@ -70,10 +68,10 @@ def make_config(model: ModelConfig) -> RunConfig:
 def smallest(
   name: str, tokens: int, chip: Chip, remat: str, known: dict[str, Any]
 ) -> None:
-  """Adds to `known` what is missing to say which slice is the smallest.
+  """Compiles for slices, smallest first, until one fits; adds to `known`.
 
-  From the first slice upwards that can do as estimated. It is the one sought
-  or just below, so a bisection would compile more: both ends of every cell.
+  Starts at the first slice that fits by the estimate, which is the right one or
+  slightly too small. A bisection would compile more.
   """
   config = make_config(SIZES[name])
   for shape in chip.slices:
@@ -90,14 +88,14 @@ def smallest(
 
 
 def result(job: Job) -> dict[str, Any]:
-  """What became of a job, or the first line of what the compiler said."""
+  """The outcome of a job, or the first line of the compiler's error."""
   try:
     return report.json_of(compile_job(job))
   except (ValueError, jax.errors.JaxRuntimeError) as error:
     print(f"{job.topology.name}, {job.budget}: {error}", flush=True)
     return {"fits": False, "error": str(error).splitlines()[0]}
   finally:
-    jax.clear_caches()  # Programs are large and none is run.
+    jax.clear_caches()  # Programs are large and none runs.
 
 
 def key_of(name: str, tokens: int, chip: Chip, remat: str, shape: str) -> str:
@@ -107,7 +105,7 @@ def key_of(name: str, tokens: int, chip: Chip, remat: str, shape: str) -> str:
 def cell(
   name: str, tokens: int, chip: Chip, remat: str, known: dict[str, Any]
 ) -> str:
-  """The smallest slice of a size, as far as it is known."""
+  """The cell of the table: the smallest slice, if it is known."""
   tried = False
   for shape in chip.slices:
     found = known.get(key_of(name, tokens, chip, remat, shape))
@@ -116,11 +114,11 @@ def cell(
       return "?"
     if found and found["fits"]:
       return f"{shape} ({found['memory']['peak'] / GIB:.1f})"
-  return "none" if tried else UNTRIED
+  return "none" if tried else NOT_TRIED
 
 
 def table(known: dict[str, Any], remat: str) -> str:
-  """docs/fits.md."""
+  """The text of docs/fits.md."""
   largest = ", ".join(f"{n}:{CHIPS[n].slices[-1]}" for n in TPUS)
   lines = [
     HEAD.format(
@@ -139,7 +137,7 @@ def table(known: dict[str, Any], remat: str) -> str:
     missing = []
     for name in SIZES:
       cells = [cell(name, n, chip, remat, known) for n in TOKENS]
-      if set(cells) == {UNTRIED}:
+      if set(cells) == {NOT_TRIED}:
         missing.append(name)
       else:
         lines.append(f"| {name} | {' | '.join(cells)} |")
@@ -167,8 +165,8 @@ def main(_) -> None:
 
 
 if __name__ == "__main__":
-  flags.DEFINE_multi_enum("sizes", list(SIZES), list(SIZES), "Of networks.")
-  flags.DEFINE_multi_enum("chips", list(TPUS), list(TPUS), "Kinds of TPUs.")
-  flags.DEFINE_multi_integer("tokens", list(TOKENS), "Of a row.")
+  flags.DEFINE_multi_enum("sizes", list(SIZES), list(SIZES), "Networks.")
+  flags.DEFINE_multi_enum("chips", list(TPUS), list(TPUS), "Chips.")
+  flags.DEFINE_multi_integer("tokens", list(TOKENS), "Tokens of a row.")
   flags.DEFINE_string("remat", "full", "A policy of backbone/remat.py.")
   app.run(main)
