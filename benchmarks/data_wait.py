@@ -2,8 +2,8 @@
 
 Photographs are decoded, cropped and packed while steps run. First a step is a
 sleep, as with an accelerator that leaves the cores free: `Batches.read` with
-the timer of `lumina_jax.train`. Then `lumina_jax.train` itself trains a small
-network on the same cores: `data_wait` of its metrics.
+the goodput tracker of `lumina_jax.train`. Then `lumina_jax.train` itself trains
+a small network on the same cores: `data_wait` of its metrics.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from lumina_jax.commands import start as entry_point
 from lumina_jax.encoders.utf8 import Utf8Config
 from lumina_jax.train import train
 from lumina_jax.training import run_config
-from lumina_jax.training.goodput import Ledger
+from lumina_jax.training.goodput import GoodputTracker
 from lumina_jax.training.run_config import RunConfig
 
 OPTIONS = (
@@ -59,18 +59,18 @@ def sleeping(batches: Batches, seconds: float, steps: int, first: int) -> Wait:
     steps: measured steps, after those whose batches are prefetched.
     first: number of the first batch.
   """
-  ledger = Ledger()
+  goodput = GoodputTracker()
   count = steps + 2 * PREFETCH
   with contextlib.closing(batches.read(first, first + count)) as reading:
-    stream = ledger.waiting(reading)
+    stream = goodput.track_data(reading)
     for _ in range(2 * PREFETCH):
       next(stream)
-    waited, start = ledger.spent["data"], time.monotonic()
+    waited, start = goodput.badput["data"], time.monotonic()
     for _ in range(steps):
       next(stream)
       time.sleep(seconds)
     total = time.monotonic() - start
-  return (ledger.spent["data"] - waited) / total, total / steps
+  return (goodput.badput["data"] - waited) / total, total / steps
 
 
 def training(

@@ -65,9 +65,8 @@ def training(variant: str) -> None:
   train_step = steps.configured(config, tx)
   with jax.set_mesh(mesh):
     state = create_state(config.network, tx, mesh, config.seed)
-    step = steps.compile_step(
-      train_step, config.network, tx, mesh, batches.batch(0)
-    )
+    example = batches.batch(0)
+    step = steps.jit_train_step(train_step, config.network, tx, mesh, example)
     placed = [steps.place_batch(batches.batch(i), mesh) for i in range(8)]
     useful = np.mean([np.count_nonzero(b[0].segments) for b in placed])
     state, _ = step(state, placed[0])

@@ -29,8 +29,9 @@ from lumina_jax.files.progress import Progress
 from lumina_jax.parallel import topology
 from lumina_jax.parallel.chips import CHIPS, Chip
 from lumina_jax.planning import report
+from lumina_jax.planning.compiled_job import compile_job
 from lumina_jax.planning.job import Job, make_job
-from lumina_jax.planning.outcome import compile_job, expected_bytes
+from lumina_jax.planning.memory import expected_bytes
 from lumina_jax.training import run_config
 from lumina_jax.training.run_config import RunConfig
 
@@ -42,19 +43,22 @@ GIB = 2**30
 # The network of Lumina-T2X's "7B" that reads text.
 SIZES = PUBLISHED | {"flag_7b": text_to_image.MODELS["flag_7b"]}
 NOT_TRIED = "·"
-HEAD = """# Which slice each size trains on
+HEAD = """# The smallest slice for each size
 
-The smallest slice of each chip for which the training step compiles and fits:
-AdamW and EMA in float32, products in bfloat16, one row of one sample on each
-data x fsdp shard, remat "{remat}", the default mesh of `lumina plan` (context
-while each device keeps 8192 tokens, then fsdp). In brackets the peak GiB of a
-device. "none": no slice up to {largest}.
-A dot was not tried; at "?" the compiler failed. Nothing ran: libtpu {libtpu}
-and JAX {jax} compiled without TPUs, {date}. Other policies and meshes may need
-less: `lumina plan --search`.
+The smallest slice of each chip on which the real training step compiles and
+fits. Parameters, their EMA and AdamW's moments are float32, products bfloat16;
+each data x fsdp shard has one row of one sample; remat is "{remat}"; the mesh
+is the default of `lumina plan` (context grows while each device keeps 8192
+tokens, the rest is fsdp). In parentheses: peak GiB of a device. "none": nothing
+fits up to {largest};
+"·": not tried; "?": the compiler failed.
 
-Names are those of `lumina_jax.backbone.PUBLISHED`; `flag_7b` is a variant of
-`configs/text_to_image.py`. `python -m benchmarks.fits` continues `fits.json`.
+Nothing was run: libtpu {libtpu} and JAX {jax} compiled for chips that were not
+there, {date}. Other policies and meshes may need less: `lumina plan --search`.
+
+Names are keys of `lumina_jax.backbone.PUBLISHED`; `flag_7b` is a variant of
+`configs/text_to_image.py`. `python -m benchmarks.fits` continues where
+`fits.json` ends.
 """
 
 
@@ -90,7 +94,7 @@ def smallest(
 def result(job: Job) -> dict[str, Any]:
   """The outcome of a job, or the first line of the compiler's error."""
   try:
-    return report.json_of(compile_job(job))
+    return report.to_json(compile_job(job))
   except (ValueError, jax.errors.JaxRuntimeError) as error:
     print(f"{job.topology.name}, {job.budget}: {error}", flush=True)
     return {"fits": False, "error": str(error).splitlines()[0]}

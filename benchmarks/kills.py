@@ -26,8 +26,8 @@ import numpy as np
 from absl import app, flags
 from orbax import checkpoint as ocp
 
-from lumina_jax.training.checkpoint import FOLDER
 from lumina_jax.training.metrics import read
+from lumina_jax.training.restore import FOLDER
 
 EVERY = 5
 SMALL = {

@@ -64,10 +64,9 @@ class StepOnly:
     batch = data.make_batches(config, self._mesh).batch(0)
     with jax.set_mesh(self._mesh):
       self._state = create_state(network, tx, self._mesh, config.seed)
-      step = steps.compile_step(
-        steps.configured(config, tx), network, tx, self._mesh, batch
+      self._step = steps.compile_train_step(
+        config, tx, self._state, batch, self._mesh
       )
-      self._step = steps.ahead(step, self._state, batch, self._mesh, rows)
       self._batch = steps.place_batch(batch, self._mesh, rows)
 
   def seconds(self, count: int) -> float:

@@ -24,7 +24,7 @@ from lumina_jax.interop.language_config import language_config
 from lumina_jax.model.network import Network
 from lumina_jax.parallel import topology
 from lumina_jax.parallel.chips import CHIPS, GIB
-from lumina_jax.parallel.compiled import TooLarge, compile_program
+from lumina_jax.parallel.compiled import OutOfMemory, compile_program
 from lumina_jax.parallel.mesh import MeshConfig, make_mesh, replicated
 from lumina_jax.parallel.topology import Topology
 from lumina_jax.pretrained import defaults
@@ -108,7 +108,7 @@ def peak(function: Any, args: tuple, machine: Topology) -> int:
   with jax.set_mesh(mesh):  # Attention chooses its kernel by the mesh.
     lowered = jax.jit(function).lower(*args)
   found = compile_program(lowered, machine.devices)
-  return found.needed if isinstance(found, TooLarge) else found.peak
+  return found.needed if isinstance(found, OutOfMemory) else found.peak
 
 
 def main(_) -> None:

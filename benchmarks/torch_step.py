@@ -13,7 +13,7 @@ from torch.utils.checkpoint import checkpoint
 
 from benchmarks.peer import Sample, Torch, Work
 from lumina_jax.backbone import ModelConfig
-from lumina_jax.training.optimizer import OptimizerConfig
+from lumina_jax.training.optimizer_config import OptimizerConfig
 
 # Only the table of rotations is complex, see `_rotate`.
 warnings.filterwarnings("ignore", "Torchinductor .* complex operators")

@@ -57,7 +57,8 @@ from lumina_jax.model.network import Network
 from lumina_jax.parallel.mesh import MeshConfig, make_mesh
 from lumina_jax.tokens import Tokens
 from lumina_jax.training import step as steps
-from lumina_jax.training.optimizer import OptimizerConfig, make_optimizer
+from lumina_jax.training.optimizer import make_optimizer
+from lumina_jax.training.optimizer_config import OptimizerConfig
 from lumina_jax.training.state import TrainState, state_shardings
 
 OPTIMIZER = OptimizerConfig(
@@ -93,7 +94,7 @@ class JaxSide:
     with jax.set_mesh(self._mesh):
       state = self._state(network)
       batch = steps.place_batch(batch, self._mesh)
-      jitted = steps.compile_step(step, network, self._tx, self._mesh, batch)
+      jitted = steps.jit_train_step(step, network, self._tx, self._mesh, batch)
       compiled = jitted.lower(state, batch).compile()
     state, metrics = compiled(state, batch)
 

@@ -39,7 +39,7 @@ def check(case: Case, ours: Result, theirs: Result) -> None:
 
 def peak_flops() -> float:
   """Peak bfloat16 FLOP/s of the chip; 0 if it is unknown."""
-  chip = chips.of_device(jax.devices()[0])
+  chip = chips.chip_of(jax.devices()[0])
   return chip.flops if chip else 0
 
 

@@ -1,16 +1,17 @@
 """Text to canvases of handwritten digits, on a CPU in minutes.
 
 Flag-DiT (Lumina-T2X, section 2) and Next-DiT (Lumina-Next, section 2) at toy
-size, on the UCI digits that scikit-learn ships. Next-DiT is the default: on
-trained canvases both are right, on larger ones its two position axes do better.
+size, on the UCI digits that scikit-learn ships. Both are accurate on trained
+canvases. Next-DiT is the default, since its two position axes generalise better
+to larger ones.
 
   python -m lumina_jax.train --config=configs/digits.py --workdir=runs/digits
   python -m lumina_jax.evaluate --workdir=runs/digits
 
-On 2 CPU cores (AMD EPYC, JAX 0.10.2) the first took 3 min 48 s. At guidance 2,
-of 500 digits each: 1x1 at least 0.996 in each of four spellings; 1x2, 2x1, 1x3,
-3x1 and 2x2 0.984 to 1.000; never trained: 1x4 0.917, 1x5 0.925, 4x1 0.769 and
-3x3 0.997.
+Training took 3 min 48 s on 2 CPU cores (AMD EPYC, JAX 0.10.2). Accuracy at
+guidance 2, of 500 digits each: at least 0.996 on 1x1 for each of four
+phrasings; 0.984 to 1.000 on 1x2, 2x1, 1x3, 3x1 and 2x2; on canvases that were
+never trained, 0.917 on 1x4, 0.925 on 1x5, 0.769 on 4x1 and 0.997 on 3x3.
 """
 
 from ml_collections import ConfigDict
@@ -90,7 +91,7 @@ def get_config(variant: str = "next") -> ConfigDict:
 
 
 def sampling() -> ConfigDict:
-  """Adams-Bashforth; docs/sampling.md compares it with the others."""
+  """Adams-Bashforth; docs/sampling.md compares the solvers."""
   return ConfigDict(
     dict(
       solver="ab2",
@@ -102,7 +103,7 @@ def sampling() -> ConfigDict:
 
 
 def sizes() -> ConfigDict:
-  """As many rows and columns of digits as the prompt has."""
+  """The canvas has as many rows and columns of digits as the prompt."""
   return ConfigDict(
     dict(
       default=(8, 8),
@@ -114,7 +115,7 @@ def sizes() -> ConfigDict:
 
 
 def model(variant: str) -> ConfigDict:
-  """Four blocks of width 128; what tells Flag-DiT from Next-DiT comes last."""
+  """Four blocks of width 128; the last fields distinguish the variants."""
   model = ConfigDict(
     dict(
       patch=(4, 4),

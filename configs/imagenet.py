@@ -2,20 +2,19 @@
 
 Lumina-T2X (arXiv 2405.05945, section 2) and Lumina-Next (arXiv 2406.18583,
 section 2) on ImageNet at 256x256: latents 32x32x4, 256 tokens. Sizes are those
-of the original's Flag-DiT-ImageNet, Next-DiT-ImageNet and Next-DiT-MoE, numbers
-those of its launch scripts; only its average of parameters starts without the
-warm-up that ours has.
+of the original's Flag-DiT-ImageNet, Next-DiT-ImageNet and Next-DiT-MoE, other
+values those of its launch scripts. Only the EMA differs: here it warms up.
 
   python -m lumina_jax.train --config=configs/imagenet.py:next_600m \\
     --workdir=runs/imagenet
   python -m lumina_jax.sample --workdir=runs/imagenet --prompt=207
 
-Data are synthetic, a pattern for each class under noise, so nothing here has
-seen ImageNet, and pictures show three channels of the latents. Only `tiny` was
-run, on a CPU, with these data. Published sizes are checked for their parameters
-and not run here. For ImageNet itself, encode a folder whose captions are the
-numbers of the classes (`python -m lumina_jax.encode --vae=...`), and put
-`configs.stages.pictures` of its shards in the place of `data`.
+Data are synthetic: a pattern for each class under noise. Nothing was trained on
+ImageNet, and images show three channels of the latents. Only `tiny` was run, on
+a CPU. Published sizes are tested for their parameter counts only. To train on
+ImageNet, encode a folder whose captions are class numbers (`python -m
+lumina_jax.encode --vae=...`), and replace `data` by `configs.stages.images` of
+its shards.
 """
 
 import dataclasses

@@ -1,29 +1,30 @@
 """Text to small photographs of many shapes, on a CPU in minutes.
 
-Next-DiT (Lumina-Next, arXiv 2406.18583, section 2) at toy size on real pictures
-in a folder, as pixels: crops of about 32 x 32 of 1:2 to 2:1 or so.
+Next-DiT (Lumina-Next, arXiv 2406.18583, section 2) at toy size, on pixels of
+real photographs in a folder: crops of about 32 x 32, from about 1:2 to 2:1.
 
   python -m data_pipelines.photographs --output=photographs
   python -m lumina_jax.train --config=configs/photographs.py \\
     --workdir=runs/photographs
 
-The first writes 250 parts of 13 photographs, or 38 of 2 without scikit-image. A
-folder of your own does as well: --config.data.sources=my_pictures.
-samples/data.png in the workdir shows what the network is shown.
+The first command writes 250 parts of 13 photographs, or 38 of 2 without
+scikit-image. For a folder of your own, set --config.data.sources=my_images.
+samples/data.png in the workdir shows the training data.
 
-On 2 CPU cores that others used too (AMD EPYC, JAX 0.10.2) 600 steps took 826 s.
-The loss fell from 1.27, where 1.29 is to predict nothing, to 0.14; 97 % of the
-tokens were pictures. Samples have the colours and the rough layout that their
-prompts ask for, and no details: see docs/photographs.md.
+600 steps took 826 s on 2 shared CPU cores (AMD EPYC, JAX 0.10.2). The loss fell
+from 1.27 (predicting zero gives 1.29) to 0.14; 97 % of the tokens were image
+tokens. Samples have the colours and the rough layout of their prompts, without
+details: see docs/photographs.md.
 """
 
 from ml_collections import ConfigDict
 
 SIDE, PATCH = 32, 4  # Pixels of a square crop and of a token.
-WORDS = 32  # of a caption at the most
+WORDS = 32  # Longest caption.
 
 
 def get_config() -> ConfigDict:
+  """The only variant."""
   config = ConfigDict()
   config.medium = "image"
   config.seed = 0
@@ -44,7 +45,7 @@ def get_config() -> ConfigDict:
       bad_limit=0.02,
       threads=2,
       workers=0,
-      row_tokens=450,  # Eight crops of 50 to 64, or nine: 97 % are used.
+      row_tokens=450,  # Eight or nine crops of 50 to 64 tokens: 97 % used.
       row_words=6 * WORDS,
       row_samples=9,
     )

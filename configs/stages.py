@@ -1,24 +1,24 @@
-"""Text to images in stages, from 256 to 512 to 1024 pixels, on real pictures.
+"""Text to images in stages, from 256 to 512 to 1024 pixels, on real images.
 
-The recipe of Lumina-T2X (arXiv 2405.05945, section 2.3) by the numbers of the
-original's launch scripts: each stage begins with the weights of the one before,
-pictures of many shapes have about as many tokens each, batches of 512 pictures
-are taken in microbatches as large as a GPU held, and every stage has a seed of
-its own. Here a row has the same number of tokens in every stage, so that a
-picture of 1024 pixels takes the room of four or of sixteen smaller ones.
+The recipe of Lumina-T2X (arXiv 2405.05945, section 2.3) with the values of the
+original's launch scripts: each stage starts from the weights of the one before,
+images of many shapes have about the same number of tokens, batches of 512
+images are processed in microbatches that fit a GPU, and every stage has its own
+seed. Here, rows have the same number of tokens in every stage: an image of 1024
+pixels takes the place of four or sixteen smaller ones.
 
-Pictures are encoded before, with the language model that the network reads:
+Encode the images first, with the language model of the network:
 
-  python -m lumina_jax.encode --source=pictures --output=shards/256 \\
+  python -m lumina_jax.encode --source=images --output=shards/256 \\
     --resolutions=256 --vae=stabilityai/sdxl-vae --text_encoder=google/gemma-2b
   python -m lumina_jax.train --config=configs/stages.py:next_2b_gqa_256 \\
     --workdir=runs/256
   python -m lumina_jax.train --config=configs/stages.py:next_2b_gqa_512 \\
     --workdir=runs/512 --config.init_from=runs/256
 
-(for flag_5b with --text_encoder=meta-llama/Llama-2-7b-hf --hidden=last
---max_tokens=128 --add_eos). Only `tiny`, on pixels of a folder of pictures, was
-run: on a CPU, both stages. The published sizes are not run here.
+For flag_5b, use --text_encoder=meta-llama/Llama-2-7b-hf --hidden=last
+--max_tokens=128 --add_eos. Only both stages of `tiny` were run, on a CPU, on
+pixels of a folder of images.
 """
 
 from ml_collections import ConfigDict
@@ -28,14 +28,14 @@ from lumina_jax.encoders.text_features import GEMMA, LLAMA
 
 SIDES = 256, 512, 1024
 MODELS = ("flag_5b", "next_2b", "next_2b_gqa")
-# By stage: seed, microbatches, steps between checkpoints and between lines.
+# By stage: seed, microbatches, steps between checkpoints and between logs.
 STAGES = {
   256: (0, 4, 20_000, 100),
   512: (2, 4, 20_000, 100),
   1024: (3, 8, 2_000, 10),
 }
-PICTURES = 512  # of a batch
-TINY = 16, 32  # sides of its two stages
+IMAGES = 512  # Images of a batch.
+TINY = 16, 32  # Sides of the two stages of "tiny".
 
 
 def get_config(variant: str = "next_2b_gqa_256") -> ConfigDict:
@@ -50,12 +50,12 @@ def get_config(variant: str = "next_2b_gqa_256") -> ConfigDict:
 
 
 def published(name: str, side: int) -> ConfigDict:
-  """A stage of a published network, on shards."""
+  """A stage of a published network, on encoded shards."""
   config = text_to_image.get_config(name)
-  seed, microbatches, checkpoints, lines = STAGES[side]
+  seed, microbatches, checkpoint_every, log_every = STAGES[side]
   flag = name == "flag_5b"
   width = config.text_encoder.width
-  # The longest picture of 1024 pixels; Flag-DiT ends lines by a token.
+  # The longest image of 1024 pixels; Flag-DiT ends lines with a token.
   tokens = 4224 if flag else 4096
   each = 17 * 256**2 // side**2 or 1
   config.seed = seed
@@ -72,13 +72,13 @@ def published(name: str, side: int) -> ConfigDict:
       dtype="bfloat16",
     )
   )
-  config.data = pictures(f"shards/{side}", side, tokens, 2048, each)
+  config.data = images(f"shards/{side}", side, tokens, 2048, each)
   config.training.update(
-    batch_rows=PICTURES * side**2 // (16 * 256**2),
+    batch_rows=IMAGES * side**2 // (16 * 256**2),
     microbatches=microbatches,
-    checkpoint_every=checkpoints,
-    log_every=lines,
-    sample_every=checkpoints,
+    checkpoint_every=checkpoint_every,
+    log_every=log_every,
+    sample_every=checkpoint_every,
     sample_prompts=("a snowman in a park", "a cup of coffee", ""),
   )
   config.sizes.update(
@@ -96,7 +96,7 @@ def tiny(side: int) -> ConfigDict:
   config = text_to_image.get_config("tiny")
   config.init_strict = True
   config.model.channels = 3
-  config.data = pictures("photographs", side, 256, 64, 1024 // side**2 or 1)
+  config.data = images("photographs", side, 256, 64, 1024 // side**2 or 1)
   config.training.update(
     steps=300,
     sample_prompts=("a flower", "a cup of coffee", ""),
@@ -111,10 +111,10 @@ def tiny(side: int) -> ConfigDict:
   return config
 
 
-def pictures(
+def images(
   source: str, side: int, tokens: int, words: int, each: int
 ) -> ConfigDict:
-  """Pictures of about side x side pixels, `each` of them to a row."""
+  """Images of about side x side pixels, at most `each` of them in a row."""
   return ConfigDict(
     dict(
       sources=(source,),

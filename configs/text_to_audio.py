@@ -11,9 +11,9 @@ that of text_to_image.py.
     --audio_length_in_s=0.5
 
 Data are synthetic: a pattern along time under noise, with a caption that names
-it; the embedded encoder reads captions. No vocoder decodes latents yet: samples
-are .npy files with a picture beside them, and calls return latents. Only `tiny`
-was run, on a CPU.
+it; the embedded encoder encodes captions. No vocoder decodes latents yet:
+samples are .npy files with a preview beside them, and calls return latents.
+Only `tiny` was run, on a CPU.
 """
 
 import dataclasses
@@ -41,7 +41,7 @@ MODELS = {
 
 LENGTHS = (156, 234, 312)  # Latents: 5, 7.5 and 10 seconds.
 RATE = 31.25  # Latents per second: 16 kHz / hop 256 / 2.
-WORDS = 128  # of a caption at the most
+WORDS = 128  # Longest caption.
 
 
 def get_config(variant: str = "flag") -> ConfigDict:
@@ -110,7 +110,7 @@ def get_config(variant: str = "flag") -> ConfigDict:
   config.sampling = ConfigDict(
     dict(
       solver="euler",
-      num_inference_steps=39,  # The original's 40 points of time.
+      num_inference_steps=39,  # The original has 40 time points.
       guidance_scale=5.0,
       shift=1.0,
     )

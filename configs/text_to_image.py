@@ -4,22 +4,22 @@ Lumina-T2X (arXiv 2405.05945, section 2) and Lumina-Next (arXiv 2406.18583,
 section 2), first stage: about 256x256 pixels in aspect ratios from 1:4 to 4:1,
 latents of an eighth of that, 224 to 256 patches each, four images to a row.
 Sizes are those of lumina_t2i (Flag-DiT) and lumina_next_t2i (Next-DiT; the GQA
-one is what was released), numbers those of the launch script of the former and
-the defaults of the latter; only the original's average of parameters starts
-without the warm-up that ours has. `flag_7b` is no published text-to-image
-network: it is the published 5B one as wide as the published 7B one, which takes
-classes. It has 8.4 billion parameters and reads captions of up to 256 words.
+variant was released). Other values are those of the launch script of the former
+and the defaults of the latter. Only the EMA differs: here it warms up.
+`flag_7b` is not a published network: it is the published 5B text-to-image
+network with the width of the published 7B class-conditional one. It has 8.4
+billion parameters and takes captions of up to 256 words.
 
   python -m lumina_jax.train --config=configs/text_to_image.py:next_2b_gqa \\
     --workdir=runs/t2i
   python -m lumina_jax.sample --workdir=runs/t2i --prompt="pattern 7"
 
-Data are synthetic, a pattern under noise with a caption that says which; text
-features come from the embedded encoder, as wide as those of LLaMA-2-7B and
-Gemma-2B that the published networks take, trained along; and pictures show
-three channels of the latents. `configs/stages.py` has the same networks on real
-pictures. Only `tiny` was run, on a CPU. Published sizes are checked for their
-parameters and not run here.
+Data are synthetic: a pattern under noise, with a caption that names it. Text
+features come from the embedded encoder, which is trained along and has the
+width of the features of LLaMA-2-7B and Gemma-2B that the published networks
+take. Images show three channels of the latents. `configs/stages.py` has the
+same networks on real images. Only `tiny` was run, on a CPU. Published sizes are
+tested for their parameter counts only.
 """
 
 import dataclasses
@@ -47,11 +47,11 @@ MODELS = {
   ),
 }
 
-# Heights and widths in patches, of the original's 49 for 256 patches.
+# Heights and widths in patches: 7 of the original's 49 for 256 patches.
 BUCKETS = ((8, 32), (11, 23), (14, 18), (16, 16), (18, 14), (23, 11), (32, 8))
-IMAGES = 4  # to a row
-WORDS = 128  # of a caption at the most
-LONG_WORDS = 256  # of one for the largest network
+IMAGES = 4  # Images of a row.
+WORDS = 128  # Longest caption.
+LONG_WORDS = 256  # Longest caption of the largest network.
 
 
 def get_config(variant: str = "next_2b_gqa") -> ConfigDict:
@@ -61,7 +61,7 @@ def get_config(variant: str = "next_2b_gqa") -> ConfigDict:
   model = MODELS[variant]
   flag = variant in ("flag_5b", "flag_7b")
   words = LONG_WORDS if variant == "flag_7b" else WORDS
-  # Flag-DiT adds a token to each line of patches, 32 lines at the most.
+  # Flag-DiT adds a token to each of at most 32 lines of patches.
   tokens = 288 if flag else 256
   config = ConfigDict()
   config.medium = "image"
@@ -129,7 +129,7 @@ def get_config(variant: str = "next_2b_gqa") -> ConfigDict:
 
 
 def sampling() -> ConfigDict:
-  """Midpoint steps, as the original's."""
+  """Midpoint steps, as in the original."""
   return ConfigDict(
     dict(
       solver="midpoint",
@@ -141,7 +141,12 @@ def sampling() -> ConfigDict:
 
 
 def sizes(tokens: int, words: int) -> ConfigDict:
-  """256 pixels a side; a training row has so many tokens and words."""
+  """256 pixels a side.
+
+  Args:
+    tokens: tokens of the largest image of 256 x 256 pixels.
+    words: words of the longest caption.
+  """
   return ConfigDict(
     dict(
       default=(32, 32),
@@ -154,7 +159,7 @@ def sizes(tokens: int, words: int) -> ConfigDict:
 
 
 def latents(buckets, patch) -> tuple[tuple[int, int], ...]:
-  """Patches along each axis -> extents of the latents."""
+  """Converts sizes in patches to sizes in latents."""
   return tuple(
     (rows * patch[0], columns * patch[1]) for rows, columns in buckets
   )

@@ -3,25 +3,25 @@
 Lumina-T2X (arXiv 2405.05945, section on text to video), first stage: about 32
 frames of 512x512 pixels, each frame encoded as an image of an eighth of that,
 patches of one frame and 2 x 2, one video of 32 thousand tokens to a row, all of
-them under full attention. Flag-DiT counts every token with one running index,
-a nextline token ends each line of patches and a nextframe token each frame;
-Next-DiT (arXiv 2406.18583, section 2) turns a third of the channels by each of
-frame, row and column. Longer or larger videos cost more tokens and no change:
-the paper's second stage goes to 128 thousand, 128 frames of these.
+them under full attention. Flag-DiT numbers all tokens with one running index;
+a nextline token ends each line of patches and a nextframe token each frame.
+Next-DiT (arXiv 2406.18583, section 2) rotates a third of the channels by each
+of frame, row and column. Longer or larger videos only cost more tokens: the
+paper's second stage has 128 thousand, 128 such frames.
 
-The paper trains a Flag-DiT of 2 billion parameters on features of CLIP and
+The paper trains a Flag-DiT of 2 billion parameters on features of CLIP, and
 publishes neither code nor weights. Sizes here are those of text_to_image.py
-with a third axis, random at the start. The batch is what the paper found that
-it takes to converge (it began with 32); the other numbers are those of its
-text to image, since it gives none for video.
+with a third axis, from random weights. The batch size is the one that the paper
+needed to converge (it started with 32). All other values are those of its
+text-to-image network, since it gives none for video.
 
   python -m lumina_jax.train --config=configs/text_to_video.py:flag_7b \\
     --workdir=runs/t2v --config.mesh.context=8
   python -m lumina_jax.sample --workdir=runs/t2v --prompt="pattern 7"
 
-Data are synthetic, like those of text_to_image.py: a pattern in space and time
-under noise. Pictures show three channels of the latents, frame beside frame.
-Only `tiny` was run, on a CPU.
+Data are synthetic, as in text_to_image.py: a pattern in space and time under
+noise. Images show three channels of the latents, with frames side by side. Only
+`tiny` was run, on a CPU.
 """
 
 import dataclasses
@@ -50,9 +50,9 @@ MODELS = {
   ),
 }
 
-# Frames, heights and widths in patches, of about as many tokens.
+# Frames, heights and widths in patches, with about the same number of tokens.
 BUCKETS = ((8, 64, 64), (32, 24, 42), (32, 32, 32), (32, 42, 24), (64, 22, 23))
-WORDS = 128  # of a caption at the most
+WORDS = 128  # Longest caption.
 
 
 def get_config(variant: str = "flag_5b") -> ConfigDict:
@@ -60,14 +60,13 @@ def get_config(variant: str = "flag_5b") -> ConfigDict:
   if variant not in MODELS:
     raise ValueError(f"unknown variant {variant!r}: use one of {[*MODELS]}")
   model = MODELS[variant]
-  # Multiples of 1024, so that a row divides over many devices; Flag-DiT's
-  # tokens after lines and frames are up to 1472 of a row.
+  # Multiples of 1024, so that a row divides over many devices. Flag-DiT's
+  # separators are up to 1472 tokens of a row.
   tokens = 34 * 1024 if model.separators else 32 * 1024
   config = ConfigDict()
   config.medium = "video"
   config.seed = 0
   config.init_from = ""
-  config.medium = "video"
   config.model = ConfigDict(dataclasses.asdict(model))
   config.text_encoder = ConfigDict(
     dict(width=model.text_width, byte_width=32, word_bytes=16, max_words=WORDS)
@@ -130,7 +129,7 @@ def get_config(variant: str = "flag_5b") -> ConfigDict:
 
 
 def sampling() -> ConfigDict:
-  """Midpoint steps, as the original's."""
+  """Midpoint steps, as in the original."""
   return ConfigDict(
     dict(
       solver="midpoint",
@@ -142,12 +141,12 @@ def sampling() -> ConfigDict:
 
 
 def sizes(tokens: int) -> ConfigDict:
-  """32 frames of 512 x 512 pixels; a training row has so many tokens."""
+  """32 frames of 512 x 512 pixels; `tokens` is the budget of a training row."""
   return ConfigDict(
     dict(
       default=(32, 64, 64),
       rule="fixed",
-      # A quarter of the trained length, all of it, and of the second stage's.
+      # A quarter of the trained length, all of it, and the second stage's.
       ladder=tuple((n * tokens // 4, WORDS, 1) for n in (1, 4, 16)),
       rows=1,
     )
@@ -155,7 +154,7 @@ def sizes(tokens: int) -> ConfigDict:
 
 
 def latents(buckets) -> tuple[tuple[int, ...], ...]:
-  """Patches along each axis -> extents of the latents."""
+  """Converts sizes in patches to sizes in latents."""
   return tuple(
     tuple(n * p for n, p in zip(counts, PATCH, strict=True))
     for counts in buckets

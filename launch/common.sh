@@ -1,11 +1,11 @@
 # shellcheck shell=bash
-# What the launchers share: reading flags, showing commands, refusing.
-# Sourced by them, with bash; each is called as SCRIPT --flag=value -- ARGS.
+# Shared by the launchers: reads flags, prints commands, refuses bad input.
+# Launchers source this file and are called as SCRIPT --flag=value -- ARGS.
 
-args=()   # What stands after --, for training, verbatim.
-dry_run=  # Print commands instead of running them.
+args=()   # Arguments after --, for training, unchanged.
+dry_run=  # Prints commands instead of running them.
 
-# The comment at the top of the script is its help.
+# The comment at the top of the script is its help text.
 help() { sed -n '2,/^$/s/^# \{0,1\}//p' "$0"; }
 
 die() {
@@ -14,7 +14,7 @@ die() {
 }
 
 # read_flags "NAMES" "SWITCHES" "$@": --name=value sets $name, --switch sets
-# $switch to 1. The caller has given each its default.
+# $switch to 1. The caller has set each to its default.
 read_flags() {
   local names=" ${1//$'\n'/ } " switches=" $2 dry_run " flag
   shift 2
@@ -30,7 +30,7 @@ read_flags() {
         [[ $names != *" $flag "* ]] || die "--$flag needs a value: --$flag=..."
         [[ $switches == *" $flag "* ]] || die "no flag --$flag; see --help"
         printf -v "$flag" 1 ;;
-      *) die "what is '$1'? Arguments of training stand after --" ;;
+      *) die "unexpected '$1'; arguments of training go after --" ;;
     esac
     shift
   done
@@ -44,19 +44,19 @@ need() {
   done
 }
 
-# need_number LEAST FLAG...: refuses what is no integer, or below LEAST.
+# need_number LEAST FLAG...: refuses values that are not integers from LEAST.
 need_number() {
   local least=$1 flag
   shift
   for flag in "$@"; do
     if [[ ! ${!flag} =~ ^(0|[1-9][0-9]{0,8})$ ]] || ((${!flag} < least)); then
-      die "--$flag=${!flag} is no whole number from $least"
+      die "--$flag=${!flag} must be an integer of at least $least"
     fi
   done
 }
 
-# What training cannot do without is refused here, before machines are paid
-# for. Disks of such machines vanish with them: need_training gs://
+# Checks the arguments of training before machines cost money. Machines whose
+# disks vanish with them need a bucket: need_training gs://
 need_training() {
   local arg workdir='' config=''
   for arg in "${args[@]}"; do
@@ -68,10 +68,10 @@ need_training() {
   [[ -n $config ]] || die "--config=... is missing after --"
   [[ -n $workdir ]] || die "--workdir=... is missing after --"
   [[ $workdir == "${1-}"* ]] ||
-    die "--workdir=$workdir: all machines must reach it; give one in $1"
+    die "--workdir=$workdir: all machines must reach it; use a folder in $1"
 }
 
-# The words as one line that a shell reads back as the same words.
+# Quotes arguments as one line that a shell reads back unchanged.
 quoted() {
   local line
   printf -v line '%q ' "$@"

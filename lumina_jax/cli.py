@@ -6,7 +6,7 @@ lumina "A snowman of ..." [OUTPUT_DIR] ...     infer: the first word of a
                                                command holds no space
 lumina evaluate --workdir=runs/digits
 lumina convert SOURCE DESTINATION [--layout=diffusers ...]
-lumina encode --source=FOLDER --output=FOLDER --sides=256 ...
+lumina encode --source=FOLDER --output=FOLDER --resolutions=256 ...
 lumina plan --config=configs/digits.py --topology=v5e:1x1
 lumina COMMAND --help                          the flags of a command
 

@@ -36,9 +36,9 @@ PRECISIONS = {"bf16": "bfloat16", "fp32": "float32"}
 OF_CKPT = ("ckpt_lm", "vae", "ema")  # Flags that need --ckpt.
 
 
-@processes.one_voice()
+@processes.only_first_prints()
 def main(argv: list[str]) -> None:
-  processes.end_on_sigterm()  # Every file is whole or missing.
+  processes.exit_on_sigterm()  # Every file is whole or missing.
   args = flags.FLAGS
   prompts, output = prompts_and_output(
     argv[1:], args.prompt, args.prompt_file, args.output
@@ -124,7 +124,10 @@ def load(args: Any, settings: Settings) -> tuple[LuminaPipeline, str]:
     print("no --ckpt and no --workdir: the digits that ship with the package")
   # All prompts are encoded at once: no network waits in memory for the other.
   pipe = LuminaPipeline.from_pretrained(
-    settings.ckpt, one_at_a_time=True, mesh=processes.everywhere(), **options
+    settings.ckpt,
+    one_at_a_time=True,
+    mesh=processes.data_parallel_mesh(),
+    **options,
   )
   return pipe, settings.ckpt or "digits"
 

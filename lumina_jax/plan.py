@@ -1,8 +1,8 @@
-"""What a run takes of a machine: python -m lumina_jax.plan --topology=v5e:4x4
+"""Memory and speed of a run on a machine you need not have.
 
-Compiles the real training step (or with --sample a call of the sampler) for a
-machine that need not be there and prints memory, collectives, work, and the
-least time a step can take; if it does not fit, what does.
+Compiles the real training step (with --sample, a call of the sampler) and
+prints memory, collectives, FLOPs and a lower bound of the time of a step. If it
+does not fit, prints changes that do.
 
   python -m lumina_jax.plan --config=configs/text_to_image.py:flag_5b \\
     --topology=v5e:4x4 --tokens=4096
@@ -10,102 +10,48 @@ least time a step can take; if it does not fit, what does.
 
 Topologies: v5e:4x4, v5p:2x2x1, v6e:2x4, v7x:2x2x1, on any Linux machine with
 libtpu (pip install -r requirements-tpu.txt); cpu:8; gpu, those of this machine.
-Exit codes: 0 it fits, 1 it does not, 2 bad input, 3 the compiler failed.
+Exit codes: 0 fits, 1 does not fit, 2 bad input, 3 compiler error.
 """
 
 from __future__ import annotations
 
 import contextlib
-import dataclasses
-import json
 import os
 import sys
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import jax
 from absl import app, flags
 
 from lumina_jax.commands import config_flag
 from lumina_jax.commands import start as entry_point
-from lumina_jax.files.progress import Progress
 from lumina_jax.parallel import topology
-from lumina_jax.parallel.mesh import MeshConfig
-from lumina_jax.planning import report
+from lumina_jax.parallel.mesh import parse_mesh
 from lumina_jax.planning.job import Job, make_job
-from lumina_jax.planning.outcome import compile_job
-from lumina_jax.planning.remedies import MOST, remedies
-from lumina_jax.planning.search import search
+from lumina_jax.planning.run import plan, search_meshes
 from lumina_jax.training import run_config
 
-FITS, TOO_LARGE, BAD_INPUT, COMPILER, INTERRUPTED = 0, 1, 2, 3, 130
+FITS, TOO_LARGE, BAD_INPUT, COMPILER_ERROR, INTERRUPTED = 0, 1, 2, 3, 130
 
 
-def plan(job: Job, with_remedies: bool, as_json: bool) -> bool:
-  """Compiles a job, prints what it takes and, if it does not fit, remedies."""
-  if not as_json:
-    print(f"{report.heading(job)}\n\ncompiling ...", flush=True)
-  outcome = compile_job(job)
-  if not as_json:
-    print(f"\n{report.text(outcome)}", flush=True)
-  found = []
-  if with_remedies and not outcome.fits:
-    with _progress("trying what would fit", MOST, as_json) as show:
-      for remedy in remedies(outcome, show):
-        found.append(remedy)
-        if not as_json:
-          print(f"fits:\n{report.remedy_text(remedy)}", flush=True)
-    if not found and not as_json:
-      print("Nothing that was tried instead fits; see --search")
-  if as_json:
-    others = [
-      {"flags": remedy.flags, "price": remedy.price}
-      | report.json_of(remedy.outcome)
-      for remedy in found
-    ]
-    print(json.dumps(report.json_of(outcome) | {"remedies": others}))
-  return outcome.fits
+def main(_) -> None:
+  args = flags.FLAGS
+  with exit_codes():
+    job = job_from_flags()
+    if args.search:
+      fixed = {
+        name
+        for name in ("mesh", "remat", "rows")
+        if getattr(args, name) is not None
+      }
+      fits = search_meshes(job, args.compiles, fixed, args.json)
+    else:
+      fits = plan(job, args.suggest, args.json)
+  sys.exit(FITS if fits else TOO_LARGE)
 
 
-def look_around(job: Job, limit: int, fixed: set[str], as_json: bool) -> bool:
-  """Prints which meshes, policies and rows fit; whether any does."""
-  with _progress("searching", limit, as_json) as show:
-    found = search(job, limit, show, fixed)
-  if as_json:
-    counts = dataclasses.asdict(dataclasses.replace(found, fitting=()))
-    table = [report.json_of(outcome) for outcome in found.fitting]
-    print(json.dumps(counts | {"fitting": table}))
-  else:
-    print(report.search_text(found))
-  return bool(found.fitting)
-
-
-def parse_mesh(text: str) -> MeshConfig:
-  """Reads "data=1,fsdp=4,context=1,tensor=1"; what is left out is 1.
-
-  Raises:
-    ValueError: naming the part that is not an axis and a number.
-  """
-  axes = ("data", "fsdp", "context", "tensor")
-  degrees, given = dict.fromkeys(axes, 1), set()
-  for part in text.split(","):
-    axis, _, number = part.strip().partition("=")
-    try:
-      degree = int(number)
-    except ValueError:
-      degree = 0
-    if axis not in axes or degree == 0 or axis in given:
-      raise ValueError(
-        f"mesh {text!r}: {part!r} is none of data=N, fsdp=N, context=N, "
-        "tensor=N, each once; e.g. --mesh=data=1,fsdp=4,context=1,tensor=1"
-      )
-    given.add(axis)
-    degrees[axis] = degree
-  return MeshConfig(**degrees)
-
-
-def job_of_flags() -> Job:
-  """What the command line asks for."""
+def job_from_flags() -> Job:
   args = flags.FLAGS
   return make_job(
     run_config.parse(args.config),
@@ -119,22 +65,9 @@ def job_of_flags() -> Job:
   )
 
 
-def main(_) -> None:
-  args = flags.FLAGS
-  with ends_with_code():
-    job = job_of_flags()
-    if args.search:
-      asked = {"mesh": args.mesh, "remat": args.remat, "rows": args.rows}
-      fixed = {name for name, value in asked.items() if value is not None}
-      fits = look_around(job, args.compiles, fixed, args.json)
-    else:
-      fits = plan(job, args.remedies, args.json)
-  sys.exit(FITS if fits else TOO_LARGE)
-
-
 @contextlib.contextmanager
-def ends_with_code() -> Iterator[None]:
-  """Says what is wrong, with a code that is not the one of "does not fit"."""
+def exit_codes() -> Iterator[None]:
+  """Ends with a code that tells errors from a job that does not fit."""
   try:
     yield
   except entry_point.EXPECTED as error:
@@ -143,65 +76,58 @@ def ends_with_code() -> Iterator[None]:
     sys.exit(BAD_INPUT)
   except jax.errors.JaxRuntimeError:
     traceback.print_exc()
-    sys.exit(COMPILER)
+    sys.exit(COMPILER_ERROR)
   except KeyboardInterrupt:
     print("\ninterrupted", file=sys.stderr, flush=True)
-    os._exit(INTERRUPTED)  # XLA may be compiling: taking it down crashes.
+    os._exit(INTERRUPTED)  # A normal exit crashes while XLA compiles.
 
 
-@contextlib.contextmanager
-def _progress(
-  what: str, total: int, quiet: bool
-) -> Iterator[Callable[[int, str], None]]:
-  """A bar of compilations, or nothing."""
-  if quiet:
-    yield lambda *_: None
-    return
-  print()
-  with Progress(what, total, unit="programs") as bar:
-    yield bar.show
-
-
-def parse(argv: list[str]) -> list[str]:
+def parse_flags(argv: list[str]) -> list[str]:
   try:
     return entry_point.parse(argv)
   except SystemExit:
-    asked = {"--help", "-h", "--helpshort", "--helpfull"} & {*argv}
-    sys.exit(0 if asked else BAD_INPUT)
+    help_flags = {"--help", "-h", "--helpshort", "--helpfull"}
+    sys.exit(0 if help_flags & {*argv} else BAD_INPUT)
 
 
-def run() -> None:
-  """Defines the flags and runs the command."""
+def define_flags() -> None:
   config_flag.define("configs/text_to_image.py:flag_5b")
   flags.DEFINE_string("topology", None, "Machine, e.g. v5p:2x2x1 or cpu:8.")
   flags.DEFINE_integer(
     "tokens",
     None,
-    "Of a row, one sample each; left out: the config's batch.",
+    "Tokens per row, one sample each; default: the config's batch.",
     lower_bound=1,
     upper_bound=2**26,
   )
   flags.DEFINE_string(
-    "mesh", None, "E.g. data=1,fsdp=4,context=1,tensor=1; left out: by rule."
+    "mesh",
+    None,
+    "E.g. data=1,fsdp=4,context=1,tensor=1; default: chosen by --tokens.",
   )
-  flags.DEFINE_string("remat", None, "A policy; left out: the config's.")
+  flags.DEFINE_string("remat", None, "Remat policy; default: the config's.")
   flags.DEFINE_integer(
-    "rows", None, "Of each data x fsdp shard; left out: 1, or the config's."
+    "rows", None, "Rows per data x fsdp shard; default: 1, or the config's."
   )
-  flags.DEFINE_integer("words", None, "Of a row, a multiple of 128.")
-  flags.DEFINE_bool("sample", False, "The sampler instead of a step.")
+  flags.DEFINE_integer("words", None, "Words per row, a multiple of 128.")
+  flags.DEFINE_bool("sample", False, "Compile the sampler, not a step.")
   flags.DEFINE_bool(
-    "search", False, "Try meshes x remat x rows, but for what is given."
+    "search", False, "Try meshes, remat and rows, except those that are set."
   )
   flags.DEFINE_integer(
-    "compiles", 12, "Of --search at the most.", lower_bound=1
+    "compiles", 12, "Most compilations of --search.", lower_bound=1
   )
   flags.DEFINE_bool(
-    "remedies", True, "If it does not fit, compile changes until three do."
+    "suggest", True, "If it does not fit, compile changes until three fit."
   )
-  flags.DEFINE_bool("json", False, "One JSON object instead of text.")
+  flags.DEFINE_bool("json", False, "Print one JSON object instead of text.")
   flags.mark_flags_as_required(["config", "topology"])
-  app.run(main, flags_parser=parse)
+
+
+def run() -> None:
+  """Runs the command."""
+  define_flags()
+  app.run(main, flags_parser=parse_flags)
 
 
 if __name__ == "__main__":

@@ -50,7 +50,10 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
   signal.signal(signal.SIGINT, signal.default_int_handler)
 
+import shutil  # noqa: E402
+
 import pytest  # noqa: E402
+from support import runs  # noqa: E402
 
 QUICKLY = "JAX_DISABLE_MOST_OPTIMIZATIONS"
 CHOSEN = os.environ[QUICKLY]
@@ -70,3 +73,43 @@ def pytest_runtest_setup(item):
 @pytest.fixture(scope="session")
 def root() -> pathlib.Path:
   return pathlib.Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="session")
+def diffusers_folder(tmp_path_factory) -> pathlib.Path:
+  """A tiny random text-to-image pipeline as diffusers stores it; read only."""
+  from support import tiny_pipeline
+
+  return runs.once_per_session(
+    tmp_path_factory.getbasetemp(),
+    "diffusers_folder",
+    tiny_pipeline.write_diffusers,
+  )
+
+
+@pytest.fixture(scope="session")
+def trained_run(tmp_path_factory) -> runs.Run:
+  """A short run of the digits through the command; tests must not change it."""
+
+  def make(folder):
+    printed = runs.run("train", *runs.train_words(folder / "digits"))
+    (folder / "printed.txt").write_text(printed)
+
+  folder = runs.once_per_session(
+    tmp_path_factory.getbasetemp(), "trained_run", make
+  )
+  return runs.Run(folder / "digits", (folder / "printed.txt").read_text())
+
+
+@pytest.fixture
+def run_copy(trained_run, tmp_path) -> pathlib.Path:
+  """A copy of that run, to change."""
+  return pathlib.Path(shutil.copytree(trained_run.workdir, tmp_path / "copy"))
+
+
+@pytest.fixture(scope="session")
+def shared_programs():
+  """Runs in this process share their compiled programs."""
+  with pytest.MonkeyPatch.context() as patch:
+    runs.share_programs(patch)
+    yield

@@ -1,4 +1,4 @@
-"""The launchers: what they print, refuse and, on this machine, really do."""
+"""The launchers: printed commands, refused flags, real runs on this host."""
 
 import os
 import pathlib
@@ -11,6 +11,8 @@ import time
 
 import pytest
 
+pytestmark = pytest.mark.e2e
+
 ROOT = pathlib.Path(__file__).parent.parent
 LAUNCH = ROOT / "launch"
 ONE_HOST = LAUNCH / "one_host" / "run.sh"
@@ -21,7 +23,7 @@ JOB = LAUNCH / "slurm" / "train.sbatch"
 LAUNCHERS = (ONE_HOST, TPU, GKE, SLURM, JOB)
 SCRIPTS = (*LAUNCHERS, LAUNCH / "common.sh")
 
-# What a shell could stumble over, and must hand to training as it is.
+# Arguments that a shell could change on their way to training.
 ODD = [
   "--x=a  b",
   "it's",
@@ -37,23 +39,23 @@ TRAIN = ["-m", "lumina_jax.train", *ARGS]
 
 SLICE = ["--name=slice", "--zone=us-central2-b"]
 WORKLOAD = ["--workload=run", "--cluster=pods", "--tpu_type=v6e-16"]
-COMPLETE = {  # Flags with which a launcher has all that it needs.
+COMPLETE = {  # The required flags of each launcher.
   ONE_HOST: [],
   TPU: ["start", *SLICE],
   GKE: WORKLOAD,
   SLURM: ["--gpus_per_node=8"],
   JOB: [],
 }
-OTHERS = (  # Programs that a dry run has to leave alone.
+OTHERS = (  # Programs that a dry run must not start.
   *("git", "gcloud", "xpk", "sbatch", "srun", "scancel", "scontrol"),
   *("python", "pip", "mkdir"),
 )
-UNTIL_TOLD = "while true; do sleep 0.05; done"
-WAIT = 30  # Seconds until a test gives up; none is meant to take that long.
+FOREVER = "while true; do sleep 0.05; done"
+WAIT = 30  # seconds until a test gives up
 
 
 def program(folder: pathlib.Path, name: str, text: str) -> pathlib.Path:
-  """Writes a shell program that is found before others of its name."""
+  """Writes a shell program to a folder for PATH."""
   folder.mkdir(exist_ok=True, parents=True)
   path = folder / name
   path.write_text(f"#!/bin/bash\n{text}\n")
@@ -78,7 +80,7 @@ def call(script, *flags, env=None) -> subprocess.CompletedProcess:
 
 
 def dry(tmp_path, script, *flags, training=()) -> list[str]:
-  """The lines of a dry run, after a check that it has run nothing."""
+  """The lines of a dry run; checks that it started no program."""
   touched = tmp_path / "touched"
   for name in OTHERS:
     program(tmp_path / "no", name, f"echo {name} >>{touched}; exit 9")
@@ -91,7 +93,7 @@ def dry(tmp_path, script, *flags, training=()) -> list[str]:
 
 
 def recorders(tmp_path) -> tuple[pathlib.Path, pathlib.Path]:
-  """A folder of programs that note how they are called, and their note."""
+  """A folder of programs that record their arguments, and that record."""
   record = tmp_path / "record"
   for name in OTHERS:
     program(tmp_path / "yes", name, f'printf "%s\\0" {name} "$@" >{record}')
@@ -99,25 +101,25 @@ def recorders(tmp_path) -> tuple[pathlib.Path, pathlib.Path]:
 
 
 def words(tmp_path, line: str) -> list[str]:
-  """What a shell makes of a printed line: a command and its arguments."""
+  """The command and arguments that a shell reads in a printed line."""
   folder, record = recorders(tmp_path)
   subprocess.run(["bash", "-c", line], check=True, env=with_path(folder))
-  return noted(record)
+  return recorded(record)
 
 
-def noted(record: pathlib.Path) -> list[str]:
+def recorded(record: pathlib.Path) -> list[str]:
   return record.read_text().split("\0")[:-1]
 
 
 def wait_until(true) -> None:
   end = time.monotonic() + WAIT
   while not true():
-    assert time.monotonic() < end, "it does not happen"
+    assert time.monotonic() < end, "timeout"
     time.sleep(0.02)
 
 
 def running(mark) -> list[int]:
-  """Processes with these words in their command line."""
+  """Processes whose command line contains the mark."""
   lines = subprocess.run(
     ["ps", "-ww", "-eo", "pid,stat,args"], capture_output=True
   ).stdout.splitlines()
@@ -130,12 +132,12 @@ def running(mark) -> list[int]:
 @pytest.fixture(autouse=True)
 def leave_nothing_behind(tmp_path):
   yield
-  for pid in running(f"{tmp_path}/"):  # After a failure only.
+  for pid in running(f"{tmp_path}/"):  # only after a failure
     os.kill(pid, signal.SIGKILL)
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda p: p.parent.name)
-def test_scripts_are_sound(script):
+def test_scripts_pass_shellcheck(script):
   shellcheck = shutil.which("shellcheck") or shutil.which(
     "shellcheck", path=pathlib.Path(sys.executable).parent
   )
@@ -163,7 +165,7 @@ def test_help_names_every_flag(script):
 
 @pytest.mark.parametrize("script", LAUNCHERS, ids=lambda p: p.parent.name)
 @pytest.mark.parametrize(
-  "flags, says",
+  ("flags", "message"),
   [
     (["--no_such=1"], "--no_such"),
     (["--no_such"], "--no_such"),
@@ -171,13 +173,13 @@ def test_help_names_every_flag(script):
     (["--restarts=some", "--max_restarts=some"], "restarts"),
   ],
 )
-def test_refuses_wrong_flags(script, flags, says):
+def test_wrong_flags_are_refused(script, flags, message):
   done = call(script, *COMPLETE[script], *flags, "--", *ARGS)
-  assert done.returncode == 2 and says in done.stderr
+  assert done.returncode == 2 and message in done.stderr
 
 
 @pytest.mark.parametrize(
-  "script, flags, training, says",
+  ("script", "flags", "training", "message"),
   [
     (ONE_HOST, [], [], "after --"),
     (ONE_HOST, ["--num_processes=0"], ARGS, "--num_processes=0"),
@@ -214,9 +216,9 @@ def test_refuses_wrong_flags(script, flags, says):
     (JOB, [], NEEDED[1:], "--config"),
   ],
 )
-def test_says_what_is_missing(script, flags, training, says):
+def test_missing_flags_are_named(script, flags, training, message):
   done = call(script, *flags, *(["--", *training] if training else []))
-  assert done.returncode == 2 and says in done.stderr
+  assert done.returncode == 2 and message in done.stderr
 
 
 def test_one_host_prints_its_processes(tmp_path):
@@ -230,11 +232,11 @@ def test_one_host_prints_its_processes(tmp_path):
     assert words(tmp_path, line) == ["python", *TRAIN]
   assert len(lines) == 2
   (line,) = dry(tmp_path, ONE_HOST, "--cpu_devices=4", training=ARGS)
-  assert "LUMINA" not in line  # One process looks for others by itself.
+  assert "LUMINA" not in line  # A single process finds others by itself.
   assert "device_count=4" in line and "JAX_PLATFORMS=cpu" in line
 
 
-def test_tpu_vm_prints_how_machines_come_and_go(tmp_path):
+def test_tpu_vm_creates_and_deletes_machines(tmp_path):
   kind = "--accelerator_type=v5litepod-16"
   tpus = ["gcloud", "compute", "tpus"]
   where = ["--zone=us-central2-b", "--project=p q"]
@@ -274,7 +276,7 @@ def test_tpu_vm_prints_how_machines_come_and_go(tmp_path):
 
 
 def test_tpu_vm_starts_and_stops_training(tmp_path):
-  """The commands for a host, run in a home folder like that of one."""
+  """Runs the commands for a host in a home folder like its own."""
   home, record = tmp_path / "home", tmp_path / "record"
   home.mkdir()
   (home / "lumina_jax").symlink_to(ROOT)
@@ -282,7 +284,7 @@ def test_tpu_vm_starts_and_stops_training(tmp_path):
     home / "lumina_venv" / "bin",
     "python",
     f"trap 'exit 0' TERM\nprintf '%s\\0' \"$@\" >{record}.new\n"
-    f"mv {record}.new {record}\n{UNTIL_TOLD}",
+    f"mv {record}.new {record}\n{FOREVER}",
   )
 
   def on_host(action, training=()):
@@ -299,7 +301,7 @@ def test_tpu_vm_starts_and_stops_training(tmp_path):
 
   assert on_host("start", ARGS).returncode == 0
   wait_until(record.exists)
-  assert noted(record) == TRAIN
+  assert recorded(record) == TRAIN
   again = on_host("start", ARGS)
   assert again.returncode == 1 and b"already running" in again.stderr
   assert on_host("stop").returncode == 0
@@ -307,7 +309,7 @@ def test_tpu_vm_starts_and_stops_training(tmp_path):
   assert (home / "lumina_train.log").exists()
 
 
-def test_gke_command_arrives_and_is_restarted(tmp_path):
+def test_gke_runs_the_command_and_restarts_it(tmp_path):
   (line,) = dry(tmp_path, GKE, *WORKLOAD, "--spot", training=ARGS)
   command = words(tmp_path, line)
   assert command[:3] == ["xpk", "workload", "create"]
@@ -324,9 +326,9 @@ def test_gke_command_arrives_and_is_restarted(tmp_path):
     folder,
     "python",
     f"trap 'exit 0' TERM\nprintf '%s\\0' \"$@\" >{record}.new\n"
-    f"mv {record}.new {record}.train\n{UNTIL_TOLD}",
+    f"mv {record}.new {record}.train\n{FOREVER}",
   )
-  # As xpk runs it: in a subshell, to which it hands SIGTERM.
+  # As in xpk: in a subshell, to which it forwards SIGTERM.
   pod = subprocess.Popen(
     ["bash", "-c", f"({inside}) & echo $!; wait $!; exit $?"],
     cwd=ROOT,
@@ -334,9 +336,9 @@ def test_gke_command_arrives_and_is_restarted(tmp_path):
     stdout=subprocess.PIPE,
   )
   wait_until(pathlib.Path(f"{record}.train").exists)
-  assert noted(pathlib.Path(f"{record}.train")) == TRAIN
+  assert recorded(pathlib.Path(f"{record}.train")) == TRAIN
   os.kill(int(pod.stdout.readline()), signal.SIGTERM)
-  assert pod.wait(WAIT) == 143  # Saved, but not done.
+  assert pod.wait(WAIT) == 143  # saved, but not finished
   assert not running(folder / "python")
 
 
@@ -372,18 +374,18 @@ def test_slurm_submits_one_task_a_gpu(tmp_path):
   ]
 
 
-def test_slurm_asks_for_what_the_job_relies_on():
+def test_the_slurm_job_has_its_directives():
   directives = re.findall(r"^#SBATCH (\S+)$", JOB.read_text(), re.M)
   assert {"--requeue", "--open-mode=append"} < set(directives)
   (signals,) = (d for d in directives if d.startswith("--signal"))
-  # To the script alone, under a name of which tasks know nothing.
+  # To the script only, with a signal that tasks do not handle.
   assert re.fullmatch(r"--signal=B:USR1@\d+", signals)
 
 
 class Job:
-  """A running train.sbatch, whose srun is a program that waits for a signal."""
+  """A running train.sbatch with a stand-in for srun that waits for a signal."""
 
-  def __init__(self, tmp_path, *flags, step=UNTIL_TOLD, code=0):
+  def __init__(self, tmp_path, *flags, step=FOREVER, code=0):
     self.called = tmp_path / "called"
     folder, pid = tmp_path / "slurm", tmp_path / "srun.pid"
     program(
@@ -411,11 +413,11 @@ class Job:
     return text.splitlines()
 
   def ends(self) -> int:
-    _, self.said = self.process.communicate(timeout=WAIT)
+    _, self.stderr = self.process.communicate(timeout=WAIT)
     return self.process.returncode
 
 
-def test_slurm_job_saves_and_queues_up_again_near_its_limit(tmp_path):
+def test_the_slurm_job_saves_and_requeues_near_its_limit(tmp_path):
   job = Job(tmp_path)
   wait_until(job.calls)
   job.process.send_signal(signal.SIGUSR1)
@@ -426,19 +428,19 @@ def test_slurm_job_saves_and_queues_up_again_near_its_limit(tmp_path):
 
 
 @pytest.mark.parametrize("code", [0, 1])
-def test_slurm_job_that_is_ended_from_outside_stays_away(tmp_path, code):
+def test_a_slurm_job_ended_from_outside_does_not_requeue(tmp_path, code):
   job = Job(tmp_path, code=code)
   wait_until(job.calls)
-  job.process.send_signal(signal.SIGTERM)  # SLURM tells the tasks as well.
+  job.process.send_signal(signal.SIGTERM)  # SLURM also signals the tasks.
   time.sleep(0.2)
   assert job.process.poll() is None  # It waits until they have saved.
   os.kill(int(job.pid.read_text()), signal.SIGTERM)
   assert job.ends() == code and job.calls() == ["srun"]
-  assert not job.said
+  assert not job.stderr
 
 
-@pytest.mark.parametrize("restarts, code", [(1, 3), (2, 0)])
-def test_slurm_job_starts_again_after_a_failure(tmp_path, restarts, code):
+@pytest.mark.parametrize(("restarts", "code"), [(1, 3), (2, 0)])
+def test_the_slurm_job_restarts_after_a_failure(tmp_path, restarts, code):
   third = f"[[ $(grep -c srun {tmp_path}/called) == 3 ]] || exit 3"
   flags = [f"--restarts={restarts}", "--restart_delay=0"]
   job = Job(tmp_path, *flags, step=third)
@@ -447,7 +449,7 @@ def test_slurm_job_starts_again_after_a_failure(tmp_path, restarts, code):
 
 
 class Host:
-  """A running run.sh, whose python is a shell program."""
+  """A running run.sh with a shell program as python."""
 
   def __init__(self, tmp_path, body, *flags):
     self.folder, self.out = tmp_path, tmp_path / "out"
@@ -468,52 +470,52 @@ class Host:
     )
 
   def starts(self) -> list[list[str]]:
-    """Of each process, one after the other."""
+    """LUMINA variables of each start, by process."""
     found = sorted(self.out.glob("started.*"))
     return [line.split() for p in found for line in p.read_text().splitlines()]
 
   def ends(self) -> int:
-    self.said = self.process.communicate(timeout=WAIT)
-    assert not running(self.folder), "a process is left over"
+    self.stdout, self.stderr = self.process.communicate(timeout=WAIT)
+    assert not running(self.folder), "a process still runs"
     return self.process.returncode
 
 
-def test_one_host_runs_processes_that_can_meet(tmp_path):
+def test_one_host_runs_processes_that_can_connect(tmp_path):
   host = Host(tmp_path, "", "--num_processes=3", f"--log_dir={tmp_path}/logs")
   assert host.ends() == 0
-  numbers, places, counts = zip(*host.starts(), strict=True)
+  numbers, addresses, counts = zip(*host.starts(), strict=True)
   assert numbers == ("0", "1", "2") and set(counts) == {"3"}
-  (place,) = set(places)
-  assert re.fullmatch(r"127\.0\.0\.1:\d+", place)
+  (address,) = set(addresses)
+  assert re.fullmatch(r"127\.0\.0\.1:\d+", address)
   logs = sorted(path.name for path in (tmp_path / "logs").iterdir())
   assert logs == ["process_0.log", "process_1.log", "process_2.log"]
 
 
-def test_one_host_hands_over_arguments(tmp_path):
+def test_one_host_passes_arguments(tmp_path):
   host = Host(tmp_path, 'printf "%s\\0" "$@"')
   assert host.ends() == 0
-  assert host.said[0].split("\0")[:-1] == TRAIN
-  assert host.starts() == [[]]  # One process is told nothing of others.
+  assert host.stdout.split("\0")[:-1] == TRAIN
+  assert host.starts() == [[]]  # A single process gets no variables.
 
 
 def test_one_host_ends_the_others_after_a_failure(tmp_path):
-  # The others do not listen, and have children that would outlive them.
+  # The others ignore SIGTERM, and have children that would outlive them.
   body = (
     f"[[ $i != 1 ]] || exit 7\ntrap '' TERM\n"
-    f"bash -c '{UNTIL_TOLD}' {tmp_path}/child &\n{UNTIL_TOLD}"
+    f"bash -c '{FOREVER}' {tmp_path}/child &\n{FOREVER}"
   )
   host = Host(tmp_path, body, "--num_processes=3", "--grace=0")
   assert host.ends() == 7
-  assert "process 1 failed with exit code 7" in host.said[1]
+  assert "process 1 failed with exit code 7" in host.stderr
 
 
-def test_one_host_waits_for_others_that_end_by_themselves(tmp_path):
+def test_one_host_waits_for_others_to_end(tmp_path):
   body = "[[ $i != 1 ]] || exit 7\nsleep 0.3; echo $i >$out/ended.$i; exit 1"
   host = Host(tmp_path, body, "--num_processes=2", "--grace=30")
   assert host.ends() == 7 and (host.out / "ended.0").exists()
 
 
-def test_one_host_starts_all_again_after_a_failure(tmp_path):
+def test_one_host_restarts_all_after_a_failure(tmp_path):
   body = "[[ $i != 0 || $(wc -l <$out/started.0) == 3 ]] || exit 5"
   flags = ["--num_processes=2", "--restart_delay=0"]
   host = Host(tmp_path, body, *flags, "--restarts=2")
@@ -523,39 +525,41 @@ def test_one_host_starts_all_again_after_a_failure(tmp_path):
   assert [s[1] for s in starts[:3]] == [s[1] for s in starts[3:]]
 
 
-def test_one_host_gives_up_in_the_end(tmp_path):
+def test_one_host_gives_up_after_its_restarts(tmp_path):
   host = Host(tmp_path, "exit 5", "--restarts=1", "--restart_delay=0")
   assert host.ends() == 5 and len(host.starts()) == 2
 
 
-@pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGINT])
-@pytest.mark.parametrize("flags, code", [([], 0), (["--stopped_code=9"], 9)])
+@pytest.mark.parametrize(
+  ("sent", "flags", "code"),
+  [(signal.SIGTERM, [], 0), (signal.SIGINT, ["--stopped_code=9"], 9)],
+)
 def test_one_host_forwards_signals_once(tmp_path, sent, flags, code):
   name = sent.name.removeprefix("SIG")
   body = f"""
-trap "echo {name} >>$out/told.$i; told=1" {name}
+trap "echo {name} >>$out/signals.$i; stop=1" {name}
 touch $out/ready.$i
-for ((n = 0; n < 600; n++)); do [[ $told ]] && break; sleep 0.05; done
+for ((n = 0; n < 600; n++)); do [[ $stop ]] && break; sleep 0.05; done
 sleep 0.2  # A second signal would come now.
 """
   host = Host(tmp_path, body, "--num_processes=2", "--restarts=3", *flags)
   wait_until(lambda: len([*host.out.glob("ready.*")]) == 2)
   host.process.send_signal(sent)
   assert host.ends() == code
-  told = [p.read_text() for p in sorted(host.out.glob("told.*"))]
-  assert told == [f"{name}\n"] * 2 and len(host.starts()) == 2
+  signals = [p.read_text() for p in sorted(host.out.glob("signals.*"))]
+  assert signals == [f"{name}\n"] * 2 and len(host.starts()) == 2
 
 
 def test_one_host_reports_a_failure_while_it_stops(tmp_path):
-  body = f"trap 'exit $i' TERM\ntouch $out/ready.$i\n{UNTIL_TOLD}"
+  body = f"trap 'exit $i' TERM\ntouch $out/ready.$i\n{FOREVER}"
   flags = ["--num_processes=2", "--restarts=3", "--stopped_code=9"]
   host = Host(tmp_path, body, *flags)
   wait_until(lambda: len([*host.out.glob("ready.*")]) == 2)
   host.process.terminate()
   assert host.ends() == 1 and len(host.starts()) == 2
-  assert "more in" not in host.said[1]
+  assert "restart" not in host.stderr
 
 
-def test_one_host_ends_data_workers_of_what_has_ended(tmp_path):
-  body = f"bash -c '{UNTIL_TOLD}' {tmp_path}/child &\nexit 0"
+def test_one_host_ends_the_children_of_ended_processes(tmp_path):
+  body = f"bash -c '{FOREVER}' {tmp_path}/child &\nexit 0"
   assert Host(tmp_path, body, "--num_processes=2").ends() == 0

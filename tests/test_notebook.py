@@ -1,4 +1,4 @@
-"""The notebook runs from top to bottom, and is stored as it should be."""
+"""The notebook runs from top to bottom and is stored without outputs."""
 
 import itertools
 import json
@@ -12,15 +12,15 @@ import pytest
 from PIL import Image
 
 NOTEBOOK = "notebooks/lumina_jax.ipynb"
-# What IPython puts into every notebook, here into files.
+# IPython defines `display` in every notebook; here it writes files.
 DISPLAY = """
 import os as _os
-_shown = []
+_displayed = []
 
 
 def display(image):
-  _shown.append(image)
-  name = f"shown_{len(_shown):02d}.png"
+  _displayed.append(image)
+  name = f"displayed_{len(_displayed):02d}.png"
   image.save(_os.path.join(_os.environ["LUMINA_NOTEBOOK_OUTPUT"], name))
 """
 
@@ -56,14 +56,14 @@ def test_structure(notebook):
         pytest.fail(f"a cell of type {kind}")
 
 
-def test_each_code_cell_stands_below_a_sentence(notebook):
+def test_text_precedes_each_code_cell(notebook):
   kinds = [cell["cell_type"] for cell in notebook["cells"]]
   assert kinds[0] == "markdown"
   for above, kind in itertools.pairwise(kinds):
     assert kind == "markdown" or above == "markdown"
 
 
-def test_installation_leaves_jax_alone(notebook):
+def test_installation_keeps_jax(notebook):
   (cell,) = code_cells(notebook, tagged=True)
   installed = re.findall(r"pip install (.*)", cell)
   assert installed == ["--quiet ."]
@@ -76,8 +76,7 @@ def test_no_other_cell_needs_ipython(notebook):
     compile(cell, NOTEBOOK, "exec")
 
 
-@pytest.mark.slow
-@pytest.mark.long
+@pytest.mark.e2e
 def test_all_cells_run(notebook, root, tmp_path):
   code = "\n".join([DISPLAY, *code_cells(notebook, tagged=False)])
   changes = dict(
@@ -91,11 +90,11 @@ def test_all_cells_run(notebook, root, tmp_path):
     text=True,
   )
   assert ran.returncode == 0, ran.stderr[-3000:]
-  assert "the same picture: True" in ran.stdout
-  assert "CHECKPOINT names no network" in ran.stdout
-  shown = sorted(tmp_path.glob("shown_*.png"))
-  assert len(shown) == code.count("\ndisplay(")
-  for path in shown:
+  assert "the same image: True" in ran.stdout
+  assert "CHECKPOINT is empty" in ran.stdout
+  images = sorted(tmp_path.glob("displayed_*.png"))
+  assert len(images) == code.count("\ndisplay(")
+  for path in images:
     with Image.open(path) as image:
       assert np.ptp(np.asarray(image.convert("L"))) > 50, f"{path} is blank"
   for name in (

@@ -1,21 +1,21 @@
 #!/usr/bin/env bash
-# Trains on TPU slices of a GKE cluster made by xpk, one process a host.
+# Trains on TPU slices of a GKE cluster made by xpk, one process per host.
 #
 #   launch/gke_xpk/submit.sh --workload=NAME --cluster=CLUSTER \
 #     --tpu_type=v6e-16 -- --config=configs/... --workdir=gs://bucket/run
 #
-# --workload=NAME --cluster=CLUSTER --tpu_type=TYPE   needed
-# --project=PROJECT --zone=ZONE    (those of gcloud config)
-# --num_slices=N                   (1)
-# --base_docker_image=IMAGE        has what requirements*.txt name; xpk puts
-#                                  this folder on top (python:3.12, into which
-#                                  all is installed at each start)
-# --docker_image=IMAGE             has this repository as well, as its WORKDIR
+# --workload=NAME --cluster=CLUSTER --tpu_type=TYPE   required
+# --project=PROJECT --zone=ZONE    (from gcloud config)
+# --num_slices=N                   number of slices (1)
+# --base_docker_image=IMAGE        image with the packages of requirements*.txt;
+#                                  xpk adds this folder (python:3.12, which
+#                                  installs the packages at each start)
+# --docker_image=IMAGE             image with this repository as its WORKDIR too
 # --max_restarts=N                 after failures and preemptions (50)
-# --grace=S                        from SIGTERM to the end, at most (120)
+# --grace=S                        most seconds from SIGTERM to the end (120)
 # --priority=LEVEL                 very-low, low, medium, high or very-high
-# --spot                           on clusters that provision by themselves
-# --dry_run                        print the command only
+# --spot                           on clusters with autoprovisioning
+# --dry_run                        prints the command only
 # Arguments after -- go to python -m lumina_jax.train.
 
 set -euo pipefail
@@ -35,15 +35,15 @@ need_training gs://
 [[ -z $base_docker_image || -z $docker_image ]] ||
   die "--base_docker_image or --docker_image, not both"
 
-# A host that is told to go exits with 143 though all is saved: 0 would tell
-# Kubernetes that the work is done. exec, since xpk signals one process only.
+# A stopped host exits with 143 after saving, since Kubernetes takes 0 as
+# finished. exec, because xpk signals one process only.
 inside="exec bash launch/one_host/run.sh --stopped_code=143 -- "
 inside+="$(quoted "${args[@]}")"
 
 create=(xpk workload create "--workload=$workload" "--cluster=$cluster"
   "--tpu-type=$tpu_type" "--num-slices=$num_slices"
   "--max-restarts=$max_restarts"
-  # By default 42 and 127 to 255 only; Python fails with 1.
+  # xpk restarts after 42 and 127 to 255 only; Python fails with 1.
   --restart-on-exit-codes=1
   "--termination-grace-period-seconds=$grace")
 [[ -z $project ]] || create+=("--project=$project")

@@ -4,17 +4,17 @@
 #   launch/one_host/run.sh --num_processes=2 --cpu_devices=4 -- \
 #     --config=configs/digits.py --workdir=runs/two
 #
-# --num_processes=N    how many (1)
-# --cpu_devices=K      K CPU devices in each, for trying things out
-# --gpus=0,1,2,3       these GPUs, shared out evenly
-# --restarts=N         after a failure, start all again up to N times (0)
-# --restart_delay=S    ... after S seconds (5)
-# --grace=S            after a failure, the others have S seconds (60)
+# --num_processes=N    number of processes (1)
+# --cpu_devices=K      K fake CPU devices per process, to try things out
+# --gpus=0,1,2,3       GPUs, split evenly over the processes
+# --restarts=N         restarts of all processes after a failure (0)
+# --restart_delay=S    seconds before a restart (5)
+# --grace=S            seconds for the others to end after a failure (60)
 # --stopped_code=N     exit code after SIGTERM or SIGINT if all exit 0 (0)
-# --log_dir=DIR        output of process i to DIR/process_i.log
-# --port=P             of process 0, at which all meet (a free one)
-# --python=PYTHON      (python)
-# --dry_run            print the commands only
+# --log_dir=DIR        writes output of process i to DIR/process_i.log
+# --port=P             port of process 0 (a free one)
+# --python=PYTHON      Python to run (python)
+# --dry_run            prints the commands only
 # Arguments after -- go to python -m lumina_jax.train.
 
 set -euo pipefail
@@ -36,17 +36,17 @@ need_number 0 restarts restart_delay grace stopped_code
 [[ -z $cpu_devices ]] || need_number 1 cpu_devices
 [[ -z $port ]] || need_number 1 port
 [[ -z $cpu_devices || -z $gpus ]] || die "--cpu_devices or --gpus, not both"
-((${#args[@]})) || die "no arguments for training; give them after --"
+((${#args[@]})) || die "no arguments for training; pass them after --"
 IFS=, read -ra gpu_list <<<"$gpus"
 ((${#gpu_list[@]} % num_processes == 0)) ||
-  die "--gpus=$gpus: these do not divide over $num_processes processes"
+  die "--gpus=$gpus do not divide over $num_processes processes"
 
-processes=()  # Those that run: process id -> pid.
-starting=     # Not all of them run yet.
-stopping=     # The signal that asked us to end.
+processes=()  # Running processes: process id -> pid.
+starting=     # Set until all processes run.
+stopping=     # The signal that stops the script.
 
-# Below the ports that systems hand out by themselves, so that nobody takes it
-# before process 0 does.
+# A port below the ephemeral range, so that no other program gets it before
+# process 0 does.
 free_port() {
   local candidate
   while true; do
@@ -56,10 +56,10 @@ free_port() {
   done
 }
 
-# command I PORT: sets $command to that of process I. One process alone is told
-# nothing: on a TPU pod or under SLURM it finds the others by itself.
+# set_command I PORT: sets $command for process I. A single process gets no
+# variables: on a TPU pod or under SLURM it finds the others.
 set_command() {
-  local i=$1 share=$((${#gpu_list[@]} / num_processes)) mine
+  local i=$1 share=$((${#gpu_list[@]} / num_processes)) gpus_of_i
   command=(env)
   if ((num_processes > 1)); then
     command+=("LUMINA_COORDINATOR=127.0.0.1:$2"
@@ -69,15 +69,15 @@ set_command() {
     command+=(JAX_PLATFORMS=cpu
       "XLA_FLAGS=--xla_force_host_platform_device_count=$cpu_devices")
   elif ((share)); then
-    mine="$(IFS=, && echo "${gpu_list[*]:i * share:share}")"
-    command+=("CUDA_VISIBLE_DEVICES=$mine")
+    gpus_of_i="$(IFS=, && echo "${gpu_list[*]:i * share:share}")"
+    command+=("CUDA_VISIBLE_DEVICES=$gpus_of_i")
   fi
   command+=("$python" -m lumina_jax.train "${args[@]}")
 }
 
-# Job control gives each process a group of its own: a Ctrl-C of the terminal
-# then reaches it once, through us, and not its data workers, and a group can be
-# ended whole.
+# Job control gives each process its own group. So Ctrl-C reaches it only
+# through this script, does not reach its data workers, and a group can be
+# killed whole.
 start() {
   local i=$1
   set_command "$i" "$2"
@@ -94,13 +94,13 @@ start() {
 forward() {
   local pid
   stopping=$1
-  [[ -z $starting ]] || return 0  # Each shall get it once: when all are there.
+  [[ -z $starting ]] || return 0  # run_all forwards it when all have started.
   for pid in "${processes[@]}"; do
     kill -s "$1" "$pid" 2>/dev/null || true
   done
 }
 
-# Ends what is left of the processes' groups.
+# Kills the remaining members of process groups.
 end_groups() {
   local pid
   for pid in "$@"; do
@@ -108,8 +108,8 @@ end_groups() {
   done
 }
 
-# Sets $ended and $status to those of one that has ended. It looks now and then:
-# `wait -n` loses those that end before it begins, and then waits for ever.
+# Sets $ended and $status to the pid and exit code of a process that has ended.
+# It polls, since `wait -n` misses processes that end before it starts.
 wait_for_one() {
   local pid nap
   while true; do
@@ -121,11 +121,11 @@ wait_for_one() {
     done
     sleep 0.1 &
     nap=$!
-    wait "$nap" || true  # A signal is taken at once, and not after the nap.
+    wait "$nap" || true  # A signal interrupts wait, but not sleep.
   done
 }
 
-# Waits for all; sets $code to that of the first one that failed, else to 0.
+# Waits for all; sets $code to the exit code of the first failure, else to 0.
 wait_for_all() {
   local i ended status timer=
   code=0
@@ -154,10 +154,10 @@ wait_for_all() {
 }
 
 run_all() {
-  local i meeting=${port:-$(free_port)}
+  local i coordinator_port=${port:-$(free_port)}
   starting=1
   for ((i = 0; i < num_processes; i++)); do
-    start "$i" "$meeting"
+    start "$i" "$coordinator_port"
   done
   starting=
   [[ -z $stopping ]] || forward "$stopping"
@@ -165,9 +165,9 @@ run_all() {
 }
 
 if [[ -n $dry_run ]]; then
-  meeting=${port:-$(free_port)}
+  coordinator_port=${port:-$(free_port)}
   for ((i = 0; i < num_processes; i++)); do
-    set_command "$i" "$meeting"
+    set_command "$i" "$coordinator_port"
     run "${command[@]}"
   done
   exit
@@ -183,7 +183,7 @@ for ((attempt = 0; ; attempt++)); do
   run_all
   [[ -z $stopping ]] || ((code)) || code=$stopped_code
   [[ -z $stopping ]] && ((code && attempt < restarts)) || exit "$code"
-  echo "run.sh: start $((attempt + 1)) of at most $restarts more" \
+  echo "run.sh: restart $((attempt + 1)) of at most $restarts" \
     "in $restart_delay s" >&2
   sleep "$restart_delay" &
   wait $! || true

@@ -1,12 +1,12 @@
-"""Attention to all keys, a few queries at a time: exact, O(L + S) memory.
+"""Attention in chunks of queries: exact, in O(L + S) memory.
 
-The whole score matrix never exists. Both passes walk over chunks of queries;
-the backward pass computes scores anew and normalises them by lse (Rabe and
-Staats 2021; Dao et al. 2022, here without tiles over keys). Any platform, any
-length; derivatives in reverse only.
+The whole score matrix never exists. Both passes loop over chunks of queries;
+the backward pass recomputes scores and normalises them by lse (Rabe and Staats
+2021; Dao et al. 2022, here without tiles over keys). Runs on any platform, at
+any length; reverse-mode derivatives only.
 
 B rows, M queries of a kv head, S keys, G kv heads, K head channels. Query heads
-that share a kv head are but more queries of it.
+that share a kv head are folded into its queries.
 """
 
 from __future__ import annotations
@@ -18,28 +18,28 @@ import einops
 import jax
 import jax.numpy as jnp
 
-from lumina_jax.attention.kernel import LOWEST, without_key
+from lumina_jax.attention.kernel import LOWEST, zero_without_key
 from lumina_jax.attention.mask import mask
 
-# Scores of a chunk, over all rows and heads. 8 MB of them stay in the caches
-# of a CPU; accelerators would rather have few and large products.
+# Scores per chunk, over all rows and heads. 8 MB fit the caches of a CPU;
+# accelerators prefer few, large products.
 CPU_SCORES, SCORES = 2**21, 2**26
-LEAST = 128  # Queries of a kv head in a chunk: no products of slivers.
+MIN_QUERIES = 128  # per kv head and chunk, since small products are slow
 
 _einsum = functools.partial(jnp.einsum, preferred_element_type=jnp.float32)
 
 
 @dataclasses.dataclass(frozen=True)
 class Chunked:
-  """A `Kernel` of plain JAX.
+  """A `Kernel` in plain JAX.
 
   Attributes:
-    scores: of a chunk, over all rows and heads.
-    least: queries of a kv head in a chunk.
+    scores: scores per chunk, over all rows and heads.
+    min_queries: fewest queries per kv head and chunk.
   """
 
   scores: int = SCORES
-  least: int = LEAST
+  min_queries: int = MIN_QUERIES
 
   def forward(self, q, k, v, q_segments, kv_segments):
     """See `Kernel.forward`."""
@@ -55,7 +55,7 @@ class Chunked:
     queries, heads = _fold((q,), q_segments, k.shape[1])
     chunks = _split(queries, self._count(queries[0], k))
     out, lse = _join(jax.lax.map(chunk, chunks), queries[0].shape[2])
-    return without_key(*_unfold((out, lse), heads))
+    return zero_without_key(*_unfold((out, lse), heads))
 
   def backward(self, q, k, v, q_segments, kv_segments, lse, shift, d_out):
     """See `Kernel.backward`."""
@@ -65,7 +65,8 @@ class Chunked:
       p = jnp.exp(_scores(q, q_segments, k, kv_segments) - lse[..., None])
       ds = p * (_einsum("BGMK,BGSK->BGMS", d_out, v) - shift[..., None])
       ds = (ds * _scale(q)).astype(q.dtype)
-      # Transposed on purpose: a CPU is slow at M x S from the left, transposed.
+      # CPUs are slow at a transposed M x S left operand, so dk and dv are
+      # computed transposed.
       dk = _einsum("BGMK,BGMS->BGKS", q, ds)
       dv = _einsum("BGMK,BGMS->BGKS", d_out, p.astype(v.dtype))
       dq = _einsum("BGMS,BGSK->BGMK", ds, k).astype(q.dtype)
@@ -76,15 +77,14 @@ class Chunked:
     chunks = _split(queries, self._count(queries[0], k))
     sums, dq = jax.lax.scan(chunk, (zero, zero), chunks)
     (dq,) = _unfold(_join(dq, queries[0].shape[2]), heads)
-    dk, dv = jax.lax.optimization_barrier(
-      sums
-    )  # Or XLA undoes the transposing.
+    # Without the barrier XLA undoes the transposition.
+    dk, dv = jax.lax.optimization_barrier(sums)
     return dq, dk.mT, dv.mT
 
   def _count(self, q, k) -> int:
-    """Number of chunks."""
+    """The number of chunks."""
     rows_heads = q.shape[0] * q.shape[1]
-    queries = max(self.least, self.scores // (rows_heads * k.shape[2]))
+    queries = max(self.min_queries, self.scores // (rows_heads * k.shape[2]))
     return -(-q.shape[2] // queries)
 
 
@@ -121,8 +121,8 @@ def _scale(q) -> float:
 def _split(arrays, count: int):
   """`[B, G, M, ...]` -> chunks `[count, B, G, M / count, ...]`.
 
-  A chunk takes every count-th query: a sequence that lies on many devices is
-  cut on each of them. What is padded to a whole number is of segment 0.
+  A chunk takes every count-th query, so that each device splits its own part of
+  a sharded sequence. Padding has segment 0.
   """
 
   def split(x):

@@ -1,9 +1,8 @@
-"""What a kernel is: attention that can be taken apart and put together again.
+"""The kernel protocol: attention in two passes that can be merged over keys.
 
-A ring computes attention to a part of the keys at a time, so a kernel says
-beside its output how much weight the softmax gave to these keys (lse), and its
-backward pass works from the sums over all keys. Everything around kernels, the
-ring and the saving of outputs, is then written once.
+A ring attends to a part of the keys at a time. Therefore a kernel returns the
+log of the softmax's sum (lse) with its output, and its backward pass takes lse
+and sums over all keys. The ring and rematerialisation work with any kernel.
 
 B rows, L queries, S keys, H heads, G kv heads, K head channels. Head h reads kv
 head h // (H / G).
@@ -16,13 +15,12 @@ from typing import Protocol
 import jax
 import jax.numpy as jnp
 
-# Scores of pairs that do not attend to each other: finite, so that a kernel
-# may subtract them from one another.
+# Score of masked pairs. Finite, so that differences of two are finite too.
 LOWEST = jnp.finfo(jnp.float32).min
 
 
 class Kernel(Protocol):
-  """Attention among equal segments, forwards and backwards; hashable."""
+  """Attention among equal segments, forward and backward. Hashable."""
 
   def forward(
     self,
@@ -32,18 +30,18 @@ class Kernel(Protocol):
     q_segments: jax.Array,
     kv_segments: jax.Array,
   ) -> tuple[jax.Array, jax.Array]:
-    """softmax(q k^T / sqrt(K)) v, softmax in float32.
+    """softmax(q k^T / sqrt(K)) v, with the softmax in float32.
 
     Args:
       q: `[B, H, L, K]`.
       k: `[B, G, S, K]`.
       v: `[B, G, S, K]`.
       q_segments: `i32[B, L]`, 0 = padding.
-      kv_segments: `i32[B, S]`.
+      kv_segments: `i32[B, S]`, 0 = padding.
 
     Returns:
-      out `[B, H, L, K]` in v's dtype and lse `f32[B, H, L]`, the logarithm of
-      the sum of exponentials of a query's scores; 0 and -inf without a key.
+      out `[B, H, L, K]` in v's dtype and lse `f32[B, H, L]`, the log of the sum
+      of exponentials of a query's scores; 0 and -inf for a query without a key.
     """
 
   def backward(
@@ -57,48 +55,52 @@ class Kernel(Protocol):
     shift: jax.Array,
     d_out: jax.Array,
   ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Cotangents of q, k and v, in any type of numbers.
+    """Cotangents of q, k and v, in any floating dtype.
 
     With p = exp(q k^T / sqrt(K) - lse) where segments are equal, else 0:
     dv = p^T do, ds = p (do v^T - shift), dq = ds k / sqrt(K),
     dk = ds^T q / sqrt(K) (Dao et al. 2022, algorithm 4).
 
     Args:
-      q: as in `forward`; so are k, v and the segments.
-      k: these keys may be a part of all.
-      v: likewise.
+      q: `[B, H, L, K]`.
+      k: `[B, G, S, K]`; may be a part of all keys.
+      v: `[B, G, S, K]`, the values of these keys.
       q_segments: `i32[B, L]`.
       kv_segments: `i32[B, S]`.
-      lse: `f32[B, H, L]` over all keys; +inf where a query has none.
+      lse: `f32[B, H, L]` over all keys; +inf for a query without a key.
       shift: `f32[B, H, L]`, sum(do out) over channels.
       d_out: `[B, H, L, K]`, the cotangent of the output.
     """
 
 
-def without_key(out: jax.Array, lse: jax.Array) -> tuple[jax.Array, jax.Array]:
-  """Zeros and -inf for the queries whose every score is that of masked pairs.
+def zero_without_key(
+  out: jax.Array, lse: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+  """Sets out to 0 and lse to -inf where a query has no key.
 
-  Kernels give them the mean of v. Their lse tells them apart, which takes a
-  look at L numbers in place of L x S segments.
+  Kernels return the mean of v there, with the lse of masked scores. Reading lse
+  takes L comparisons, where segments would take L x S.
   """
   # Scores of kernels that mask with less than LOWEST lie above half of it.
-  found = lse > LOWEST / 4
-  return jnp.where(found[..., None], out, 0), jnp.where(found, lse, -jnp.inf)
+  has_key = lse > LOWEST / 4
+  return jnp.where(has_key[..., None], out, 0), jnp.where(
+    has_key, lse, -jnp.inf
+  )
 
 
 def merge(
   a: tuple[jax.Array, jax.Array], b: tuple[jax.Array, jax.Array]
 ) -> tuple[jax.Array, jax.Array]:
-  """Attention to two sets of keys from attention to each of them.
+  """Merges attention to two sets of keys into attention to their union.
 
   out = (e^lse_a a + e^lse_b b) / (e^lse_a + e^lse_b), in float32.
 
   Args:
-    a: out `[B, H, L, K]` and lse `f32[B, H, L]`, -inf where there is no key.
-    b: likewise.
+    a: out `[B, H, L, K]` and lse `f32[B, H, L]`, -inf without a key.
+    b: out and lse of the other keys.
   """
   top = jnp.maximum(a[1], b[1])
-  top = jnp.where(jnp.isneginf(top), 0, top)  # Or -inf - -inf is no number.
+  top = jnp.where(jnp.isneginf(top), 0, top)  # -inf - -inf is NaN.
   weights = [jnp.exp(lse - top) for _, lse in (a, b)]
   total = weights[0] + weights[1]
   share = [w / jnp.where(total == 0, 1, total) for w in weights]

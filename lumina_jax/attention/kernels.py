@@ -1,4 +1,4 @@
-"""Which kernel multiplies: by platform, unless one is asked for by name."""
+"""Selects the attention kernel, by name or for the platform."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from lumina_jax.attention import library, splash
+from lumina_jax.attention import dot_product, splash
 from lumina_jax.attention.chunked import CPU_SCORES, SCORES, Chunked
+from lumina_jax.files import suggest
 
 NAMES = ("auto", "splash", "cudnn", "chunked", "dense")
 
@@ -26,55 +27,55 @@ def choose(
   ring: bool = False,
   strict: bool = False,
 ) -> Any:
-  """A `Kernel`, or a function that attends to all keys.
+  """Returns a `Kernel`, or a function that attends to all keys.
 
-  "auto" is splash on TPUs, cuDNN on GPUs and the chunked one elsewhere and
-  wherever these cannot serve. So is any other name that cannot; why it cannot
-  is logged, once.
+  "auto" is splash on TPUs, cuDNN on GPUs and the chunked kernel elsewhere. A
+  kernel that does not support the arguments falls back to that of the platform,
+  then to the chunked one; the reason is logged once.
 
   Args:
-    name: one of `NAMES`, or what it shall return.
+    name: one of `NAMES`, or a kernel, which is returned.
     head_dim: K.
-    dtype: of queries.
-    packed: whether rows may hold several samples.
-    ring: whether it must work on a part of the keys at a time.
-    strict: refuses a name that cannot serve.
+    dtype: type of the queries.
+    packed: whether a row may hold several samples.
+    ring: whether the kernel must attend to a part of the keys at a time.
+    strict: raises instead of falling back.
 
   Raises:
-    ValueError: if there is no such name, or if strict.
+    ValueError: if the name is unknown, or strict and unsupported.
   """
   if not isinstance(name, str):
     return name
   check_name(name)
   platform, kind = device()
-  refusals = {
-    "splash": splash.refuses(platform, head_dim),
-    "cudnn": library.refuses_cudnn(platform, head_dim, dtype, packed),
+  problems = {
+    "splash": splash.unsupported(platform, head_dim),
+    "cudnn": dot_product.cudnn_unsupported(platform, head_dim, dtype, packed),
     "dense": "",
     "chunked": "",
   }
   if ring:
-    for whole in ("cudnn", "dense"):
-      refusals[whole] = refusals[whole] or f"{whole} cannot serve a ring"
-  usual = {"tpu": "splash", "gpu": "cudnn", "cuda": "cudnn"}.get(
+    for other in ("cudnn", "dense"):
+      problems[other] = problems[other] or f"{other} cannot serve a ring"
+  default = {"tpu": "splash", "gpu": "cudnn", "cuda": "cudnn"}.get(
     platform, "chunked"
   )
-  for wanted in (usual if name == "auto" else name, usual):
-    if not refusals[wanted]:
-      name = wanted
+  for candidate in (default if name == "auto" else name, default):
+    if not problems[candidate]:
+      name = candidate
       break
     if strict and name != "auto":
       raise ValueError(
-        f"attention_kernel {name!r}: {refusals[name]}; use 'auto'"
+        f"attention_kernel {name!r}: {problems[name]}; use 'auto'"
       )
-    _log_once(f"attention without {wanted}: {refusals[wanted]}")
+    _log_once(f"attention without {candidate}: {problems[candidate]}")
   else:
     name = "chunked"
   if name == "splash":
     return splash.Splash(*splash.blocks(kind, head_dim))
   if name == "chunked":
     return Chunked(CPU_SCORES if platform == "cpu" else SCORES)
-  return {"cudnn": library.cudnn, "dense": library.dense}[name]
+  return {"cudnn": dot_product.cudnn, "dense": dot_product.dense}[name]
 
 
 def check_name(name: str) -> None:
@@ -83,19 +84,18 @@ def check_name(name: str) -> None:
   Raises:
     ValueError: if there is no such kernel.
   """
-  if name not in NAMES:
-    raise ValueError(f"attention_kernel {name!r}: use one of {NAMES}")
+  suggest.check_name("attention_kernel", name, NAMES)
 
 
 def device() -> tuple[str, str]:
-  """Platform and kind of the devices that a program is made for.
+  """Platform and kind of the devices that the program is compiled for.
 
-  The mesh tells: a program for TPUs may be compiled on a machine without.
+  The mesh decides, since a machine without TPUs can compile for TPUs.
   """
-  found = jax.sharding.get_abstract_mesh().abstract_device
-  if found is None:
+  target = jax.sharding.get_abstract_mesh().abstract_device
+  if target is None:
     return jax.default_backend(), jax.devices()[0].device_kind
-  return found.platform, found.device_kind
+  return target.platform, target.device_kind
 
 
 @functools.lru_cache

@@ -1,9 +1,9 @@
-"""Splash attention: JAX's Pallas kernel for TPUs, whose tiles never leave VMEM.
+"""Splash attention: JAX's Pallas kernel for TPUs, whose tiles stay in VMEM.
 
-JAX's public wrapper hides lse from differentiation, so this calls the passes
-beneath it. The backward pass is the unfused one: the fused one keeps partial
-sums of dq for each block of keys, 16 GiB a chip at 131,072 tokens of 32 heads
-over 8 chips, where the unfused one takes 0.64 GiB.
+JAX's public wrapper hides lse from differentiation, so this module calls the
+private passes below it. It uses the unfused backward pass. The fused one stores
+partial sums of dq for each block of keys: 16 GiB a chip at 131,072 tokens of 32
+heads over 8 chips, where the unfused one takes 0.64 GiB.
 """
 
 from __future__ import annotations
@@ -20,17 +20,19 @@ from jax.experimental.pallas.ops.tpu.splash_attention import (
   splash_attention_mask_info as mask_info,
 )
 
-from lumina_jax.attention.kernel import without_key
+from lumina_jax.attention.kernel import zero_without_key
 
 LANES = 128
-LARGEST_HEAD = 256  # Channels; tiles of more do not fit beside one another.
-Q_PADDING, KV_PADDING = -1, -2  # As equal segments attend, these must differ.
+LARGEST_HEAD = 256  # channels; tiles of larger heads do not fit VMEM
+# Segments of padding. They differ, since equal segments attend.
+Q_PADDING, KV_PADDING = -1, -2
 
-# Tiles by a word of the device's kind. A tile of n queries makes n operations
-# for each byte of keys and values that it reads, 1.5 n backwards; one of n keys
-# 2 n for each byte of queries and cotangents. That shall exceed what the chip
-# computes while it reads one: 240 on v5e, 166 on v5p, 560 on v6e, 313 on v7x.
-# Compiled for each of them, timed on none.
+# Tiles by a substring of the device kind. A tile of n queries computes n
+# operations for each byte of keys and values that it reads, and 1.5 n in the
+# backward pass; a tile of n keys computes 2 n for each byte of queries and
+# cotangents. These numbers must exceed the operations that the chip computes
+# while it reads a byte: 240 on v5e, 166 on v5p, 560 on v6e, 313 on v7x.
+# Compiled for all four; not timed yet.
 DEFAULT = (512, 1024), (512, 512)
 TILES = (("v6", ((1024, 1024), (512, 512))),)
 
@@ -49,9 +51,10 @@ class Splash:
   """A `Kernel` for TPUs.
 
   Attributes:
-    forward_blocks: queries and keys of a tile at the most; multiples of 128.
-    backward_blocks: likewise.
-    interpret: runs the kernel's body as plain JAX, anywhere and slowly.
+    forward_blocks: largest tile of the forward pass, (queries, keys); multiples
+      of 128.
+    backward_blocks: largest tile of the backward pass, (queries, keys).
+    interpret: runs the kernel's body as plain JAX, slowly, on any platform.
   """
 
   forward_blocks: tuple[int, int] = DEFAULT[0]
@@ -82,7 +85,9 @@ class Splash:
       return out, lse
 
     out, lse = jax.vmap(one_row)(q, k, v, segments)
-    return without_key(out[:, :, :length].astype(v.dtype), lse[:, :, :length])
+    return zero_without_key(
+      out[:, :, :length].astype(v.dtype), lse[:, :, :length]
+    )
 
   def backward(self, q, k, v, q_segments, kv_segments, lse, shift, d_out):
     """See `Kernel.backward`."""
@@ -110,13 +115,13 @@ class Splash:
       return pallas._splash_attention_bwd_dq(*inputs, **common), dk, dv
 
     dq, dk, dv = jax.vmap(one_row)(*queries, k, v, segments)
-    # The kernel saw scaled queries: dk is right as it is, dq is not yet.
+    # The kernel received scaled queries: dk is complete, dq needs the scale.
     dq = dq[:, :, :length].astype(jnp.float32) * q.shape[-1] ** -0.5
     return dq, dk[:, :, :keys], dv[:, :, :keys]
 
 
-def refuses(platform: str, head_dim: int) -> str:
-  """Why this kernel cannot serve; "" if it can."""
+def unsupported(platform: str, head_dim: int) -> str:
+  """Returns why splash cannot be used, or ""."""
   if platform != "tpu":
     return f"splash runs on TPUs, not on {platform!r}"
   if head_dim > LARGEST_HEAD:
@@ -125,19 +130,19 @@ def refuses(platform: str, head_dim: int) -> str:
 
 
 def blocks(kind: str, head_dim: int) -> tuple[tuple[int, int], tuple[int, int]]:
-  """Tiles for a kind of TPU, forwards and backwards; see `Splash`."""
+  """Tiles of both passes for a kind of TPU; see `Splash`."""
   forward, backward = next(
     (tiles for name, tiles in TILES if name in kind), DEFAULT
   )
-  if head_dim > LANES:  # Twice the channels; the same tiles would not fit.
+  if head_dim > LANES:  # Twice the channels in half the tile fit VMEM.
     forward, backward = (
       tuple(side // 2 for side in tile) for tile in (forward, backward)
     )
   return forward, backward
 
 
-def _scaled(q):
-  """The kernel does not divide scores by sqrt(K)."""
+def _scaled(q: jax.Array) -> jax.Array:
+  """q / sqrt(K); the kernel does not scale scores."""
   return (q.astype(jnp.float32) * q.shape[-1] ** -0.5).astype(q.dtype)
 
 
@@ -146,13 +151,13 @@ def _tile(blocks: tuple[int, int], q, k) -> tuple[int, int]:
 
 
 @functools.lru_cache(maxsize=256)
-def _block(most: int, length: int) -> int:
-  """The block that wastes least: of padding, and of time in small tiles."""
+def _block(largest: int, length: int) -> int:
+  """The block of least cost: padding, and the overhead of small tiles."""
 
   def cost(block):
     return -(-length // block) * block * (1 + LANES / (4 * block))
 
-  return min(range(most, 0, -LANES), key=cost)
+  return min(range(largest, 0, -LANES), key=cost)
 
 
 def _pad(x: jax.Array, block: int, axis: int = 2, value: int = 0) -> jax.Array:
@@ -162,10 +167,10 @@ def _pad(x: jax.Array, block: int, axis: int = 2, value: int = 0) -> jax.Array:
 
 
 def _segments(q_segments, kv_segments, bq: int, bkv: int):
-  def named(segments, padding, block):
-    named = jnp.where(segments == 0, padding, segments).astype(jnp.int32)
-    return _pad(named, block, axis=1, value=padding)
+  def padded(segments, padding, block):
+    ids = jnp.where(segments == 0, padding, segments).astype(jnp.int32)
+    return _pad(ids, block, axis=1, value=padding)
 
   return pallas.SegmentIds(
-    named(q_segments, Q_PADDING, bq), named(kv_segments, KV_PADDING, bkv)
+    padded(q_segments, Q_PADDING, bq), padded(kv_segments, KV_PADDING, bkv)
   )

@@ -1,9 +1,9 @@
-"""How attention over a sequence that lies on C devices is split among them.
+"""Selects how C devices share the attention over one sequence.
 
-Ulysses (Jacobs et al. 2023): U neighbours swap length for heads, so that each
-holds all their tokens and H / U of the heads. Ring (Liu et al. 2023): keys and
-values wander round R groups. U R = C, any of both (Fang and Zhao 2024, "USP").
-In place of both, every device may gather the keys and values of all.
+Ulysses (Jacobs et al. 2023): U neighbours exchange length for heads, so that
+each holds all their tokens and H / U heads. Ring (Liu et al. 2023): keys and
+values travel around R groups. U R = C in any combination (Fang and Zhao 2024,
+"USP"). Alternatively, every device gathers all keys and values.
 """
 
 from __future__ import annotations
@@ -11,21 +11,22 @@ from __future__ import annotations
 import dataclasses
 import math
 
-# Keys and values of whole rows that a device may well hold beside all else;
-# longer ones stay split.
+from lumina_jax.files.suggest import did_you_mean
+
+# Largest keys and values of whole rows that "auto" gathers on each device.
 GATHER_BYTES = 2**28
 
-WISHES = ("auto", "ring", "ulysses", "gather")
+NAMES = ("auto", "ring", "ulysses", "gather")
 
 
 @dataclasses.dataclass(frozen=True)
 class Split:
-  """The degrees of one attention.
+  """The degrees of sequence parallelism.
 
   Attributes:
-    ulysses: U, devices that swap length for heads.
-    ring: R, groups of them that keys and values wander round.
-    gather: keys and values of all devices instead; then U = R = 1.
+    ulysses: U, devices that exchange length for heads.
+    ring: R, groups that keys and values travel around.
+    gather: all devices gather keys and values instead; then U = R = 1.
   """
 
   ulysses: int = 1
@@ -33,22 +34,22 @@ class Split:
   gather: bool = False
 
 
-def check_wish(wish: str) -> None:
+def check_name(name: str) -> None:
   """Checks `ModelConfig.sequence_split`.
 
   Raises:
-    ValueError: if it is neither a word of `WISHES` nor a positive number.
+    ValueError: if it is neither one of `NAMES` nor a positive number.
   """
-  if wish not in WISHES and not (wish.isdecimal() and int(wish) > 0):
-    words = ", ".join(repr(word) for word in WISHES)
+  if name not in NAMES and not (name.isdecimal() and int(name) > 0):
+    hint = did_you_mean(name, NAMES) or ";"
     raise ValueError(
-      f"sequence_split {wish!r}: use {words}, or the degree of Ulysses, e.g. "
-      "'4'; the rest is a ring"
+      f"unknown sequence_split {name!r}{hint} use one of: {', '.join(NAMES)}, "
+      "or the degree of Ulysses, such as 4; the rest is a ring"
     )
 
 
 def choose(
-  wish: str,
+  name: str,
   context: int,
   heads: int,
   kv_heads: int,
@@ -58,64 +59,65 @@ def choose(
 ) -> Split:
   """The split of self-attention over `context` devices.
 
-  "auto" takes what sends least, see `traffic`, of all degrees of Ulysses that
-  divide the heads, and of gathering where that takes less than `GATHER_BYTES`.
+  "auto" minimises `traffic` over all degrees of Ulysses that divide the heads,
+  and over gathering where that needs less than `GATHER_BYTES`.
 
   Args:
-    wish: "auto", "ring", "ulysses" (as far as heads allow), "gather", or the
-      degree of Ulysses as a number.
+    name: "auto", "ring", "ulysses" (the largest degree that divides the heads),
+      "gather", or the degree of Ulysses as a number.
     context: C, devices that the length is sharded over.
-    heads: H that a device holds (over tensor they are sharded already).
-    kv_heads: G likewise.
+    heads: H on each device (tensor parallelism shards them first).
+    kv_heads: G on each device.
     length: L of a whole row.
     width: bytes of one head of one key.
-    rows: B that a device holds.
+    rows: B on each device.
 
   Raises:
-    ValueError: if a degree divides the devices or the heads not.
+    ValueError: if the degree does not divide the devices and the heads.
   """
-  check_wish(wish)
+  check_name(name)
   if context == 1:
     return Split()
-  if wish == "gather":
+  if name == "gather":
     return Split(gather=True)
   common = math.gcd(context, heads)
   degrees = [u for u in range(1, common + 1) if common % u == 0]
-  if wish.isdecimal() and int(wish) not in degrees:
+  if name.isdecimal() and int(name) not in degrees:
     raise ValueError(
-      f"sequence_split {wish!r}: Ulysses' degree must divide the {context} "
+      f"sequence_split {name!r}: Ulysses' degree must divide the {context} "
       f"devices of mesh.context and the {heads} heads of each; use one of "
       f"{degrees}"
     )
   degrees = {"auto": degrees, "ring": [1], "ulysses": [common]}.get(
-    wish, [int(wish)] if wish.isdecimal() else degrees
+    name, [int(name)] if name.isdecimal() else degrees
   )
   splits = [Split(u, context // u) for u in degrees]
   gathered = 2 * rows * kv_heads * length * width
-  if wish == "auto" and gathered <= GATHER_BYTES:
+  if name == "auto" and gathered <= GATHER_BYTES:
     splits.append(Split(gather=True))
-  # Of equals the one with more Ulysses: few large products.
+  # On a tie, the larger degree of Ulysses: few, large products.
   cost = {s: traffic(s, context, heads, kv_heads) for s in splits}
   return min(splits, key=lambda s: (cost[s], -s.ulysses))
 
 
 def traffic(split: Split, context: int, heads: int, kv_heads: int) -> float:
-  """What a device sends in both passes, in heads of its own L / C tokens.
+  """What a device sends in both passes, in heads of its L / C tokens.
 
-  Ulysses swaps q, k, v and out; backwards their cotangents. A ring passes k and
-  v on R - 1 times, backwards again, and their cotangents in float32, which
-  count twice beside bfloat16, R times. Gathering is undone by scattering sums.
+  Ulysses exchanges q, k, v and out, and their cotangents in the backward pass.
+  A ring sends k and v R - 1 times in each pass, and their float32 cotangents,
+  which count twice beside bfloat16, R times. Gathering is reversed by a
+  reduce-scatter.
   """
   if split.gather:
     return 2 * 2 * kv_heads * (context - 1)
   u, r = split.ulysses, split.ring
-  kv = replicated(kv_heads, u)
-  swapped = 2 * (2 * heads + 2 * kv) * (u - 1) / u
+  kv = repeated_kv_heads(kv_heads, u)
+  exchanged = 2 * (2 * heads + 2 * kv) * (u - 1) / u
   if r == 1:
-    return swapped
-  return swapped + 2 * 2 * kv * (r - 1) + 2 * 2 * kv * r
+    return exchanged
+  return exchanged + 2 * 2 * kv * (r - 1) + 2 * 2 * kv * r
 
 
-def replicated(kv_heads: int, ulysses: int) -> int:
-  """Kv heads after each is repeated until Ulysses' degree divides them."""
+def repeated_kv_heads(kv_heads: int, ulysses: int) -> int:
+  """Kv heads after repetition, so that Ulysses' degree divides them."""
   return math.lcm(kv_heads, ulysses)

@@ -117,7 +117,7 @@ class ModelConfig:
     object.__setattr__(self, "patch", tuple(self.patch))
     object.__setattr__(self, "routing", tuple(self.routing))
     kernels.check_name(self.attention_kernel)
-    split.check_wish(self.sequence_split)
+    split.check_name(self.sequence_split)
     check_name("remat", self.remat, remat.POLICIES)
     check_name("dtype", self.dtype, ("float32", "bfloat16"))
     if not self.patch or min(self.patch) < 1:

@@ -14,7 +14,7 @@ import jax
 from flax import linen as nn
 
 from lumina_jax import attention
-from lumina_jax.attention.sequence import saved
+from lumina_jax.attention.sequence_parallel import checkpoint_names
 
 STREAM = "stream"  # Name of the residual stream at the input of a block.
 
@@ -33,7 +33,7 @@ def wrap(block: type[nn.Module], remat: str) -> Callable[..., Any]:
   if remat == "none":
     return block
   # Only self-attention: attention to text is cheaper to recompute than to keep.
-  names = saved(attention.NAME)
+  names = checkpoint_names(attention.NAME)
   policies = jax.checkpoint_policies
 
   def offload(*names):

@@ -74,7 +74,7 @@ def join() -> None:
   """Connects to the other processes, if there are any."""
   args = flags.FLAGS
   try:
-    processes.start(args.coordinator, args.num_processes, args.process_id)
+    processes.initialize(args.coordinator, args.num_processes, args.process_id)
     if jax.distributed.is_initialized():
       # If one dies, the runtime aborts the others and names it; the stacks of
       # all threads would bury that message.

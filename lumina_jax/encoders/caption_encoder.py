@@ -67,6 +67,7 @@ class CaptionEncoder:
     Raises:
       ValueError: if an option is invalid, or the tokenizer has more tokens than
         the model.
+      OSError: if the cache cannot be written to.
     """
     if cleaning not in CLEANERS:
       raise ValueError(
@@ -191,7 +192,7 @@ class CaptionEncoder:
     tokens = np.zeros((2, count, _power_of_two(longest)), np.int32)
     for i, row in enumerate(rows):
       tokens[:, i, : len(row)] = row, np.ones_like(row)
-    with processes.devices_of(self._params):
+    with processes.use_mesh_of(self._params):
       features = encode_tokens(self._cfg, self._params, *tokens)
     features = processes.gather(features)
     return [features[i, : len(row)].copy() for i, row in enumerate(rows)]

@@ -28,9 +28,12 @@ class FeatureCache:
     Args:
       folder: the folder.
       dtype: dtype that the features are computed in; files hold the same bits.
+
+    Raises:
+      OSError: if the folder cannot be written to.
     """
     self._folder = pathlib.Path(folder).expanduser()
-    self._folder.mkdir(parents=True, exist_ok=True)
+    atomic.make_folder(self._folder)
     self._dtype = np.dtype(jnp.dtype(dtype))
 
   def read(self, key: str) -> np.ndarray | None:

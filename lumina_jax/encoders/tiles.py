@@ -4,7 +4,8 @@ An image is cut into overlapping tiles of one shape, and the results are blended
 linearly where tiles overlap. The last tile of a row ends with the image and the
 others are spread evenly, so all tiles are full and share one program. A loop in
 Python runs the tiles and sums the results on the host: a device never holds the
-whole, and one program serves images of any size.
+whole, and one program serves images of any size. Results may lie on devices of
+several processes; every process then gets all of them.
 
 Norms and attention see one tile only, so the result differs a little from that
 of the whole image; blending spreads the difference over the overlap.
@@ -20,6 +21,8 @@ from collections.abc import Callable
 
 import jax
 import numpy as np
+
+from lumina_jax.parallel import processes
 
 MIN_TILE = 8  # Cells along a tile; smaller ones would be mostly border.
 OVERLAP = 4  # Neighbours share at least a quarter of a tile.
@@ -99,11 +102,12 @@ def run_batches(
   """
   if batch_size is None or len(x) <= batch_size:
     return run(x)
-  x, outs = np.asarray(x), []
+  x, outs = processes.gather(x), []
   for start in range(0, len(x), batch_size):
     batch = x[start : start + batch_size]
     padding = [(0, batch_size - len(batch))] + [(0, 0)] * (x.ndim - 1)
-    outs.append(np.asarray(run(np.pad(batch, padding)))[: len(batch)])
+    result = processes.gather(run(np.pad(batch, padding)))
+    outs.append(result[: len(batch)])
   return np.concatenate(outs)
 
 
@@ -122,7 +126,7 @@ def run_tiles(
   Returns:
     `f32[B, rows', columns', C']` on the host.
   """
-  x, out = np.asarray(x), None
+  x, out = processes.gather(x), None
   sizes = [side // in_scale for side in x.shape[1:3]]
   tile_sides = [min(tile, size) for size in sizes]
   starts = [tile_starts(*pair) for pair in zip(sizes, tile_sides, strict=True)]
@@ -140,7 +144,7 @@ def run_tiles(
   for corner, (row, column) in zip(
     itertools.product(*starts), itertools.product(*weights), strict=True
   ):
-    result = np.asarray(run(x[region(corner, in_scale)]), np.float32)
+    result = processes.gather(run(x[region(corner, in_scale)]))
     if out is None:
       sides = [size * out_scale for size in sizes]
       out = np.zeros((len(x), *sides, result.shape[-1]), np.float32)

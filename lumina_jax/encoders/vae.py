@@ -24,7 +24,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from lumina_jax.attention import attend_here
+from lumina_jax.attention import attend_local
 from lumina_jax.backbone.layers import Einsum, xavier
 from lumina_jax.encoders.convolution import Conv, GroupNorm
 
@@ -151,7 +151,7 @@ class Attention(nn.Module):
       linear(name=name)(y)[:, :, None] for name in ("query", "key", "value")
     ]
     one = jnp.ones((B, H * W), jnp.int32)
-    y = linear(name="out")(attend_here(*heads, one, one)[:, :, 0])
+    y = linear(name="out")(attend_local(*heads, one, one)[:, :, 0])
     return x_BHWC + y.reshape(B, H, W, C)
 
 

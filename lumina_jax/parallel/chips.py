@@ -1,11 +1,11 @@
-"""What a chip offers, as its maker says and as the compiler has it.
+"""Data sheets of accelerators.
 
 Peaks, HBM and ICI bandwidth: docs.cloud.google.com/tpu/docs/{v4,v5e,v5p,v6e,
 tpu7x}, and NVIDIA's data sheets of H100 SXM and H200 SXM (dense, NVLink).
-Usable HBM: what libtpu 0.0.42.1 names when it refuses a program that is too
-large ("exceeds available HBM (15.75G)"), forced once for each kind; on GPUs,
-what JAX takes of them by default, three quarters.
-Slices: those that Google rents out, from the same pages.
+Usable HBM: libtpu 0.0.42.1 names it when it refuses a program that is too large
+("exceeds available HBM (15.75G)"), forced once for each kind; on GPUs, the
+three quarters that JAX allocates by default. Slices: those that Google Cloud
+offers, from the same pages.
 """
 
 from __future__ import annotations
@@ -35,20 +35,20 @@ _CUBES = (
 
 @dataclasses.dataclass(frozen=True)
 class Chip:
-  """One kind of accelerator; every number is of a chip unless it says device.
+  """One kind of accelerator. Numbers are per chip unless they say device.
 
   Attributes:
-    name: what people call it.
-    flops: peak of bfloat16 matrix products, per second; 0 = unknown.
-    usable: bytes of HBM that a program may fill on one device; 0 = no limit.
+    name: common name, as in "v5e:4x4".
+    flops: peak bfloat16 FLOP/s of matrix products; 0 = unknown.
+    usable: bytes of HBM that a program can fill on one device; 0 = no limit.
     bandwidth: bytes per second from and to HBM.
-    ici: bytes per second that it sends to others, all links together: half of
-      the published figure, which counts both directions.
-    devices: JAX devices of one chip.
-    slices: shapes one can have, smallest first.
-    libtpu: what libtpu calls it, "" if it is no TPU.
-    variant: libtpu's name of the configuration that JAX users get, "" if that
-      is its default.
+    ici: bytes per second that it sends over all links together: half of the
+      published number, which counts both directions.
+    devices: JAX devices per chip.
+    slices: shapes on offer, smallest first.
+    libtpu: libtpu's name; "" if it is not a TPU.
+    variant: libtpu's name of the configuration that JAX users get; "" for
+      libtpu's default.
   """
 
   name: str
@@ -101,34 +101,34 @@ CHIPS = {
 }
 
 
-def of_device(device: Any) -> Chip | None:
-  """The chip of a JAX device; None if nothing is known of it."""
+def chip_of(device: Any) -> Chip | None:
+  """The chip of a JAX device; None if it is unknown."""
   kind = device.device_kind.lower()
   names = {chip.libtpu or chip.name: chip for chip in CHIPS.values()}
-  # libtpu says "TPU v5 lite", "TPU v6 lite", "TPU v5", "TPU7x".
+  # Device kinds of libtpu: "TPU v5 lite", "TPU v6 lite", "TPU v5", "TPU7x".
   kind = kind.replace("tpu ", "").replace(" lite", "e")
-  kind = "v5p" if kind == "v5" else kind  # Both are said of the same.
+  kind = "v5p" if kind == "v5" else kind
   return next(
     (chip for name, chip in names.items() if name in kind and chip.flops), None
   )
 
 
-def count(shape: str) -> int:
-  """Chips of a slice: "4x4" -> 16."""
+def chip_count(shape: str) -> int:
+  """Chips in a slice: "4x4" -> 16."""
   return math.prod(int(side) for side in shape.split("x"))
 
 
-def near(chip: Chip, name: str) -> list[str]:
-  """Three slices of about as many chips as the name tells, smallest first."""
+def nearest_slices(chip: Chip, name: str) -> list[str]:
+  """Three slices of about as many chips as in the name, smallest first."""
   sides = [int(side) for side in re.findall(r"\d+", name.partition(":")[2])]
   wanted = math.prod(max(side, 1) for side in sides)
 
-  def apart(shape):
-    return abs(math.log(count(shape) / wanted))
+  def distance(shape):
+    return abs(math.log(chip_count(shape) / wanted))
 
-  return sorted(sorted(chip.slices, key=apart)[:3], key=count)
+  return sorted(sorted(chip.slices, key=distance)[:3], key=chip_count)
 
 
-def larger(chip: Chip, chips: int) -> list[str]:
-  """Shapes of more than so many chips, smallest first."""
-  return [shape for shape in chip.slices if count(shape) > chips]
+def larger_slices(chip: Chip, chips: int) -> list[str]:
+  """Slices of more than `chips` chips, smallest first."""
+  return [shape for shape in chip.slices if chip_count(shape) > chips]

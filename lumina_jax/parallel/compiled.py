@@ -1,4 +1,4 @@
-"""What a compiled program takes of a device: memory, links, kernels."""
+"""Memory, collectives and kernels of a compiled program, per device."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from lumina_jax.parallel.hlo import Hlo, Traffic
 
 _UNITS = {"": 1, "B": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 _SIZE = r"([\d.]+)([KMGT]?)(?:i?B)?"
-_TOO_LARGE = (  # TPU, refused early and late
+_OUT_OF_HBM = (  # TPU compiler, in an early and in a late pass
   re.compile(rf"\({_SIZE}\) exceeds available HBM \({_SIZE}\)"),
   re.compile(rf"Used {_SIZE} of {_SIZE} hbm"),
 )
-# GPUs, and hosts: how much was asked for, not how much there is.
+# GPUs and hosts name what they tried to allocate, not what is available.
 _ALLOCATING = re.compile(r"(?:allocate|allocating) (\d+) bytes")
 
 
 @dataclasses.dataclass(frozen=True)
-class TooLarge:
-  """Why a program was refused.
+class OutOfMemory:
+  """A program that the compiler refused.
 
   Attributes:
-    needed: bytes of a device.
-    usable: bytes that it may fill, 0 if the compiler does not say.
+    needed: bytes per device.
+    usable: bytes that a program can fill per device; 0 = unknown.
   """
 
   needed: int
@@ -35,14 +35,14 @@ class TooLarge:
 
 @dataclasses.dataclass(frozen=True)
 class Program:
-  """What one run of a compiled program takes of each device.
+  """What one run of a compiled program takes per device.
 
   Attributes:
-    peak: bytes at the worst moment, arguments included.
-    arguments: bytes of what it is given.
-    host: bytes of the host's memory for what is offloaded.
+    peak: bytes at the peak, arguments included.
+    arguments: bytes of the arguments.
+    host: bytes of host memory for offloaded arrays.
     traffic: collectives by kind.
-    kernels: Pallas kernels in it.
+    kernels: number of Pallas kernels.
   """
 
   peak: int
@@ -59,26 +59,26 @@ class Program:
 
 def compile_program(
   lowered: jax.stages.Lowered, devices: Sequence[jax.Device]
-) -> Program | TooLarge:
-  """Compiles for the devices that it was lowered for; runs nothing.
+) -> Program | OutOfMemory:
+  """Compiles a lowered program without running it.
 
   Args:
     lowered: the program.
-    devices: all of those devices.
+    devices: all devices that it was lowered for.
 
   Raises:
-    jax.errors.JaxRuntimeError: whatever the compiler says but out of memory.
+    jax.errors.JaxRuntimeError: any compiler error other than out of memory.
   """
   try:
     compiled = lowered.compile()
   except jax.errors.JaxRuntimeError as error:
-    refused = too_large(str(error))
+    refused = parse_out_of_memory(str(error))
     if refused is None:
       raise
     return refused
   memory = compiled.memory_analysis()
   peak = memory.peak_memory_in_bytes
-  if devices[0].platform != "tpu":  # Elsewhere it leaves temporaries out.
+  if devices[0].platform != "tpu":  # Other compilers leave out temporaries.
     arrays = memory.argument_size_in_bytes + memory.output_size_in_bytes
     arrays -= memory.alias_size_in_bytes
     peak = max(peak, arrays + memory.temp_size_in_bytes)
@@ -92,16 +92,18 @@ def compile_program(
   )
 
 
-def too_large(message: str) -> TooLarge | None:
-  """What an error says of memory; None if it is about something else."""
+def parse_out_of_memory(message: str) -> OutOfMemory | None:
+  """Parses an error about device memory; None for any other error."""
   if "RESOURCE_EXHAUSTED" not in message:
     return None
-  for pattern in _TOO_LARGE:
+  for pattern in _OUT_OF_HBM:
     if found := pattern.search(message):
       needed, unit, usable, unit_usable = found.groups()
-      return TooLarge(_to_bytes(needed, unit), _to_bytes(usable, unit_usable))
+      return OutOfMemory(
+        _to_bytes(needed, unit), _to_bytes(usable, unit_usable)
+      )
   if found := _ALLOCATING.search(message):
-    return TooLarge(int(found[1]), 0)
+    return OutOfMemory(int(found[1]), 0)
   return None
 
 

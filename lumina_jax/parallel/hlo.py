@@ -1,8 +1,8 @@
-"""What a compiled program sends between devices, read off its HLO text.
+"""Counts collectives and bytes sent in the HLO text of a compiled program.
 
-XLA prints each computation once, and a loop's body runs many times; so do the
-layers of a scanned network. Each collective counts as often as it runs: the
-product of the trip counts of all loops around it.
+XLA prints the body of a loop once, such as the layer of a scanned network. So a
+collective counts as often as it runs: the product of the trip counts of all
+loops around it.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ KINDS = (
   "collective-permute",
   "collective-broadcast",
 )
-BITS = {"pred": 8, "token": 0, "opaque": 0}  # Others say it: bf16, f8e4m3fn.
+# Bits of types whose names have no number, unlike bf16 and f8e4m3fn.
+BITS = {"pred": 8, "token": 0, "opaque": 0}
 
 _COMPUTATION = re.compile(r"^(ENTRY )?%?([\w.\-]+) \(.*\{$")
 _INSTRUCTION = re.compile(r"^\s+(ROOT )?%?([\w.\-]+) = (.*)$")
@@ -35,8 +36,8 @@ _CONDITION = re.compile(r"\bcondition=%?([\w.\-]+)")
 _TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"\}')
 _CONSTANT = re.compile(r" = [su]\d+\[\]\S* constant\((\d+)\)")
 _CHANNEL = re.compile(r"channel_id=(\d+)")
-# Three spellings of who takes part: {{0,1},{2,3}}, [2,2]<=[4], and the axes of
-# a mesh: mesh['a'=2,'b'=4] {'b'}, or a part of an axis, {'b':(2)2}.
+# Replica groups come in three formats: {{0,1},{2,3}}, [2,2]<=[4], and mesh
+# axes: mesh['a'=2,'b'=4] {'b'}, or a part of an axis, {'b':(2)2}.
 _LISTED = re.compile(r"replica_groups=\{\{([\d,]*)\}")
 _IOTA = re.compile(r"replica_groups=\[\d+,(\d+)\]<=")
 _MESH = re.compile(r"replica_groups=mesh\[([^\]]*)\][^{]*\{([^}]*)\}")
@@ -49,10 +50,9 @@ class Traffic:
   """Collectives of one kind.
 
   Attributes:
-    count: how many run.
-    sent: bytes that one device sends in all of them, by the algorithms of a
-      ring: of n devices, (n - 1) / n of the whole array, twice that to reduce
-      and gather it.
+    count: number of executions.
+    sent: bytes that one device sends in all of them, by ring algorithms: with n
+      devices, (n - 1) / n of the whole array, and twice that for an all-reduce.
   """
 
   count: int = 0
@@ -61,7 +61,7 @@ class Traffic:
 
 @dataclasses.dataclass(frozen=True)
 class Instruction:
-  """One line: what it gives, what it does, and the rest of it."""
+  """One instruction: its name, result shape, opcode and whole line."""
 
   name: str
   shape: str
@@ -70,10 +70,10 @@ class Instruction:
 
 
 class Hlo:
-  """A program's computations by name."""
+  """The computations of a program."""
 
   def __init__(self, text: str):
-    """Reads `compiled.as_text()`."""
+    """Parses `compiled.as_text()`."""
     self._bodies: dict[str, list[Instruction]] = {}
     self._entry = ""
     current: list[Instruction] = []
@@ -88,22 +88,23 @@ class Hlo:
           current.append(Instruction(found[2], shape, opcode[1], line))
 
   def traffic(self, devices: int) -> dict[str, Traffic]:
-    """Collectives of a run by kind, those that there are.
+    """Collectives of one run, by kind; kinds that do not occur are left out.
 
     Args:
-      devices: that run the program; a group that is not listed is all of them.
+      devices: devices that run the program; a collective without replica groups
+        is among all of them.
     """
     total: dict[str, Traffic] = {}
     for kind, instruction, times in self._collectives():
       members = _members(instruction.text, devices)
       sent = _sent(kind, instruction, members)
-      have = total.get(kind, Traffic())
-      total[kind] = Traffic(have.count + times, have.sent + times * sent)
+      old = total.get(kind, Traffic())
+      total[kind] = Traffic(old.count + times, old.sent + times * sent)
     return {kind: total[kind] for kind in KINDS if kind in total}
 
   @property
   def kernels(self) -> int:
-    """Pallas kernels that it has, each counted once."""
+    """The number of Pallas kernels in the text."""
     return sum(
       'custom_call_target="tpu_custom_call"' in instruction.text
       for body in self._bodies.values()
@@ -111,10 +112,10 @@ class Hlo:
     )
 
   def _collectives(self) -> Iterator[tuple[str, Instruction, int]]:
-    """Yields (kind, instruction, how often it runs)."""
-    # TPUs cut a collective into pieces within several fusions, to run beside
-    # other work, some of it in loops; the pieces share its channel, and those
-    # that begin and end it stand outside of these loops.
+    """Yields (kind, instruction, number of executions)."""
+    # TPU compilers split a collective into pieces in several fusions, which
+    # overlap with other work, some of it in loops. The pieces share a channel;
+    # the first and the last stand outside of these loops.
     pieces: dict[str, tuple[str, Instruction, int]] = {}
     for caller, name, times in self._runs(self._entry, self._entry, 1):
       for instruction in self._bodies.get(name, ()):
@@ -133,29 +134,29 @@ class Hlo:
   def _runs(
     self, caller: str, name: str, times: int
   ) -> Iterator[tuple[str, str, int]]:
-    """Yields (computation that no fusion holds, computation, how often)."""
+    """Yields (innermost caller that is no fusion, computation, executions)."""
     yield caller, name, times
     for instruction in self._bodies.get(name, ()):
       opcode, text = instruction.opcode, instruction.text
       if opcode.endswith(("-done", "-update")):
-        continue  # They name what their start has called.
-      again = times * self._trips(text) if opcode == "while" else times
+        continue  # Their start has called the same computation.
+      runs = times * self._trips(text) if opcode == "while" else times
       for key, callee in _CALLED.findall(text):
         if callee not in self._bodies:
           continue
         if key == "to_apply" and opcode != "call":
-          continue  # What a reduction adds with.
-        within = caller if opcode == "fusion" else callee
-        yield from self._runs(within, callee, again)
+          continue  # The operator of a reduction.
+        outer = caller if opcode == "fusion" else callee
+        yield from self._runs(outer, callee, runs)
       for branches in _BRANCHES.findall(text):
         for callee in re.findall(r"[\w.\-]+", branches):
           yield from self._runs(callee, callee, times)
 
   def _trips(self, text: str) -> int:
-    """How often a loop turns, 1 if that depends on data.
+    """The trip count of a loop; 1 if it depends on data.
 
-    Loops of JAX count up from 0; where XLA does not say how far, the constant
-    that their condition compares with does.
+    Loops of JAX count up from 0. Where XLA does not print the trip count, it is
+    the constant in the loop's condition.
     """
     if known := _TRIPS.search(text):
       return int(known[1])
@@ -171,7 +172,7 @@ def _kind(opcode: str) -> str | None:
 
 
 def _members(text: str, devices: int) -> int:
-  """How many devices a collective is among."""
+  """The number of devices in a group of a collective."""
   if listed := _LISTED.search(text):
     return len(listed[1].split(","))
   if iota := _IOTA.search(text):
@@ -186,12 +187,13 @@ def _members(text: str, devices: int) -> int:
 
 
 def _sent(kind: str, instruction: Instruction, n: int) -> float:
-  """Bytes that a device sends in one collective among n."""
+  """Bytes that a device sends in one collective among n devices."""
   arrays = [_bytes(*array) for array in _ARRAY.findall(instruction.shape)]
   size = float(sum(arrays))
   if instruction.opcode.endswith("-start"):
     if kind == "all-gather":
-      size *= n / (n + 1)  # Operands stand before results, n times as large.
+      # The shape lists operands, and results that are n times larger.
+      size *= n / (n + 1)
     elif kind == "collective-permute":
       size = float(max(arrays))
   if kind in ("collective-permute", "collective-broadcast"):

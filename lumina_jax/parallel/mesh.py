@@ -1,6 +1,6 @@
-"""One mesh, one tuple of rules: where every array lives.
+"""The device mesh, and the rules that shard every array over it.
 
-Parameters and activations have separate logical names: a long sample with one
+Parameters and activations have separate logical axes, since a batch of one long
 row needs parameters over (fsdp, context) and its length over context.
 """
 
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 from typing import Any
 
 import jax
@@ -18,7 +19,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 AXES = ("data", "fsdp", "context", "tensor")
 
-# Logical axis -> mesh axes; None = replicated. Every name has a rule.
+# Logical axis -> mesh axes; None = replicated. Every logical axis has a rule.
 RULES = (
   ("embed", ("fsdp", "context")),
   ("text", ("fsdp", "context")),
@@ -43,11 +44,11 @@ ROWS = PartitionSpec(("data", "fsdp"))
 ROWS_LENGTH = PartitionSpec(("data", "fsdp"), "context")
 
 
-# What a dimension counts, for whoever chose a mesh that does not divide it.
-COUNTS = {
+# Logical axes in words, for errors about meshes that do not divide them.
+MEANING = {
   "embed": "the width of the network",
   "text": "channels of text features",
-  "cond_in": "the width that steers the norms",
+  "cond_in": "channels of the modulation's input",
   "heads": "attention heads, of which keys and values may have fewer",
   "mlp": "channels of the feed-forward",
   "modulation": "shifts, scales and gates",
@@ -56,15 +57,15 @@ COUNTS = {
 
 @dataclasses.dataclass(frozen=True)
 class MeshConfig:
-  """Devices along each axis within a slice, and slices along each axis.
+  """Devices per axis within a slice, and slices per axis.
 
-  The degree of the mesh on an axis is the product of both. Of the devices and
-  of the slices one may be -1: the rest.
+  The size of a mesh axis is the product of both. One of the device degrees and
+  one of the slice degrees can be -1, which takes the rest.
 
-  A slice is a TPU slice; its devices talk over fast links (ICI), slices over
-  the network of the data centre (DCN), which suits `data` best, then `fsdp`.
-  Other devices have no slices: there, the dcn degrees cut them into equal runs
-  in order of their processes, and -1 is one run a process.
+  Devices of a TPU slice communicate over fast links (ICI), slices over the data
+  centre network (DCN), which suits `data` best, then `fsdp`. Other devices have
+  no slices: the dcn degrees divide them into equal groups in process order, and
+  -1 makes one group per process.
   """
 
   data: int = -1
@@ -78,13 +79,13 @@ class MeshConfig:
 
 
 def make_mesh(cfg: MeshConfig, devices: list[jax.Device] | None = None) -> Mesh:
-  """Lays devices out as (data, fsdp, context, tensor).
+  """The mesh (data, fsdp, context, tensor).
 
-  Along each axis slices stand outside, the devices of a slice inside.
+  Along each axis, slices are outermost and the devices of a slice innermost.
 
   Raises:
-    ValueError: if the degrees do not multiply to the number of slices, or of
-      the devices of each.
+    ValueError: if the product of the degrees is not the number of slices, or of
+      devices per slice.
   """
   devices = jax.devices() if devices is None else devices
   across = {f"dcn_{axis}": getattr(cfg, f"dcn_{axis}") for axis in AXES}
@@ -99,7 +100,7 @@ def make_mesh(cfg: MeshConfig, devices: list[jax.Device] | None = None) -> Mesh:
     for s in slices
   ]
   blocks = np.stack(grids).reshape(*across, *within)
-  # Each axis of slices goes before the axis of devices that it multiplies.
+  # Interleave: each axis of slices precedes its axis of devices.
   order = [n for axis in range(len(AXES)) for n in (axis, axis + len(AXES))]
   layout = blocks.transpose(order).reshape(np.multiply(across, within))
   return Mesh(layout, AXES, axis_types=(AxisType.Auto,) * len(AXES))
@@ -115,11 +116,11 @@ def _slices(
       found.setdefault(getattr(device, "slice_index", 0), []).append(device)
     sizes = {number: len(found[number]) for number in sorted(found)}
     if len(set(sizes.values())) > 1:
-      raise ValueError(f"slices of unlike numbers of devices: {sizes}")
+      raise ValueError(f"slices have different numbers of devices: {sizes}")
     return [found[number] for number in sizes]
   processes = len({device.process_index for device in devices})
-  asked = _product(degrees)
-  count = max(asked, processes) if -1 in degrees.values() else asked
+  known = _product(degrees)
+  count = max(known, processes) if -1 in degrees.values() else known
   if count == 1:
     return [devices]
   if len(devices) % count:
@@ -135,7 +136,7 @@ def _slices(
 def _fill(
   degrees: dict[str, int], count: int, things: str, each: str
 ) -> tuple[int, ...]:
-  """Degrees with the number that -1 stands for."""
+  """Replaces -1 by the rest and checks the product."""
   known = _product(degrees)
   free = [axis for axis, degree in degrees.items() if degree == -1]
   if free:
@@ -150,25 +151,25 @@ def _fill(
 
 
 def _product(degrees: dict[str, int]) -> int:
-  """Of the degrees that are known.
+  """The product of all degrees except -1.
 
   Raises:
-    ValueError: for a degree that is none.
+    ValueError: if a degree is neither positive nor -1, or two are -1.
   """
   values = list(degrees.values())
   if any(d < 1 and d != -1 for d in values) or values.count(-1) > 1:
     raise ValueError(
-      f"mesh {degrees}: positive degrees, at most one of them -1"
+      f"mesh {degrees}: use positive degrees, at most one of them -1"
     )
   return math.prod(d for d in values if d != -1)
 
 
 def shardings(boxed: Any, mesh: Mesh) -> Any:
-  """Shardings of a tree of parameters boxed with their logical axes.
+  """Shardings of parameters that are boxed with their logical axes.
 
   Raises:
-    ValueError: if a rule was silently dropped for an array, since the mesh axis
-      was taken by another of its dimensions, or does not divide its dimension.
+    ValueError: if Flax drops a mesh axis because an array uses it twice, or if
+      a dimension does not divide over its mesh axes.
   """
   specs = nn.get_partition_spec(boxed)
   tree = nn.logical_to_mesh_sharding(specs, mesh, RULES)
@@ -190,9 +191,9 @@ def shardings(boxed: Any, mesh: Mesh) -> Any:
       if size % degree:
         raise ValueError(
           f"{name}: dimension {size} does not divide over {want} = {degree} "
-          f"devices; it counts {COUNTS.get(axis, axis)}. Set config.mesh so "
+          f"devices; it counts {MEANING.get(axis, axis)}. Set config.mesh so "
           f"that {' x '.join(want)} divides {size}, for instance "
-          f"{math.gcd(size, degree)}, or choose another size of the network"
+          f"{math.gcd(size, degree)}, or change the size of the network"
         )
 
   is_spec = lambda x: isinstance(x, PartitionSpec)  # noqa: E731
@@ -217,21 +218,40 @@ def mesh_axes(logical: str | None) -> tuple[str, ...]:
 
 
 def as_axes(axes: str | tuple[str, ...] | None) -> tuple[str, ...]:
-  """An entry of a PartitionSpec as the axes that it names."""
+  """An entry of a PartitionSpec as a tuple of mesh axes."""
   if axes is None:
     return ()
   return (axes,) if isinstance(axes, str) else tuple(axes)
 
 
 def divisors() -> tuple[int, int]:
-  """What rows, and what tokens of a row, must divide by on the mesh in force.
+  """Divisors of the number of rows and of tokens per row on the active mesh.
 
-  1 and 1 where there is none.
+  (1, 1) without a mesh.
   """
   mesh = jax.sharding.get_abstract_mesh()
   if mesh.empty:
     return 1, 1
   return mesh.shape["data"] * mesh.shape["fsdp"], mesh.shape["context"]
+
+
+def parse_mesh(text: str) -> MeshConfig:
+  """Parses "data=1,fsdp=4"; axes that are left out have degree 1.
+
+  Raises:
+    ValueError: naming the part that is not an axis and a number.
+  """
+  degrees: dict[str, int] = {}
+  for part in text.split(","):
+    axis, _, number = part.strip().partition("=")
+    valid = axis in AXES and axis not in degrees
+    if not valid or not re.fullmatch(r"-1|[1-9]\d*", number.strip()):
+      raise ValueError(
+        f"mesh {text!r}: {part!r} is not one of data=N, fsdp=N, context=N, "
+        "tensor=N, each at most once; e.g. data=1,fsdp=4,context=1,tensor=1"
+      )
+    degrees[axis] = int(number)
+  return MeshConfig(**{"data": 1} | degrees)
 
 
 def replicated(mesh: Mesh) -> NamedSharding:

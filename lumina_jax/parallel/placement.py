@@ -1,4 +1,4 @@
-"""From files to devices, a parameter at a time."""
+"""Reads parameters onto devices, one at a time."""
 
 from __future__ import annotations
 
@@ -23,16 +23,15 @@ def place(
   dtype: np.dtype,
   mesh: Mesh | None = None,
 ) -> dict[str, Any]:
-  """Puts parameters where they belong, one after the other, largest first.
+  """Reads and shards parameters one by one, the largest first.
 
-  The host never holds more than one of them beside what lies on its devices.
+  The host holds one parameter at most, beside those on its devices.
 
   Args:
-    read: one parameter by its path, in a type of numbers.
-    boxed: shapes, boxed with their logical axes: an `init` under
-      `jax.eval_shape`.
-    dtype: of all of them.
-    mesh: where the rules of `parallel.mesh` put them; None = one device.
+    read: returns one parameter by path and dtype.
+    boxed: shapes, boxed with logical axes: `jax.eval_shape` of an `init`.
+    dtype: dtype of all parameters.
+    mesh: shards them by the rules of `parallel.mesh`; None = one device.
 
   Returns:
     The parameters, a nested dict of arrays on the devices.
@@ -40,17 +39,18 @@ def place(
   shapes = traverse_util.flatten_dict(nn.unbox(boxed))
   if mesh is None:
     device = SingleDeviceSharding(jax.local_devices()[0])
-    where = dict.fromkeys(shapes, device)
+    targets = dict.fromkeys(shapes, device)
   else:
-    where = traverse_util.flatten_dict(shardings(boxed, mesh))
+    targets = traverse_util.flatten_dict(shardings(boxed, mesh))
   placed = {}
   for path in sorted(shapes, key=lambda p: -math.prod(shapes[p].shape)):
     host = read(path, dtype)
-    # Each process gives its own devices their parts; `device_put` would compare
-    # all of it among all processes first.
+    # Each process places its own shards. `device_put` would first compare the
+    # whole array among all processes.
     array = jax.make_array_from_callback(
-      host.shape, where[path], lambda index, host=host: host[index]
+      host.shape, targets[path], lambda index, host=host: host[index]
     )
-    placed[path] = array.block_until_ready()  # Or several would be under way.
+    # Without blocking, several host arrays would be alive at once.
+    placed[path] = array.block_until_ready()
     del array, host
   return traverse_util.unflatten_dict({path: placed[path] for path in shapes})

@@ -1,7 +1,7 @@
-"""Several processes as one program: how they find each other, agree and end.
+"""Several processes as one program: how they start, communicate and end.
 
-Every process runs the same commands in the same order; what is asked of all of
-them here, each has to call. In one process it costs nothing.
+All processes run the same commands in the same order, and all must make each
+call below. With one process, these calls return at once.
 """
 
 from __future__ import annotations
@@ -16,130 +16,121 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax._src import distributed  # Its client: barriers that can run out.
+from jax._src import distributed  # its client has barriers with a timeout
+from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
 from lumina_jax.parallel import cluster
-from lumina_jax.parallel.mesh import MeshConfig, make_mesh, replicated
+from lumina_jax.parallel.mesh import MeshConfig, make_mesh
 
-# Seconds: to find each other, until silence counts as death, to wait for one
-# that is alive but slow, and for others that fail at the same time.
-JOIN, SILENCE, WAIT, FAREWELL = 300, 30, 24 * 3600, 5
+# Timeouts in seconds: to connect, until a silent process counts as dead, for a
+# slow process at a barrier, and for other processes that fail at the same time.
+CONNECT, HEARTBEAT, BARRIER, FAILURE = 300, 30, 24 * 3600, 5
 
-NOWHERE = Mesh(np.empty((), object), ())
+NO_MESH = Mesh(np.empty((), object), ())
 
-_turn = itertools.count()  # Alike in all processes, so that names match.
+_calls = itertools.count()  # Equal in all processes, so that keys match.
 
 
-def start(coordinator: str = "", count: int = 0, number: int = -1) -> None:
-  """Joins the other processes, if there are any; before any backend starts.
+def initialize(
+  coordinator: str = "", num_processes: int = 0, process_id: int = -1
+) -> None:
+  """Connects to the other processes, if any, before a backend starts.
 
-  They are told of by the arguments, or by LUMINA_COORDINATOR,
-  LUMINA_NUM_PROCESSES and LUMINA_PROCESS_ID, or found: the tasks of a SLURM
-  step, the hosts of a TPU slice. LUMINA_NUM_PROCESSES=1 looks for none.
+  Reads the arguments, else LUMINA_COORDINATOR, LUMINA_NUM_PROCESSES and
+  LUMINA_PROCESS_ID, else SLURM's variables, else the hosts of a TPU slice.
+  LUMINA_NUM_PROCESSES=1 skips the search.
 
   Args:
-    coordinator: host and port of process 0; "" = not given.
-    count: of processes; 0 = not given.
-    number: of this process; -1 = not given.
+    coordinator: host:port of process 0; "" = not given.
+    num_processes: number of processes; 0 = not given.
+    process_id: number of this process; -1 = not given.
 
   Raises:
-    ValueError: if the others are told of in part, or in contradiction.
-    OSError: if a TPU host cannot learn whether it is alone.
-    RuntimeError: if a backend runs already, or the others do not come.
+    ValueError: if values are missing, malformed or contradictory.
+    OSError: if a TPU host cannot find out whether it is alone.
+    RuntimeError: if a backend runs already, or the others do not connect.
   """
   if distributed.global_state.client is not None:
     return
-  times = dict(initialization_timeout=JOIN, heartbeat_timeout_seconds=SILENCE)
-  place = cluster.told(coordinator, count, number, os.environ)
-  place = place or cluster.of_slurm(os.environ)
-  if place is None:
-    if cluster.hosts_of_slice(os.environ) > 1:
-      jax.distributed.initialize(**times)
-  elif place.count > 1:
+  timeouts = dict(
+    initialization_timeout=CONNECT, heartbeat_timeout_seconds=HEARTBEAT
+  )
+  found = cluster.from_flags(coordinator, num_processes, process_id, os.environ)
+  found = found or cluster.from_slurm(os.environ)
+  if found is None:
+    if cluster.slice_hosts(os.environ) > 1:
+      jax.distributed.initialize(**timeouts)
+  elif found.num_processes > 1:
+    # All that JAX would detect is given.
     jax.distributed.initialize(
-      place.coordinator,
-      place.count,
-      place.number,
-      place.devices,
-      cluster_detection_method="deactivate",  # All that it finds is given.
-      **times,
+      *found, cluster_detection_method="deactivate", **timeouts
     )
 
 
 def count() -> int:
+  """The number of processes."""
   return jax.process_count()
 
 
 def is_first() -> bool:
-  """Whether this is process 0, which alone writes and speaks."""
+  """Whether this is process 0, the only one that writes and prints."""
   return jax.process_index() == 0
 
 
-def say(*text: Any) -> None:
-  """Prints, once for all processes."""
-  if is_first():
-    print(*text, flush=True)
-
-
 def barrier(name: str) -> None:
-  """Waits until every process is here.
+  """Waits until every process arrives.
 
   Raises:
-    jax.errors.JaxRuntimeError: if one has died, or does not come.
+    jax.errors.JaxRuntimeError: if a process has died or does not arrive.
   """
   if count() > 1:
-    _client().wait_at_barrier(f"lumina/{next(_turn)}/{name}", WAIT * 1000)
+    _client().wait_at_barrier(f"lumina/{next(_calls)}/{name}", BARRIER * 1000)
 
 
 def exchange(text: str) -> list[str]:
-  """What each process says, in their order, for all to know.
+  """Gathers a text from each process, in order, on all of them.
 
-  Takes milliseconds and no device: nothing for every step.
+  Uses no device and takes milliseconds: too slow for every step.
 
   Raises:
     jax.errors.JaxRuntimeError: as in `barrier`.
   """
   if count() == 1:
     return [text]
-  client, folder = _client(), f"lumina/{next(_turn)}"
+  client, folder = _client(), f"lumina/{next(_calls)}"
   client.key_value_set(f"{folder}/{jax.process_index()}", text)
   barrier("exchange")
   found = dict(client.key_value_dir_get(folder))
   return [found[f"{folder}/{number}"] for number in range(count())]
 
 
-def agree(value: str | bytes | int, what: str = "value") -> None:
+def check_equal(value: str | bytes | int, name: str = "value") -> None:
   """Checks that a value is the same in all processes.
 
   Raises:
-    ValueError: in all of them, if it is not; names two that differ.
+    ValueError: in all of them, if it is not; names two values that differ.
   """
-  said = exchange(repr(value))
-  for number, other in enumerate(said):
-    if other != said[0]:
+  values = exchange(repr(value))
+  for number, other in enumerate(values):
+    if other != values[0]:
       raise ValueError(
-        f"the {what} of process 0 is {said[0]}, but that of process {number} "
+        f"the {name} of process 0 is {values[0]}, but that of process {number} "
         f"{other}; start all with the same flags, files and version"
       )
 
 
-def any_of(flag: bool) -> bool:
-  """Whether it is true in any process."""
-  return "1" in exchange(str(int(flag)))
-
-
-def first_says(value: int) -> int:
+def broadcast(value: int) -> int:
   """The value of process 0."""
   return int(exchange(str(int(value)))[0])
 
 
 def on_first(act: Callable[[], Any]) -> None:
-  """Does something in process 0 only, while the others wait.
+  """Calls a function in process 0 only, while the others wait.
 
   Raises:
-    OSError: in the others, with what was raised there, as are all kinds.
-    Exception: there, whatever was raised.
+    OSError: in the other processes, with the message of any error in process 0.
+    Exception: in process 0, as raised.
   """
   error = None
   if is_first():
@@ -147,71 +138,66 @@ def on_first(act: Callable[[], Any]) -> None:
       act()
     except Exception as raised:
       error = raised
-  failed = exchange("" if error is None else f"{error}" or repr(error))[0]
+  message = exchange("" if error is None else f"{error}" or repr(error))[0]
   if error is not None:
     raise error
-  if failed:
-    raise OSError(f"process 0: {failed}")
+  if message:
+    raise OSError(f"process 0: {message}")
 
 
 def gather(tree: Any) -> Any:
-  """Arrays that lie on devices of several processes, whole, as numpy.
+  """Global arrays as whole numpy arrays, on every process.
 
-  One after the other, so that no device holds more than one of them whole.
+  Gathers leaves one by one, so that a device holds one whole array at most.
   """
 
-  def whole(x):
+  def gather_leaf(x):
     if isinstance(x, jax.Array) and not x.is_fully_addressable:
-      if not x.is_fully_replicated:
-        x = jax.jit(_same, out_shardings=replicated(x.sharding.mesh))(x)
-      x = x.addressable_data(0)
+      return multihost_utils.process_allgather(x, tiled=True)
     return np.asarray(x)
 
-  return jax.tree.map(whole, tree)
+  return jax.tree.map(gather_leaf, tree)
 
 
-def everywhere() -> Mesh | None:
-  """All devices of all processes, for rows; None if there is one device."""
+def data_parallel_mesh() -> Mesh | None:
+  """A mesh that shards rows over all devices; None for a single device."""
   if jax.device_count() == 1:
     return None
   return make_mesh(MeshConfig(dcn_data=-1))
 
 
-def devices_of(params: Any) -> contextlib.AbstractContextManager:
-  """Within it, programs run where parameters lie, whatever mesh is in force."""
+def use_mesh_of(params: Any) -> contextlib.AbstractContextManager:
+  """Sets the mesh of these parameters, in place of the active mesh."""
   sharding = getattr(jax.tree.leaves(params)[0], "sharding", None)
-  return jax.set_mesh(getattr(sharding, "mesh", NOWHERE))
+  return jax.set_mesh(getattr(sharding, "mesh", NO_MESH))
 
 
 @contextlib.contextmanager
-def one_voice() -> Iterator[None]:
-  """Within it, what any process but the first prints goes nowhere."""
+def only_first_prints() -> Iterator[None]:
+  """Discards the standard output of all processes but the first."""
   if is_first():
     yield
     return
-  with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
+  with open(os.devnull, "w") as devnull, contextlib.redirect_stdout(devnull):
     yield
 
 
-def end_on_sigterm() -> None:
-  """Has SIGTERM end this process at once, as it does where there is but one.
+def exit_on_sigterm() -> None:
+  """Lets SIGTERM end this process at once.
 
-  Among several, JAX keeps it as a notice for programs that save and stop.
+  With several processes, JAX keeps SIGTERM as a notice for programs that save
+  before they stop.
   """
   if count() > 1:
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
-def _same(x: jax.Array) -> jax.Array:
-  return x
-
-
 def finish(code: int = 0) -> None:
   """Ends a command: returns on success, exits otherwise.
 
-  All leave together. One that fails waits a moment for others with the same
-  fault, and then ends hard: as the others are in the middle of a program that
-  it takes part in, nothing could be taken down in order.
+  All processes leave together. A failing process waits a few seconds for others
+  with the same error and then exits without cleanup, since the others may be
+  inside a program that it takes part in.
   """
   sys.stdout.flush()
   sys.stderr.flush()
@@ -221,10 +207,10 @@ def finish(code: int = 0) -> None:
       sys.exit(code)
     return
   try:
-    wait = FAREWELL if code else WAIT
-    client.wait_at_barrier("lumina/end", wait * 1000)
+    timeout = FAILURE if code else BARRIER
+    client.wait_at_barrier("lumina/end", timeout * 1000)
     jax.distributed.shutdown()
-  except Exception as error:  # Whatever the runtime says of the dead.
+  except Exception as error:  # Dead processes raise many types.
     if not code:
       text = str(error).splitlines()[0]
       print(f"\nerror: another process has failed: {text}", file=sys.stderr)
@@ -235,14 +221,15 @@ def finish(code: int = 0) -> None:
 
 
 def _client() -> Any:
-  """Of the service of process 0.
+  """The client of the coordination service.
 
   Raises:
-    RuntimeError: if `start` was not called.
+    RuntimeError: if `initialize` was not called.
   """
   client = distributed.global_state.client
   if client is None:
     raise RuntimeError(
-      f"{count()} processes that have not joined: call processes.start first"
+      f"{count()} processes that are not connected: call processes.initialize "
+      "first"
     )
   return client

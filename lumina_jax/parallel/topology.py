@@ -1,7 +1,7 @@
-"""Machines by name: those of somebody else, fake ones, and the local GPUs.
+"""Machines to compile for, by name.
 
-v5e:4x4     a slice of 16 TPU v5e chips; libtpu compiles for it anywhere
-cpu:8       eight devices that share this CPU, to try meshes on
+v5e:4x4     a slice of 16 TPU v5e chips, which libtpu compiles for anywhere
+cpu:8       eight devices on this CPU, to try meshes
 gpu         the GPUs of this machine
 """
 
@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import difflib
 import importlib.util
 import os
 import re
@@ -17,12 +16,13 @@ import re
 import jax
 from jax.experimental import topologies
 
+from lumina_jax.files.suggest import did_you_mean
 from lumina_jax.parallel import chips
 from lumina_jax.parallel.chips import CHIPS, Chip
 
 SHAPE = re.compile(r"\d+(x\d+)*")
-# Read by libtpu when it is loaded. The first lets several compile side by side,
-# the others keep it from looking for the machine that it is not on.
+# libtpu reads these when it is loaded. The first allows several processes to
+# compile at once; the others stop libtpu from searching for a TPU.
 LIBTPU = {
   "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
   "TPU_ACCELERATOR_TYPE": "v5litepod-16",
@@ -38,9 +38,9 @@ class Topology:
   """Devices to compile for.
 
   Attributes:
-    name: as asked for, e.g. "v5e:4x4".
-    chip: their kind.
-    devices: of all chips; of a TPU slice none of them need exist.
+    name: e.g. "v5e:4x4".
+    chip: kind of the devices.
+    devices: all devices; those of a TPU slice need not exist.
   """
 
   name: str
@@ -53,13 +53,13 @@ class Topology:
 
 
 def find(name: str) -> Topology:
-  """The machine of that name.
+  """The machine of this name.
 
-  Chooses JAX's platform, so it must come before anything that runs on a device.
+  Sets JAX's platform, so call it before any computation.
 
   Raises:
-    ValueError: for an unknown name, with near ones, or a machine that cannot
-      be had here, with what is missing.
+    ValueError: if the name is unknown, with similar names, or if libtpu, GPUs
+      or CPU devices are missing.
   """
   kind, _, shape = name.strip().lower().partition(":")
   kind = {"tpu7x": "v7x"}.get(kind, kind)
@@ -71,15 +71,16 @@ def find(name: str) -> Topology:
     return _cpu(name, shape)
   if kind not in CHIPS or not CHIPS[kind].libtpu:
     raise ValueError(_unknown(name, kind))
-  if chips.count(shape) > chips.count(CHIPS[kind].slices[-1]):
+  largest = CHIPS[kind].slices[-1]
+  if chips.chip_count(shape) > chips.chip_count(largest):
     raise ValueError(_unknown(name, kind))
   return _tpu(name, CHIPS[kind], shape)
 
 
 def _tpu(name: str, chip: Chip, shape: str) -> Topology:
-  prepare("cpu")
+  setup_libtpu()
   options = {"chip_config_name": chip.variant} if chip.variant else {}
-  if chips.count(shape) == 1:  # Otherwise libtpu thinks of hosts of 2 x 2.
+  if chips.chip_count(shape) == 1:  # libtpu assumes hosts of 2 x 2.
     options["chips_per_host_bounds"] = (1, 1, 1)
   _need_libtpu(name)
   try:
@@ -96,30 +97,29 @@ def _tpu(name: str, chip: Chip, shape: str) -> Topology:
 def _need_libtpu(name: str) -> None:
   if importlib.util.find_spec("libtpu") is None:
     raise ValueError(
-      f"compiling for {name} needs libtpu, the compiler of TPUs; it works on "
-      "any Linux machine: pip install -r requirements-tpu.txt. Or try "
-      "--topology=cpu:8, devices of this CPU"
+      f"compiling for {name} needs libtpu, which runs on any Linux machine: "
+      "pip install -r requirements-tpu.txt. Or use --topology=cpu:8, eight "
+      "devices on this CPU"
     )
 
 
-def prepare(platform: str) -> None:
-  """Sets up JAX and libtpu for programs that shall not run here.
-
-  A program for another machine cannot be cached by this one, and asking leaves
-  nothing but a warning for each.
-  """
+def setup_libtpu() -> None:
+  """Configures JAX and libtpu to compile for TPUs on a machine without them."""
   for key, value in LIBTPU.items():
     os.environ.setdefault(key, value)
-  jax.config.update("jax_platforms", platform)
+  jax.config.update("jax_platforms", "cpu")
+  # The cache does not support programs for other machines, and warns each time.
   jax.config.update("jax_enable_compilation_cache", False)
 
 
 def _cpu(name: str, shape: str) -> Topology:
   if not shape.isdecimal():
-    raise ValueError(f"topology {name!r}: how many devices, e.g. cpu:8")
+    raise ValueError(
+      f"topology {name!r}: write the number of devices, e.g. cpu:8"
+    )
   count = int(shape)
   jax.config.update("jax_platforms", "cpu")
-  with contextlib.suppress(RuntimeError):  # JAX runs already; see below.
+  with contextlib.suppress(RuntimeError):  # The backend runs; checked below.
     jax.config.update("jax_num_cpu_devices", count)
   devices = jax.devices("cpu")
   if len(devices) < count:
@@ -143,21 +143,21 @@ def _gpu(name: str) -> Topology:
       chip = dataclasses.replace(chip, usable=limit)
       return Topology(name, chip, tuple(devices))
   raise ValueError(
-    f"topology {name!r}: nothing is known of a {kind}; known are "
-    f"{', '.join(n for n, chip in CHIPS.items() if not chip.slices)}"
+    f"topology {name!r}: {kind} has no data sheet in parallel/chips.py; known "
+    f"are {', '.join(n for n, chip in CHIPS.items() if not chip.slices)}"
   )
 
 
 def _unknown(name: str, kind: str) -> str:
-  """Says what there is that looks like it."""
+  """The error for an unknown name, with similar names."""
   kinds = [n for n, chip in CHIPS.items() if chip.slices]
   if kind in kinds:
-    near = [f"{kind}:{s}" for s in chips.near(CHIPS[kind], name)]
+    slices = chips.nearest_slices(CHIPS[kind], name)
+    hint = f"; did you mean {' or '.join(f'{kind}:{s}' for s in slices)}?"
   else:
     known = [f"{n}:{shape}" for n in kinds for shape in CHIPS[n].slices]
-    near = difflib.get_close_matches(name.lower(), known, n=3, cutoff=0.4)
-  hint = f"did you mean {' or '.join(near)}? " if near else ""
+    hint = did_you_mean(name.lower(), known) or ";"
   return (
-    f"unknown topology {name!r}: {hint}Write a chip ({', '.join(kinds)}) and "
+    f"unknown topology {name!r}{hint} write a chip ({', '.join(kinds)}) and "
     "the shape of a slice, e.g. v5e:4x4, or cpu:8, or gpu"
   )

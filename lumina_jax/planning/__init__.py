@@ -1,6 +1,11 @@
-"""What a run takes of a machine that need not be there: `lumina_jax.plan`.
+"""Memory and speed of a run on a machine that need not be present.
 
-`job` says what shall run where, `outcome` compiles it and adds up what it
-takes, `bound` how fast it can be at the best; `remedies` and `search` look for
-others that fit, and `report` prints.
+job            a program, a machine and a mesh
+compiled_job   compiles a job: memory, collectives, whether it fits
+memory         estimates memory without compiling
+roofline       lower bounds of the time of a step
+search         finds the fastest meshes that fit
+suggestions    changes that make a job fit
+report         formats results as text or JSON
+run            what `lumina_jax.plan` does
 """

@@ -1,6 +1,6 @@
-"""One program, one machine, one mesh: what shall be compiled.
+"""A job: one program, one machine, one mesh.
 
-L tokens, S words and N samples a row.
+L tokens, S words and N samples per row.
 """
 
 from __future__ import annotations
@@ -16,25 +16,26 @@ from jax.sharding import Mesh
 from lumina_jax.backbone import ModelConfig, flops
 from lumina_jax.parallel.mesh import AXES, MeshConfig, make_mesh
 from lumina_jax.parallel.topology import Topology
+from lumina_jax.sampling.options import configured_solver
 from lumina_jax.training.run_config import RunConfig
 
-WORDS = 128  # Text is rounded up to a multiple: TPU kernels want that.
-FEWEST = 8192  # Tokens of a device below which a row is not split further.
-EACH = 2  # Rows that guidance makes of one.
+TEXT_MULTIPLE = 128  # TPU kernels need text of a multiple of 128.
+MIN_TOKENS = 8192  # The default mesh leaves as many tokens on each device.
+GUIDANCE_BRANCHES = 2  # evaluations per row: conditional and unconditional
 
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-  """What to compile.
+  """A program to compile.
 
   Attributes:
-    config: of the run; its mesh is not read.
+    config: run config; its mesh is ignored.
     topology: the machine.
-    degrees: devices along each axis of the mesh.
+    mesh_shape: devices along each axis of the mesh.
     rows: B of all shards together.
-    budget: (tokens, words, samples) of a row.
-    sample: a call of the sampler with guidance, parameters in bfloat16, in
-      place of a training step.
+    budget: (tokens, words, samples) per row.
+    sample: compiles the sampler, with guidance and bfloat16 parameters, instead
+      of a training step.
 
   Raises:
     ValueError: if rows, tokens or heads do not divide over the mesh.
@@ -42,7 +43,7 @@ class Job:
 
   config: RunConfig
   topology: Topology
-  degrees: tuple[int, int, int, int]
+  mesh_shape: tuple[int, int, int, int]
   rows: int
   budget: tuple[int, int, int]
   sample: bool = False
@@ -51,23 +52,23 @@ class Job:
     tokens, words, samples = self.budget
     if min(self.rows, tokens, words, samples) < 1:
       raise ValueError(f"rows = {self.rows} of {self.budget}: must be positive")
-    if self.rows % self.shards:
+    if self.rows % self.row_shards:
       raise ValueError(
-        f"{self.rows} rows do not divide over data x fsdp = {self.shards} "
-        "devices; give --rows (of each of them), or another --mesh"
+        f"{self.rows} rows do not divide over data x fsdp = {self.row_shards} "
+        "devices; set --rows (per shard), or another --mesh"
       )
-    if tokens % self.degree["context"]:
+    axes = self.axis_sizes
+    if tokens % axes["context"]:
       raise ValueError(
         f"{tokens} tokens of a row do not divide over context = "
-        f"{self.degree['context']} devices; choose a multiple, or another "
-        "--mesh"
+        f"{axes['context']} devices; choose a multiple, or another --mesh"
       )
     for name in ("heads", "kv_heads"):
       heads = getattr(self.model, name)
-      if heads % self.degree["tensor"]:
+      if heads % axes["tensor"]:
         raise ValueError(
           f"model.{name} = {heads} do not divide over tensor = "
-          f"{self.degree['tensor']} devices; choose another --mesh"
+          f"{axes['tensor']} devices; choose another --mesh"
         )
 
   @property
@@ -75,57 +76,56 @@ class Job:
     return self.config.model
 
   @property
-  def degree(self) -> dict[str, int]:
-    """By name of the axis."""
-    return dict(zip(AXES, self.degrees, strict=True))
+  def axis_sizes(self) -> dict[str, int]:
+    """Devices along each axis, by name."""
+    return dict(zip(AXES, self.mesh_shape, strict=True))
 
   @property
-  def shards(self) -> int:
-    """Groups of devices that have rows of their own."""
-    return self.degree["data"] * self.degree["fsdp"]
+  def row_shards(self) -> int:
+    """Shards of the batch: data x fsdp."""
+    return self.axis_sizes["data"] * self.axis_sizes["fsdp"]
 
   @property
-  def rows_each(self) -> int:
-    """Rows of such a group."""
-    return self.rows // self.shards
+  def rows_per_shard(self) -> int:
+    return self.rows // self.row_shards
 
   @property
   def devices(self) -> int:
     return len(self.topology.devices)
 
   @property
-  def local_tokens(self) -> int:
-    """Tokens of a device, those of all its rows."""
-    return self.rows_each * self.budget[0] // self.degree["context"]
+  def device_tokens(self) -> int:
+    """Tokens of all rows on one device."""
+    return self.rows_per_shard * self.budget[0] // self.axis_sizes["context"]
 
   @property
-  def passes(self) -> int:
-    """Forward passes: of a step 1, of the sampler all that it runs."""
-    sampling = self.config.sampling
-    evaluations = sampling.method.evaluations
-    return sampling.num_inference_steps * evaluations if self.sample else 1
+  def forward_passes(self) -> int:
+    """1 for a training step; all evaluations of a call of the sampler."""
+    if not self.sample:
+      return 1
+    options = self.config.sampling
+    return options.steps * configured_solver(options).evaluations
 
   @functools.cached_property
   def flops(self) -> flops.Flops:
-    """Of one forward pass of the backbone, over all devices."""
+    """FLOPs of one forward pass of the backbone, over all devices."""
     tokens, words, samples = self.budget
-    rows = self.rows * (EACH if self.sample else 1)
+    rows = self.rows * (GUIDANCE_BRANCHES if self.sample else 1)
     return flops.count(self.model, rows, tokens, words, samples)
 
-  def mesh(self) -> Mesh:
-    """The devices, laid out."""
-    return make_mesh(MeshConfig(*self.degrees), list(self.topology.devices))
+  def make_mesh(self) -> Mesh:
+    return make_mesh(MeshConfig(*self.mesh_shape), list(self.topology.devices))
 
-  def change(self, **fields: Any) -> Job:
-    """Another job; `remat` is of the model, `rows_each` stands for `rows`."""
+  def replace(self, **fields: Any) -> Job:
+    """A changed job; `remat` and `rows_per_shard` count as fields too."""
     config = self.config
     if remat := fields.pop("remat", None):
       model = dataclasses.replace(config.model, remat=remat)
       config = dataclasses.replace(config, model=model)
-    each = fields.pop("rows_each", None)
-    if each:
-      degrees = fields.get("degrees", self.degrees)
-      fields["rows"] = each * degrees[0] * degrees[1]
+    rows = fields.pop("rows_per_shard", None)
+    if rows:
+      shape = fields.get("mesh_shape", self.mesh_shape)
+      fields["rows"] = rows * shape[0] * shape[1]
     return dataclasses.replace(self, config=config, **fields)
 
 
@@ -140,82 +140,85 @@ def make_job(
   words: int | None = None,
   sample: bool = False,
 ) -> Job:
-  """What a user asks for; what they leave out is the config's or the rule's.
+  """A job from options; None takes the config's value or a default.
 
-  With `tokens`, a row is one sample of so many and each shard has `rows` of
-  them; without, rows and their budget are those of the config.
+  With `tokens`, a row is one sample of that many tokens, and each shard has
+  `rows` rows. Without, rows and their budget are those of the config.
 
   Raises:
-    ValueError: naming what does not go together.
+    ValueError: if options contradict each other, naming them.
   """
   if remat is not None:
     model = dataclasses.replace(config.model, remat=remat)
     config = dataclasses.replace(config, model=model)
-  budget, batch = _of_config(config, sample, needed=tokens is None)
+  budget, batch = _config_batch(config, sample, required=tokens is None)
   if tokens is not None:
     budget = tokens, _round_words(config), 1
   if words is not None:
-    if words < 1 or (words % WORDS and tokens is not None):
-      near = max(1, -(-words // WORDS)) * WORDS
-      raise ValueError(f"words = {words}: a multiple of {WORDS}, e.g. {near}")
+    if words < 1 or (words % TEXT_MULTIPLE and tokens is not None):
+      near = max(1, -(-words // TEXT_MULTIPLE)) * TEXT_MULTIPLE
+      raise ValueError(
+        f"words = {words}: use a multiple of {TEXT_MULTIPLE}, e.g. {near}"
+      )
     budget = budget[0], words, budget[2]
   if mesh is None and tokens is not None:
-    degrees = default_degrees(config, len(topology.devices), tokens)
+    shape = default_mesh_shape(config, len(topology.devices), tokens)
   else:
-    laid_out = make_mesh(mesh or config.mesh, list(topology.devices))
-    degrees = tuple(laid_out.shape[axis] for axis in AXES)
+    made = make_mesh(mesh or config.mesh, list(topology.devices))
+    shape = tuple(made.shape[axis] for axis in AXES)
   if tokens is not None or rows is not None:
-    batch = (1 if rows is None else rows) * degrees[0] * degrees[1]
-  return Job(config, topology, degrees, batch, budget, sample)
+    batch = (1 if rows is None else rows) * shape[0] * shape[1]
+  return Job(config, topology, shape, batch, budget, sample)
 
 
-def _of_config(
-  config: RunConfig, sample: bool, needed: bool
+def _config_batch(
+  config: RunConfig, sample: bool, required: bool
 ) -> tuple[tuple[int, int, int], int]:
-  """Budget of a row, and rows."""
+  """Budget per row, and rows."""
   if not sample:
     return config.data.budget, config.training.batch_rows
-  if not config.sampling.ladder:
-    if needed:
-      raise ValueError("sampling.ladder is (): give --tokens")
+  if not config.sizes.ladder:
+    if required:
+      raise ValueError("sizes.ladder is empty: set --tokens")
     return (1, 1, 1), 1
-  return config.sampling.ladder[-1], config.sampling.rows
+  return config.sizes.ladder[-1], config.sizes.rows
 
 
 def _round_words(config: RunConfig) -> int:
-  """S of a row of one sample; a class is one word."""
+  """S for a row of one sample; a class label is one word."""
   encoder = config.text_encoder
   if encoder is None:
     return 1
-  return -(-encoder.max_words // WORDS) * WORDS
+  return -(-encoder.max_words // TEXT_MULTIPLE) * TEXT_MULTIPLE
 
 
-def default_degrees(
+def default_mesh_shape(
   config: RunConfig, devices: int, tokens: int
 ) -> tuple[int, int, int, int]:
-  """The mesh of a row of so many tokens, if none is asked for.
+  """The mesh for rows of this many tokens, if the user sets none.
 
-  Context as far as each device keeps 8192 tokens, in powers of two; then fsdp
+  Context grows in powers of two while each device keeps `MIN_TOKENS`; then fsdp
   as far as the widths of the network divide; the rest is data.
   """
   context = 1
   while (
     devices % (2 * context) == 0
     and tokens % (2 * context) == 0
-    and tokens // (2 * context) >= FEWEST
+    and tokens // (2 * context) >= MIN_TOKENS
   ):
     context *= 2
-  fsdp = math.gcd(devices // context, max(1, parameter_ways(config) // context))
+  shards = max(1, max_parameter_shards(config) // context)
+  fsdp = math.gcd(devices // context, shards)
   return devices // (context * fsdp), fsdp, context, 1
 
 
-def parameter_ways(config: RunConfig) -> int:
-  """Over how many devices, fsdp x context, the parameters can be spread."""
+def max_parameter_shards(config: RunConfig) -> int:
+  """The most devices, fsdp x context, that parameters can be sharded over."""
   model = config.model
   return math.gcd(model.width, model.text_width, model.cond_width)
 
 
 @functools.lru_cache(maxsize=8)
-def parameters(config: RunConfig) -> int:
-  """How many parameters a network has, its text encoder included."""
+def count_parameters(config: RunConfig) -> int:
+  """Parameters of the network, with its text encoder."""
   return sum(x.size for x in jax.tree.leaves(config.network.shapes()))

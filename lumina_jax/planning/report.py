@@ -1,192 +1,198 @@
-"""What is printed of a plan: for people, or as JSON."""
+"""Formats compiled jobs, suggestions and searches as text or JSON."""
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
+from rich.filesize import pick_unit_and_suffix
+
+from lumina_jax.files.table import text_table
 from lumina_jax.parallel.compiled import Program
-from lumina_jax.planning.bound import bound
-from lumina_jax.planning.job import Job, parameters
-from lumina_jax.planning.outcome import Outcome
-from lumina_jax.planning.remedies import Remedy
-from lumina_jax.planning.search import Search, describe
+from lumina_jax.planning.compiled_job import CompiledJob
+from lumina_jax.planning.job import Job, count_parameters
+from lumina_jax.planning.roofline import Roofline, roofline
+from lumina_jax.planning.search import Search, format_flags
+from lumina_jax.planning.suggestions import Suggestion
 
 GIB, MIB = 2**30, 2**20
+PREFIXES = ("", "k", "M", "G", "T", "P", "E")
+NUMBERS = ("", " thousand", " million", " billion", " trillion")
 
 
 def heading(job: Job) -> str:
-  """What is compiled, for what."""
+  """The program, network, mesh and batch of a job."""
   tokens, words, samples = job.budget
-  mesh = ", ".join(f"{axis} {n}" for axis, n in job.degree.items())
-  what = "a call of the sampler, guided" if job.sample else "a training step"
-  twice = ", each twice for guidance" if job.sample else ""
-  model = job.model
-  return f"""{what} on {job.topology.name}, {_plural(job.devices, "device")}
-  network  {_count(parameters(job.config))} parameters, \
+  mesh = ", ".join(f"{axis} {n}" for axis, n in job.axis_sizes.items())
+  program = "a guided sampler call" if job.sample else "a training step"
+  twice = ", each evaluated twice for guidance" if job.sample else ""
+  model, number = job.model, count_parameters(job.config)
+  return f"""{program} on {job.topology.name}, {_plural(job.devices, "device")}
+  network  {_scale(number, NUMBERS)} parameters, \
 {model.dtype}, remat {model.remat}
   mesh     {mesh}
   batch    {_plural(job.rows, "row")} of {tokens:,} tokens and {words} words, \
-{_plural(samples, "sample")} a row
-           {_plural(job.rows_each, "row")} a data x fsdp shard{twice}"""
+{_plural(samples, "sample")} per row
+           {_plural(job.rows_per_shard, "row")} per data x fsdp shard{twice}"""
 
 
-def text(outcome: Outcome) -> str:
-  """Memory, traffic, work, bounds and the verdict of one job."""
-  blocks = [_memory(outcome)]
-  if isinstance(outcome.result, Program):
-    blocks += [_traffic(outcome.result), _work(outcome)]
-  return "\n\n".join([*blocks, verdict(outcome)])
+def text(compiled: CompiledJob) -> str:
+  """Memory, collectives, FLOPs, time bounds and the verdict."""
+  blocks = [_memory(compiled)]
+  if isinstance(compiled.result, Program):
+    blocks += [_collectives(compiled.result), _work(compiled)]
+  return "\n\n".join([*blocks, verdict(compiled)])
 
 
-def verdict(outcome: Outcome) -> str:
-  if not outcome.usable:
-    return "FITS: these devices have no limit of their own"
-  spare = outcome.usable - outcome.peak
-  if outcome.fits:
+def verdict(compiled: CompiledJob) -> str:
+  if not compiled.usable:
+    return "FITS: these devices have no memory limit"
+  spare = compiled.usable - compiled.peak
+  if compiled.fits:
     return f"FITS: {spare / GIB:.2f} GiB to spare on each device"
   return f"DOES NOT FIT: {-spare / GIB:.2f} GiB too much on each device"
 
 
-def _memory(outcome: Outcome) -> str:
-  parts, result = outcome.parts, outcome.result
-  compiled = isinstance(result, Program)
-  lines = {"parameters": parts.parameters}
-  if not outcome.job.sample:
-    lines |= {"average (EMA)": parts.average, "optimizer": parts.optimizer}
-  lines["inputs"] = parts.inputs
-  rest = outcome.peak - sum(lines.values())
-  lines["activations, gradients, temporaries"] = rest
-  lines["peak" if compiled else "asked for, at least"] = outcome.peak
-  if compiled and result.host:
-    lines["in the memory of the host"] = result.host
-  unit, name = (GIB, "GiB") if outcome.peak > GIB / 8 else (MIB, "MiB")
-  rows = [f"  {of:<36}{n / unit:9.2f}" for of, n in lines.items()]
-  if outcome.usable:
-    rows.append(f"  {'usable':<36}{outcome.usable / unit:9.2f}")
-  return "\n".join([f"memory of a device, {name}", *rows])
+def _memory(compiled: CompiledJob) -> str:
+  arguments, result = compiled.arguments, compiled.result
+  sizes = {"parameters": arguments.parameters}
+  if not compiled.job.sample:
+    sizes |= {"EMA": arguments.ema, "optimizer": arguments.optimizer}
+  sizes["inputs"] = arguments.inputs
+  rest = compiled.peak - sum(sizes.values())
+  sizes["activations, gradients, temporaries"] = rest
+  succeeded = isinstance(result, Program)
+  sizes["peak" if succeeded else "requested, at least"] = compiled.peak
+  if succeeded and result.host:
+    sizes["host memory"] = result.host
+  if compiled.usable:
+    sizes["usable"] = compiled.usable
+  unit, name = (GIB, "GiB") if compiled.peak > GIB / 8 else (MIB, "MiB")
+  rows = [(f"  {label}", f"{n / unit:.2f}") for label, n in sizes.items()]
+  return f"memory per device, {name}\n{text_table((), rows)}"
 
 
-def _traffic(program: Program) -> str:
+def _collectives(program: Program) -> str:
   rows = [
-    f"  {kind:<24}{traffic.count:>8,}{_si(traffic.sent):>12}B"
+    (f"  {kind}", f"{traffic.count:,}", f"{_scale(traffic.sent)}B")
     for kind, traffic in program.traffic.items()
   ]
   kernels = f"{_plural(program.kernels, 'Pallas kernel')} in the program"
-  head = "collectives: how many, bytes that a device sends"
-  return "\n".join([head, *(rows or ["  none"]), kernels])
+  table = text_table((), rows) if rows else "  none"
+  return f"collectives: executions, bytes sent per device\n{table}\n{kernels}"
 
 
-def _work(outcome: Outcome) -> str:
-  job = outcome.job
-  useful = job.flops.forward * job.passes if job.sample else job.flops.train
-  share = 1 - job.flops.rest / job.flops.forward
+def _work(compiled: CompiledJob) -> str:
+  flops = compiled.job.flops
+  attention = 1 - flops.rest / flops.forward
   lines = [
-    f"work: {_si(useful)}FLOPs of matrix products in the backbone, "
-    f"{share:.0%} of it attention"
+    f"work: {_scale(_useful_flops(compiled.job))}FLOPs of matrix products in "
+    f"the backbone, {attention:.0%} of them attention"
   ]
-  if limit := bound(outcome):
-    lines += [f"  {name:<12}{t:10.4g} s" for name, t in limit.times.items()]
-    lines.append(
-      f"at least {limit.seconds:.4g} s, at most {limit.mfu:.0%} MFU: "
-      f"{limit.binds} binds (a bound, no measurement)"
-    )
+  if bound := roofline(compiled):
+    rows = [(f"  {name}", f"{t:.4g} s") for name, t in bound.times.items()]
+    lines += [
+      text_table((), rows),
+      f"at least {bound.seconds:.4g} s, at most {bound.mfu:.0%} MFU, limited "
+      f"by {bound.bottleneck} (lower bounds, not measured)",
+    ]
   return "\n".join(lines)
 
 
-def remedy_text(remedy: Remedy) -> str:
-  """What to change, and what it then takes."""
-  outcome = remedy.outcome
+def suggestion_text(suggestion: Suggestion) -> str:
+  """Flags to change, and the memory, time and cost that follow."""
+  compiled = suggestion.compiled
+  bound = roofline(compiled)
+  rows = _plural(compiled.job.rows, "row")
+  time = f", {rows} in at least {bound.seconds:.4g} s" if bound else ""
   return (
-    f"  {remedy.flags}\n      {outcome.peak / GIB:.2f} of "
-    f"{outcome.usable / GIB:.2f} GiB{_at_best(outcome)}; {remedy.price}"
+    f"  {suggestion.flags}\n      {compiled.peak / GIB:.2f} of "
+    f"{compiled.usable / GIB:.2f} GiB{time}; {suggestion.cost}"
   )
 
 
-def search_text(found: Search) -> str:
-  """The table of what fits, fastest first."""
-  said = (
-    f"{found.considered} combinations, {found.too_large} of them too large as "
-    f"estimated, the {found.compiled} most promising compiled (--compiles), "
-    f"{len(found.fitting)} fit"
-  )
-  said = "\n".join([said, *(f"  not compiled: {x}" for x in found.failed)])
-  if not found.fitting:
-    return said
-  head = f"{'peak GiB':>9}{'batch':>6}{'s a step':>10}{'MFU <':>7}  binds"
-  lines = [said, head]
-  for outcome in found.fitting:
-    limit = bound(outcome)
-    speed = f"{'-':>10}{'-':>7}  {'-':<10}"
-    if limit:
-      speed = f"{limit.seconds:10.4g}{limit.mfu:7.0%}  {limit.binds:<10}"
-    lines.append(
-      f"{outcome.peak / GIB:9.2f}{outcome.job.rows:6d}{speed}"
-      f"  {describe(outcome.job)}"
+def search_text(search: Search) -> str:
+  """A table of the jobs that fit, fastest first."""
+  lines = [
+    f"{search.considered} combinations, {search.too_large} estimated as too "
+    f"large, the {search.compiled} most promising compiled (--compiles), "
+    f"{len(search.fitting)} fit"
+  ]
+  lines += [f"  failed to compile: {error}" for error in search.failed]
+  if not search.fitting:
+    return "\n".join(lines)
+  header = "peak GiB", "batch", "s per step", "MFU <", "limit", "flags"
+  rows = [
+    (
+      f"{compiled.peak / GIB:.2f}",
+      str(compiled.job.rows),
+      *_bound_cells(roofline(compiled)),
+      format_flags(compiled.job),
     )
-  return "\n".join(
-    [
-      *lines,
-      "Fastest first, by the least seconds a token: bounds, no measurements. "
-      "batch: rows of all shards; --rows: of one.",
-    ]
-  )
+    for compiled in search.fitting
+  ]
+  lines += [
+    text_table(header, rows, left=0),
+    "Sorted by the least seconds per token: lower bounds, not measured. batch "
+    "counts rows of all shards, --rows those of one.",
+  ]
+  return "\n".join(lines)
 
 
-def json_of(outcome: Outcome) -> dict[str, Any]:
-  """One job as plain values; bytes of a device, seconds."""
-  job, result = outcome.job, outcome.result
-  limit = bound(outcome)
-  useful = job.flops.forward * job.passes if job.sample else job.flops.train
-  compiled = isinstance(result, Program)
+def _bound_cells(bound: Roofline | None) -> tuple[str, str, str]:
+  if bound is None:
+    return "-", "-", "-"
+  return f"{bound.seconds:.4g}", f"{bound.mfu:.0%}", bound.bottleneck
+
+
+def to_json(compiled: CompiledJob) -> dict[str, Any]:
+  """A job as plain values; bytes per device, seconds."""
+  job, result = compiled.job, compiled.result
+  bound = roofline(compiled)
+  succeeded = isinstance(result, Program)
   return {
     "topology": job.topology.name,
     "devices": job.devices,
     "program": "sample" if job.sample else "train",
-    "mesh": job.degree,
+    "mesh": job.axis_sizes,
     "remat": job.model.remat,
     "rows": job.rows,
-    "rows_each": job.rows_each,
+    "rows_per_shard": job.rows_per_shard,
     "budget": job.budget,
-    "parameters": parameters(job.config),
-    "memory": dataclasses.asdict(outcome.parts)
-    | {"peak": outcome.peak, "usable": outcome.usable or None}
-    | ({"host": result.host} if compiled else {}),
+    "parameters": count_parameters(job.config),
+    "memory": dataclasses.asdict(compiled.arguments)
+    | {"peak": compiled.peak, "usable": compiled.usable or None}
+    | ({"host": result.host} if succeeded else {}),
     "collectives": {
       kind: dataclasses.asdict(traffic)
-      for kind, traffic in (result.traffic if compiled else {}).items()
+      for kind, traffic in (result.traffic if succeeded else {}).items()
     },
-    "kernels": result.kernels if compiled else None,
-    "flops": useful,
-    "bound": limit
-    and dataclasses.asdict(limit)
-    | {"seconds": limit.seconds, "mfu": limit.mfu, "binds": limit.binds},
-    "fits": outcome.fits,
+    "kernels": result.kernels if succeeded else None,
+    "flops": _useful_flops(job),
+    "roofline": bound
+    and dataclasses.asdict(bound)
+    | {
+      "seconds": bound.seconds,
+      "mfu": bound.mfu,
+      "bottleneck": bound.bottleneck,
+    },
+    "fits": compiled.fits,
   }
 
 
-def _at_best(outcome: Outcome) -> str:
-  limit = bound(outcome)
-  if limit is None:
-    return ""
-  rows = _plural(outcome.job.rows, "row")
-  return f", {rows} in at least {limit.seconds:.4g} s"
+def _useful_flops(job: Job) -> int:
+  if job.sample:
+    return job.flops.forward * job.forward_passes
+  return job.flops.train
 
 
 def _plural(count: int, thing: str) -> str:
   return f"{count:,} {thing}{'' if count == 1 else 's'}"
 
 
-def _count(number: int) -> str:
-  for unit, word in ((1e9, "billion"), (1e6, "million")):
-    if number >= unit:
-      return f"{number / unit:.2f} {word}"
-  return f"{number:,}"
-
-
-def _si(number: float) -> str:
-  """Three digits and a prefix: 5.49e9 -> "5.49 G"."""
-  prefixes = ["", "k", "M", "G", "T", "P", "E"]
-  while number >= 999.5 and len(prefixes) > 1:
-    number, prefixes = number / 1000, prefixes[1:]
-  return f"{number:.3g} {prefixes[0]}"
+def _scale(number: float, suffixes: Sequence[str] = PREFIXES) -> str:
+  """Four digits and a suffix: 5.4912e9 -> "5.491 G"."""
+  unit, suffix = pick_unit_and_suffix(int(number), [*suffixes], 1000)
+  separator = " " if suffixes is PREFIXES else ""
+  return f"{number / unit:.4g}{separator}{suffix}"

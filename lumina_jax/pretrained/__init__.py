@@ -1,12 +1,15 @@
 """Pipelines in folders: our export, diffusers' and the original's.
 
-options    what a caller may choose
-hub        a folder, or a repository of the hub that is fetched into one
-export     our own folders, the digits that ship with the package among them
+options    options of from_pretrained
+hub        local folders and repositories on the hub
+export     our own folders, such as the digits that ship with the package
 diffusers  folders with a model_index.json
 original   folders with consolidated weights, and the encoders that they name
-encoders   the language model and the codec of any of them
-backbone   weights of any format on the devices
+encoders   the language model and the codec
+codecs     codecs by class
+backbone   weights of any format, on the devices
+defaults   sampling options and sizes of published networks
+data_encoders  the same encoders for training data
 """
 
 from __future__ import annotations
@@ -48,7 +51,7 @@ def load(path: str | os.PathLike | None = None, **options: Any) -> Components:
       return layout.load(folder, chosen)
   content = ", ".join(sorted(f.name for f in folder.iterdir())[:8])
   raise FileNotFoundError(
-    f"{folder} holds no pipeline; looked for model_index.json (diffusers), "
+    f"{folder} is not a pipeline; looked for model_index.json (diffusers), "
     f"{export.CONFIG} and {export.WEIGHTS} (ours), consolidated*.safetensors "
     f"or .pth (the original). It contains: {content or 'nothing'}"
   )
@@ -72,7 +75,7 @@ def save(
   full = folder.is_dir() and any(folder.iterdir())
   if full and not (diffusers.matches(folder) or export.is_ours(folder)):
     raise FileExistsError(
-      f"{folder} holds no pipeline and is not overwritten; name another folder"
+      f"{folder} is not a pipeline and is not overwritten; pass another folder"
     )
   params = components.params  # The files that hold them may be replaced.
   LAYOUTS[layout].save(components, folder, dtype, overwrite)

@@ -107,7 +107,7 @@ class LatentEncoder:
       missing = most - len(batch)
       batch = np.pad(batch, [(0, missing), (0, 0), (0, 0), (0, 0)])
       params = self._autoencoder.params
-      with processes.devices_of(params):
+      with processes.use_mesh_of(params):
         pair = _moments(params, batch, cfg=cfg)
       pairs.append([np.asarray(x)[: most - missing] for x in pair])
     mean, std = (np.concatenate(x) for x in zip(*pairs, strict=True))

@@ -11,11 +11,10 @@ from lumina_jax.interop.json_file import read_json
 from lumina_jax.interop.pytorch import open_pytorch
 from lumina_jax.interop.pytorch_writer import write_diffusers
 from lumina_jax.interop.tensor import dtype_of
-from lumina_jax.interop.vae import save_vae
 from lumina_jax.interop.weights import InMemoryWeights
 from lumina_jax.media import IMAGE
 from lumina_jax.model.network import Network
-from lumina_jax.pretrained import backbone, defaults, encoders
+from lumina_jax.pretrained import backbone, codecs, defaults, encoders
 from lumina_jax.pretrained.options import Options
 from lumina_jax.sampling.components import Components
 from lumina_jax.sampling.presets import SCHEDULER_CLASS
@@ -132,7 +131,7 @@ def save(
     new.mkdir()
     write_diffusers(weights, new / "transformer", kind, overwrite=False)
     _set_side(new / "transformer" / "config.json", components)
-    save_vae(components.codec, new / "vae")
+    codecs.save(components.codec, new / "vae")
     licences.copy(files.get("vae"), new / "vae")
     for name in ("text_encoder", "tokenizer"):
       encoders.copy(files[name], new / name, name)

@@ -19,10 +19,9 @@ from lumina_jax.encoders.text_features import TextFeaturesConfig
 from lumina_jax.encoders.tokenizer import Tokenizer
 from lumina_jax.interop import licences
 from lumina_jax.interop.language import open_language
-from lumina_jax.interop.vae import load_vae
 from lumina_jax.media import Medium
 from lumina_jax.model.network import Network
-from lumina_jax.pretrained import hub
+from lumina_jax.pretrained import codecs, hub
 from lumina_jax.pretrained.options import Options
 from lumina_jax.sampling.components import Components
 
@@ -119,7 +118,7 @@ def codec(
     found, name = name, "vae"
   else:
     folder = _folder(name, "vae", options)
-    found, files = load_vae(folder, mesh=options.mesh), {"vae": folder}
+    found, files = codecs.load(folder, options.mesh), {"vae": folder}
   if found.latent_channels != model.channels:
     raise ValueError(
       f"{name}: its latents have {found.latent_channels} channels, the network "

@@ -24,10 +24,9 @@ from lumina_jax.flow.objective import Objective
 from lumina_jax.interop import destination, licences, safetensors
 from lumina_jax.interop.json_file import read_json
 from lumina_jax.interop.tensor import DTYPES, Tensor, dtype_of
-from lumina_jax.interop.vae import save_vae
 from lumina_jax.model.network import Network
 from lumina_jax.model.offload import Offloadable
-from lumina_jax.pretrained import encoders
+from lumina_jax.pretrained import codecs, encoders
 from lumina_jax.pretrained.backbone import flat, offloadable
 from lumina_jax.pretrained.options import Options
 from lumina_jax.sampling.components import Components
@@ -105,7 +104,7 @@ def save(
     text = json.dumps(schema.to_dict(config), indent=2) + "\n"
     (new / CONFIG).write_text(text)
     if components.codec:
-      save_vae(components.codec, new / "vae")
+      codecs.save(components.codec, new / "vae")
       licences.copy(files.get("vae"), new / "vae")
     for name in encoders.FILES.keys() & files.keys():
       encoders.copy(files[name], new / name, name)

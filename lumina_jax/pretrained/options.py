@@ -1,15 +1,16 @@
-"""What a caller of from_pretrained may choose."""
+"""Options of from_pretrained."""
 
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import os
 from collections.abc import Mapping
 from typing import Any
 
 import jax
 import numpy as np
+
+from lumina_jax.files.suggest import did_you_mean
 
 DTYPES = ("float32", "bfloat16")
 
@@ -19,23 +20,23 @@ class Options:
   """How to load a pipeline.
 
   Attributes:
-    dtype: of the weights of the network and the language model, and what they
-      compute in; None = bfloat16, or for our export what it was trained in.
-      The autoencoder is small and sees every pixel: it stays float32.
-    mesh: devices to shard them over by the rules of `parallel.mesh`; None = the
-      first device.
-    vae: folder or hub name of an autoencoder, or one that is loaded; None =
-      the folder's own. False = none; the pipeline then draws latents.
+    dtype: dtype of the weights and of computation, of the network and the
+      language model; None = bfloat16, or of an export the one it was trained
+      in. Autoencoders are small and always compute in float32.
+    mesh: devices to shard weights over, see `parallel.mesh`; None = the first
+      device.
+    vae: folder or hub name of an autoencoder, or a codec; None = the folder's
+      own. False = none; the pipeline then generates latents.
     text_encoder: folder or hub name of a language model, or a CaptionEncoder;
-      None = the folder's own. False = none; calls then bring prompt_embeds.
+      None = the folder's own. False = none; calls then take prompt_embeds.
     tokenizer: folder or hub name; None = beside the text encoder.
-    ema: of the original's folders, averaged weights or raw ones; None =
-      averaged if there are both.
-    one_at_a_time: whether the text encoder leaves the devices before the
-      network enters them, and the other way round: slower, in less memory.
-    cache: folder that features of captions are kept in; None = in none.
-    token: for gated repositories of the hub.
-    revision: of the repository; of those that parts are named by, the main one.
+    ema: which weights of the original's folders to load; None prefers EMA
+      weights.
+    one_at_a_time: whether only the text encoder or the network is on the
+      devices at any time: slower, in less memory.
+    cache: folder that caches features of captions; None = no cache.
+    token: token for gated repositories of the hub.
+    revision: revision of the repository; other components use the main one.
   """
 
   dtype: str | None = None
@@ -52,18 +53,18 @@ class Options:
   def __post_init__(self):
     for name in ("vae", "text_encoder"):
       if getattr(self, name) is True:
-        raise ValueError(f"{name} = True: name its folder, or leave it out")
+        raise ValueError(f"{name} = True: pass its folder, or leave it out")
     if self.dtype is not None and self.dtype not in DTYPES:
       hint = ""
       if "float16" in str(self.dtype):
-        hint = ". float16 overflows in these networks"
+        hint = "; float16 overflows in these networks"
       raise ValueError(
         f"dtype {self.dtype!r}: use one of {', '.join(DTYPES)}{hint}"
       )
 
 
-# What diffusers calls by another name, or has and we need not.
-ELSEWHERE = {
+# Options of diffusers, and what replaces them here.
+DIFFUSERS_OPTIONS = {
   "torch_dtype": "dtype",
   "cache_dir": "the environment variable HF_HOME",
   "use_safetensors": "nothing: safetensors are always read",
@@ -74,10 +75,10 @@ ELSEWHERE = {
 
 
 def parse(values: Mapping[str, Any]) -> Options:
-  """Options by name; `torch_dtype` is taken for `dtype`.
+  """Checks options by name; `torch_dtype` is an alias of `dtype`.
 
   Raises:
-    ValueError: for a name that is unknown, with what to use in its place.
+    ValueError: for an unknown name; suggests what to use instead.
   """
   values = dict(values)
   if "torch_dtype" in values:
@@ -89,12 +90,11 @@ def parse(values: Mapping[str, Any]) -> Options:
     values["dtype"] = np.dtype(dtype).name
   known = [field.name for field in dataclasses.fields(Options)]
   for name in values:
-    if name in ELSEWHERE:
-      raise ValueError(f"{name}: here use {ELSEWHERE[name]}")
+    if name in DIFFUSERS_OPTIONS:
+      raise ValueError(f"{name}: use {DIFFUSERS_OPTIONS[name]}")
     if name not in known:
-      near = difflib.get_close_matches(name, known, n=1)
-      hint = f"did you mean {near[0]!r}? " if near else ""
       raise ValueError(
-        f"from_pretrained has no {name!r}; {hint}there are: {', '.join(known)}"
+        f"unknown option {name!r}{did_you_mean(name, known)}; use one of: "
+        f"{', '.join(known)}"
       )
   return Options(**values)

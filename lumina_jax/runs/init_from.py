@@ -1,171 +1,157 @@
-"""What a run begins with: weights of another run, or of somebody else."""
+"""Parameters that a run starts from: `config.init_from`."""
 
 from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterator
+from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-from flax import traverse_util
 
 from lumina_jax.backbone.config import COMPUTING
 from lumina_jax.interop.weights import Path
 from lumina_jax.model.network import Network
-from lumina_jax.parallel import processes
-from lumina_jax.runs.init_source import (
+from lumina_jax.runs.parameter_source import (
   TEXT,
-  Source,
+  ParameterSource,
+  Shapes,
   open_source,
   shapes_of,
 )
-from lumina_jax.training.state import TrainState
 
-# How a network computes and starts, and how its feed-forward got its width.
-FREE = {*COMPUTING, "balance_weight", "zero_text_pool"}
-FREE |= {"ffn_multiple", "ffn_factor"}
-# Of positions, which a stage of another resolution may stretch; and how much of
-# a caption is read.
+# Fields that do not change what parameters mean: how a network computes and is
+# initialised, and how the width of its feed-forward was chosen.
+IGNORED = {*COMPUTING, "balance_weight", "zero_text_pool"}
+IGNORED |= {"ffn_multiple", "ffn_factor"}
+# Fields that may differ between stages: rules for positions at another
+# resolution, and how much of a caption is read.
 STAGE = {"rope_theta", "rope_linear", "rope_ntk", "max_words", "max_tokens"}
 
 
-class Start(NamedTuple):
-  """Parameters that a state shall begin with.
+@dataclasses.dataclass(frozen=True)
+class InitialParameters:
+  """Parameters of another network that fit the one to train.
 
   Attributes:
-    taken: their paths, below "backbone" or "text_encoder".
-    read: one of them by its path, float32 on the host.
+    paths: their paths, below "backbone" or "text_encoder".
+    read: reads one of them by its path, as float32 on the host.
   """
 
-  taken: tuple[Path, ...]
+  paths: tuple[Path, ...]
   read: Callable[[Path], np.ndarray]
 
+  def __iter__(self) -> Iterator[tuple[Path, np.ndarray]]:
+    """Reads all of them, one by one."""
+    return ((path, self.read(path)) for path in self.paths)
 
-def open_start(
+
+def resolve(
   network: Network, source: str | os.PathLike, strict: bool = True
-) -> Start:
-  """Opens weights to begin with and compares them with what is to be trained.
+) -> InitialParameters | None:
+  """Opens parameters to start from and compares them with a network.
 
-  A workdir, or a folder of `save_pretrained`, gives the text encoder that was
-  trained along, too; what `open_weights` reads beside gives a backbone. Of a
-  run the averaged parameters are taken, for parameters and average alike: they
-  are what its pictures were judged by, while the last raw ones carry the noise
-  of the last batches. (The original takes raw ones for both.) Stages of one
-  network at growing resolutions are equal here. Prints what does not agree.
+  A workdir or a folder of `save_pretrained` holds the text encoder, too; all
+  other sources hold the backbone alone. Of a run, the EMA parameters are used,
+  for parameters and EMA alike: its samples were judged with them, and the raw
+  ones carry the noise of the last batches. (The original uses the raw ones for
+  both.) Stages of one network at growing resolutions count as equal. Prints
+  everything that differs.
 
   Args:
-    network: what is to be trained.
-    source: a path.
-    strict: whether all must agree; otherwise each tensor is taken whose path
-      and shape do, and the rest starts anew.
+    network: the network to train.
+    source: path of the parameters; "" = none.
+    strict: whether everything must agree; otherwise each tensor of the same
+      path and shape is used, and all others keep their random values.
 
   Raises:
-    FileNotFoundError: if nothing is there.
-    ValueError: if it cannot be read; if it is strict and anything differs,
-      naming fields and tensors; if there is nothing in common.
+    FileNotFoundError: if the source is missing.
+    ValueError: if it cannot be read; with `strict`, if anything differs, naming
+      fields and tensors; if no tensor fits.
   """
-  there = open_source(source)
-  wanted = shapes_of(network.shapes())
-  fields, notes = _compare(network, there)
-  taken = tuple(p for p in wanted if there.shapes.get(p) == wanted[p])
-  tensors = _tensors(wanted, there.shapes)
+  if not source:
+    return None
+  found = open_source(source)
+  shapes = shapes_of(network.shapes())
+  paths = tuple(p for p in shapes if found.shapes.get(p) == shapes[p])
+  fields, stage = _compare_fields(network, found)
   if strict:
-    alone = not any(path[0] == TEXT for path in there.shapes)
-    must = {p: s for p, s in wanted.items() if p[0] != TEXT or not alone}
-    wrong = fields or [line.strip() for line in _tensors(must, there.shapes)]
-    if wrong:
-      raise ValueError(
-        f"init_from = {source} is of another network: {'; '.join(wrong)}. "
-        "init_strict = False takes what agrees"
-      )
-  if not taken:
+    _check_equal(source, fields, shapes, found.shapes)
+  if not paths:
     raise ValueError(
       f"init_from = {source} has no tensor in common with this network"
     )
-  lines = [*fields, *notes, *tensors]
+  lines = [*fields, *stage, *_compare_shapes(shapes, found.shapes)]
   if lines:
-    count = f"{len(taken)} of {len(wanted)} tensors"
-    rest = f"{len(wanted) - len(taken)} start anew"
-    head = f"init_from = {source}: {count} taken, {rest}"
-    processes.say("\n  ".join([head, *lines]))
-  return Start(taken, there.read)
+    used = f"uses {len(paths)} of {len(shapes)} tensors"
+    rest = f"{len(shapes) - len(paths)} keep random values"
+    head = f"init_from = {source}: {used}, {rest}"
+    print("\n  ".join([head, *lines]), flush=True)
+  return InitialParameters(paths, found.read)
 
 
-def begin_with(state: TrainState, start: Start) -> TrainState:
-  """A fresh state whose parameters, and their average, come from elsewhere.
+def _check_equal(
+  source: str | os.PathLike, fields: list[str], shapes: Shapes, found: Shapes
+) -> None:
+  """Raises a ValueError if fields or tensors differ.
 
-  They are read and placed on the devices one at a time; each of several
-  processes reads all of them and keeps what its devices hold.
-
-  Args:
-    state: from `create_state`; given away.
-    start: of the same network, from `open_start`.
+  A source without any text encoder may lack it.
   """
-  for leaf in jax.tree.leaves(state.ema):
-    leaf.delete()
-  flat = traverse_util.flatten_dict(state.params)
-  for path in start.taken:
-    sharding = flat[path].sharding
-    array = start.read(path)
-    flat[path].delete()  # No device shall hold it twice.
-    flat[path] = jax.make_array_from_callback(
-      array.shape, sharding, array.__getitem__
-    ).block_until_ready()
-  params = traverse_util.unflatten_dict(flat)
-  # The step gives its state away, so the average needs arrays of its own.
-  copy = jax.jit(
-    lambda tree: jax.tree.map(jnp.copy, tree),
-    out_shardings=jax.tree.map(lambda leaf: leaf.sharding, params),
-  )
-  return state._replace(params=params, ema=copy(params))
+  if not any(path[0] == TEXT for path in found):
+    shapes = {path: x for path, x in shapes.items() if path[0] != TEXT}
+  lines = fields or [line.strip() for line in _compare_shapes(shapes, found)]
+  if lines:
+    raise ValueError(
+      f"init_from = {source} is of another network: {'; '.join(lines)}. "
+      "init_strict = False uses the tensors that fit"
+    )
 
 
-def _compare(network: Network, there: Source) -> tuple[list[str], list[str]]:
-  """What differs of the network, and what may differ between its stages."""
-  fields = list(_fields("model", network.model, there.model))
-  if network.model.ffn_width != there.model.ffn_width:
-    widths = network.model.ffn_width, there.model.ffn_width
-    fields.append("model.ffn_width = {}, there {}".format(*widths))
+def _compare_fields(
+  network: Network, found: ParameterSource
+) -> tuple[list[str], list[str]]:
+  """Lines on fields that differ, and on those that may differ by stage."""
+  lines = list(_differences("model", network.model, found.model))
+  if network.model.ffn_width != found.model.ffn_width:
+    widths = network.model.ffn_width, found.model.ffn_width
+    lines.append("model.ffn_width = {}, but {} in the source".format(*widths))
   text = network.text_encoder
-  if text and there.text:
-    if type(text) is type(there.text):
-      fields += _fields(TEXT, text, there.text)
+  if text and found.text_encoder:
+    if type(text) is type(found.text_encoder):
+      lines += _differences(TEXT, text, found.text_encoder)
     else:
-      kinds = type(text).__name__, type(there.text).__name__
-      fields.append("{} is a {}, there a {}".format(TEXT, *kinds))
-  mine, other = network.objective, there.objective
-  if (mine.path, mine.prediction) != (other.path, other.prediction):
-    fields.append(f"objective: {mine.summary}, there {other.summary}")
-  staged = [f for f in fields if f.split(" = ")[0].split(".")[-1] in STAGE]
-  return [f for f in fields if f not in staged], staged
+      kinds = type(text).__name__, type(found.text_encoder).__name__
+      lines.append("{} is a {}, but a {} in the source".format(TEXT, *kinds))
+  ours, theirs = network.objective, found.objective
+  if (ours.path, ours.prediction) != (theirs.path, theirs.prediction):
+    lines.append(
+      f"objective: {ours.summary}, but {theirs.summary} in the source"
+    )
+  stage = [x for x in lines if x.split(" = ")[0].rpartition(".")[2] in STAGE]
+  return [line for line in lines if line not in stage], stage
 
 
-def _fields(at: str, mine: Any, there: Any) -> Iterable[str]:
-  for field in dataclasses.fields(mine):
-    values = getattr(mine, field.name), getattr(there, field.name)
-    if field.name not in FREE and values[0] != values[1]:
-      yield "{}.{} = {!r}, there {!r}".format(at, field.name, *values)
+def _differences(section: str, ours: Any, theirs: Any) -> Iterator[str]:
+  for field in dataclasses.fields(ours):
+    values = getattr(ours, field.name), getattr(theirs, field.name)
+    if field.name not in IGNORED and values[0] != values[1]:
+      name = f"{section}.{field.name}"
+      yield "{} = {!r}, but {!r} in the source".format(name, *values)
 
 
-def _tensors(
-  wanted: Mapping[Path, tuple[int, ...]],
-  there: Mapping[Path, tuple[int, ...]],
-) -> list[str]:
-  """Lines on every tensor that does not agree, with counts."""
-  kinds = {
-    "missing there": {p: wanted[p] for p in wanted if p not in there},
+def _compare_shapes(shapes: Shapes, found: Shapes) -> list[str]:
+  """Lines on every tensor that differs, with counts."""
+  differing = {
+    "missing in the source": {p: shapes[p] for p in shapes if p not in found},
     "of another shape": {
-      p: f"{wanted[p]}, there {there[p]}"
-      for p in wanted
-      if p in there and there[p] != wanted[p]
+      p: f"{shapes[p]}, but {found[p]} in the source"
+      for p in shapes
+      if p in found and found[p] != shapes[p]
     },
-    "left over there": {p: there[p] for p in there if p not in wanted},
+    "unused": {p: found[p] for p in found if p not in shapes},
   }
   lines = []
-  for kind, tensors in kinds.items():
+  for kind, tensors in differing.items():
     if tensors:
       lines.append(f"{len(tensors)} {kind}:")
       lines += [f"  {'/'.join(p)}: {shape}" for p, shape in tensors.items()]

@@ -1,4 +1,4 @@
-"""Sheets of a run: samples of its data, and samples that it generates."""
+"""Sheets of a run: samples of its data, and generated samples."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from lumina_jax.training.state import TrainState
 
 SAMPLES = "samples"
 DATA = "data.png"
-SHOWN = 24  # Samples of the data.
+MAX_SHOWN = 24  # Samples of the data.
 
 
 def preview_data(
@@ -33,18 +33,23 @@ def preview_data(
 ) -> None:
   """Writes a sheet of the first training samples, as the network sees them.
 
-  Samples are cropped and have the captions that were chosen; the codec decodes
-  latents.
+  Samples are cropped and have the selected captions; the codec decodes latents.
+
+  Args:
+    config: config of the run.
+    batches: batches of the run.
+    encoders: frozen networks of the run.
+    folder: workdir of the run.
   """
   path = folder / SAMPLES / DATA
   if not processes.is_first() or path.exists():
     return
-  samples = list(itertools.islice(batches.samples(0), SHOWN))
+  samples = list(itertools.islice(batches.samples(0), MAX_SHOWN))
   if not samples:
-    return  # None of them can be read.
+    return  # All of them are bad.
   arrays = [sample.grid.detokenize(sample.patches) for sample in samples]
   if encoders.codec:
-    with processes.devices_of(encoders.codec.params):
+    with processes.use_mesh_of(encoders.codec.params):
       arrays = [np.asarray(encoders.codec.decode(x)) for x in arrays]
   _write(config, arrays, [sample.caption for sample in samples], path)
   print(f"training data: {path}", flush=True)
@@ -57,20 +62,20 @@ def preview_samples(
   folder: epath.Path,
   poll: Callable[..., None],
 ) -> None:
-  """Writes a sheet of the configured prompts, from the EMA weights.
+  """Writes a sheet of samples of the configured prompts, from the EMA weights.
 
-  All processes sample, the first one writes.
+  All processes sample, process 0 writes.
 
   Args:
-    config: of the run.
-    state: holds the EMA weights.
+    config: config of the run.
+    state: state with the EMA weights.
     encoders: frozen networks of the run.
-    folder: the workdir.
+    folder: workdir of the run.
     poll: called between batches of samples; its exceptions propagate.
   """
   plan, step, text = config.training, int(state.step), encoders.text
   components = components_of(config, Offloadable.pinned(state.ema), encoders)
-  needed = text is not None and text.loaded  # Data are encoded online.
+  was_loaded = text is not None and text.loaded  # Training encodes captions.
   each = plan.samples_per_prompt
   try:
     output = generate(
@@ -85,8 +90,8 @@ def preview_samples(
     print(f"no samples at step {step}: {error}", flush=True)
     return
   finally:
-    if text is not None and not needed:
-      text.free()  # It remembers the prompts; the step needs the memory.
+    if text is not None and not was_loaded:
+      text.free()  # It caches the prompts; training needs the memory.
   if processes.is_first():
     captions = [prompt for prompt in plan.sample_prompts for _ in range(each)]
     path = folder / SAMPLES / f"step_{step:06d}.png"
@@ -105,5 +110,5 @@ def _write(
   try:
     path.parent.mkdir(exist_ok=True)
     image.save(sheet, path)
-  except OSError as error:  # A full disk must not end a run for a sheet.
+  except OSError as error:  # A full disk must not end the run.
     logging.warning("%s was not written: %s", path, error)

@@ -1,4 +1,4 @@
-"""The record of a run: what it was made of and ran on."""
+"""The record of a run: code, command and machine of each start."""
 
 from __future__ import annotations
 
@@ -31,19 +31,26 @@ PACKAGES = (
 )
 
 
-def write(workdir: epath.PathLike, seed: int, step: int) -> None:
-  """Adds the present start to the workdir's record: one entry a start."""
-  starts = [*read(workdir), _now(seed, step)]
+def add_start(workdir: epath.PathLike, seed: int, step: int) -> None:
+  """Adds an entry for this start of the run.
+
+  Args:
+    workdir: workdir of the run.
+    seed: seed of the run.
+    step: step that it resumes at.
+  """
+  starts = [*read(workdir), _describe_start(seed, step)]
   text = json.dumps(starts, indent=2) + "\n"
   atomic.write_text(epath.Path(workdir) / FILE, text)
 
 
 def read(workdir: epath.PathLike) -> list[dict[str, Any]]:
+  """Reads the entries of all starts."""
   text = atomic.read_text(epath.Path(workdir) / FILE)
   return [] if text is None else json.loads(text)
 
 
-def _now(seed: int, step: int) -> dict[str, Any]:
+def _describe_start(seed: int, step: int) -> dict[str, Any]:
   return {
     "started": datetime.datetime.now(datetime.UTC).isoformat(
       timespec="seconds"
@@ -69,12 +76,12 @@ def _version(package: str) -> str:
 
 
 def _git_commit() -> str:
-  """Commit of the code that runs, with "+" if files were changed since."""
+  """Commit of this code, with a "+" if files have changed since."""
   folder = pathlib.Path(__file__).parent
 
-  def git(*words):
+  def git(*args):
     return subprocess.run(
-      ["git", *words], cwd=folder, capture_output=True, text=True, check=True
+      ["git", *args], cwd=folder, capture_output=True, text=True, check=True
     ).stdout.strip()
 
   try:

@@ -1,7 +1,7 @@
-"""`report.html`: a run on one page, self-contained, for a browser.
+"""`report.html`: a run on one self-contained page.
 
-Loss curve, sample pictures by step, evaluate's table if there is one, what the
-run was made of, and what to type next.
+It shows the loss, the last metrics, the tables of an evaluation if there is
+one, samples by step, the record of the run, and the next commands.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import html
 import json
+import logging
 import math
 import shlex
 from collections.abc import Sequence
@@ -17,10 +18,13 @@ from typing import Any
 from etils import epath
 
 from lumina_jax.files import atomic
+from lumina_jax.parallel import processes
 from lumina_jax.runs import record
-from lumina_jax.training import metrics
+from lumina_jax.runs.tables import Table, by_time
+from lumina_jax.training import metrics, run_config
 
 FILE = "report.html"
+EVALUATION = "evaluation.json"
 WIDTH, HEIGHT, LEFT, BOTTOM = 720, 260, 48, 28
 
 STYLE = """
@@ -35,18 +39,51 @@ pre { background: #f5f5f5; padding: 1em; overflow-x: auto }
 svg text { font: 12px system-ui, sans-serif; fill: #555 }
 """
 
+# Key, label and format of metrics.
+METRICS = (
+  ("examples_per_second", "examples/s", "{:.1f}"),
+  ("tokens_per_second", "tokens/s", "{:.0f}"),
+  ("mfu", "MFU", "{:.1%}"),
+  ("useful_tokens", "useful tokens", "{:.1%}"),
+  ("data_wait", "waiting for data", "{:.1%}"),
+  ("goodput", "goodput", "{:.1%}"),
+  ("learning_rate", "learning rate", "{:.2e}"),
+  ("grad_norm", "gradient norm", "{:.3g}"),
+  ("skipped", "skipped updates", "{:.0f}"),
+  ("bad_records", "bad records", "{:.0f}"),
+  ("host_memory", "host memory, GiB", "{:.2f}"),
+  ("device_memory", "device memory, GiB", "{:.2f}"),
+)
+
+
+def update(folder: epath.Path) -> None:
+  """Writes the report of a run in progress.
+
+  Only process 0 writes; a full disk ends no run.
+  """
+  if not processes.is_first():
+    return
+  try:
+    write(folder)
+  except OSError as error:
+    logging.warning("the report was not written: %s", error)
+
 
 def write(folder: epath.Path) -> None:
-  """Writes the report of a workdir from the files that lie there."""
+  """Writes the report of a workdir from its files.
+
+  Raises:
+    OSError: if a file cannot be read or written.
+  """
   folder = epath.Path(folder)
-  config, rows = _json(folder / "config.json"), metrics.read(folder)
+  config, rows = _read_json(folder / run_config.FILE), metrics.read(folder)
   parts = [
-    _curve(rows),
-    _health(rows),
-    _evaluation(_json(folder / "evaluation.json")),
+    _loss_curve(rows),
+    *_last_metrics(rows),
+    *_evaluation(_read_json(folder / EVALUATION)),
     _samples(folder),
     _record(record.read(folder), config),
-    _next(folder, config),
+    _next_commands(folder, config),
   ]
   body = "\n".join(part for part in parts if part)
   page = (
@@ -58,13 +95,13 @@ def write(folder: epath.Path) -> None:
   atomic.write_text(folder / FILE, page)
 
 
-def _json(path: epath.Path) -> Any:
+def _read_json(path: epath.Path) -> Any:
   text = atomic.read_text(path)
   return None if text is None else json.loads(text)
 
 
-def _curve(rows: Sequence[dict[str, float]]) -> str:
-  rows = [row for row in rows if row["loss"] is not None]  # Skipped all.
+def _loss_curve(rows: Sequence[dict[str, float]]) -> str:
+  rows = [row for row in rows if row["loss"] is not None]
   if not rows:
     return "<h2>Loss</h2><p>No metrics yet.</p>"
   steps = [row["step"] for row in rows]
@@ -94,140 +131,73 @@ def _curve(rows: Sequence[dict[str, float]]) -> str:
   )
 
 
-# Of a line of metrics, by what people call it.
-HEALTH = (
-  ("examples_per_second", "examples/s", "{:.1f}"),
-  ("tokens_per_second", "tokens/s", "{:.0f}"),
-  ("mfu", "MFU", "{:.1%}"),
-  ("useful_tokens", "useful tokens", "{:.1%}"),
-  ("data_wait", "waiting for data", "{:.1%}"),
-  ("goodput", "goodput", "{:.1%}"),
-  ("learning_rate", "learning rate", "{:.2e}"),
-  ("grad_norm", "gradient norm", "{:.3g}"),
-  ("skipped", "skipped updates", "{:.0f}"),
-  ("bad_records", "broken records", "{:.0f}"),
-  ("host_memory", "host memory, GiB", "{:.2f}"),
-  ("device_memory", "device memory, GiB", "{:.2f}"),
-)
-
-
-def _health(rows: Sequence[dict[str, Any]]) -> str:
-  """The last line of metrics, and its loss by time."""
+def _last_metrics(rows: Sequence[dict[str, Any]]) -> list[str]:
+  """The last row of metrics, and its loss by time."""
   last = rows[-1] if rows else {}
-  shown = [
-    [name, form.format(last[key])]
-    for key, name, form in HEALTH
+  cells = tuple(
+    (label, form.format(last[key]))
+    for key, label, form in METRICS
     if last.get(key) is not None
-  ]
-  if not shown:
-    return ""
-  page = f"<h2>At step {last['step']}</h2>{_table(['', ''], shown)}"
+  )
+  if not cells:
+    return []
+  tables = [Table(f"At step {last['step']}", ("", ""), cells)]
   losses = last.get("loss_by_time") or []
   if any(loss is not None for loss in losses):
-    times = [f"{i / len(losses):.1f}" for i in range(len(losses))]
-    cells = ["-" if loss is None else f"{loss:.3f}" for loss in losses]
-    page += "<h2>Training loss by time</h2>"
-    page += _table(["from t", *times], [["loss", *cells]])
-  return page
+    tables.append(by_time("Training loss by time", losses))
+  return [table.to_html() for table in tables]
 
 
-def _evaluation(result: dict[str, Any] | None) -> str:
+def _evaluation(result: dict[str, Any] | None) -> list[str]:
+  """The tables of `evaluation.json`, whatever was evaluated."""
   if result is None:
-    return ""
-  rows = result["accuracy"]
-  guidance = sorted({row["guidance"] for row in rows})
-  accuracy = {
-    (row["canvas"], row["phrasing"], row["guidance"]): row["accuracy"]
-    for row in rows
-  }
-  unseen = {row["canvas"] for row in rows if not row["trained"]}
-  example = {(r["canvas"], r["phrasing"]): r["example"] for r in rows}
-  body = [
-    [
-      f"{canvas}{' unseen' if canvas in unseen else ''}",
-      example[canvas, phrasing],
-      *(f"{accuracy[canvas, phrasing, scale]:.3f}" for scale in guidance),
-    ]
-    for canvas, phrasing in dict.fromkeys(key[:2] for key in accuracy)
-  ]
-  head = [
-    "canvas",
-    "prompts like",
-    *(f"guidance {scale:g}" for scale in guidance),
-  ]
-  judged = {"real, held out": result["held_out_digits"]} | {
-    f"generated, guidance {scale}": values
-    for scale, values in result["memorisation"].items()
-  }
-  memory = [
-    [name, f"{v['distance']:.3f}", f"{v['near_duplicates']:.3f}"]
-    for name, v in judged.items()
-  ]
-  losses = [f"{loss:.3f}" for loss in result["held_out_loss_by_time"]]
-  times = [f"{i / len(losses):.1f}" for i in range(len(losses))]
-  return (
-    f"<h2>Prompt accuracy per digit, at step {result['step']}</h2>"
-    + _table(head, body)
-    + "<h2>Distance to the nearest training digit</h2>"
-    + _table(["digits", "distance", "near-duplicates"], memory)
-    + "<h2>Held-out flow loss by time</h2>"
-    + _table(["from t", *times], [["loss", *losses]])
-  )
-
-
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-  def line(cells, tag):
-    inner = "".join(f"<{tag}>{html.escape(c)}</{tag}>" for c in cells)
-    return f"<tr>{inner}</tr>"
-
-  body = "".join(line(row, "td") for row in rows)
-  return f"<table>{line(head, 'th')}{body}</table>"
+    return []
+  title = f"<h2>Evaluation at step {result['step']}</h2>"
+  return [title, *(Table(**table).to_html() for table in result["tables"])]
 
 
 def _samples(folder: epath.Path) -> str:
-  """The newest picture first, each embedded."""
-  pictures = sorted((folder / "samples").glob("step_*.png"), reverse=True)
-  shown = []
-  for path in pictures:
+  """All sheets of samples, newest first, then the training data."""
+  page = ""
+  for path in sorted((folder / "samples").glob("step_*.png"), reverse=True):
     step = int(path.stem.removeprefix("step_"))
-    image = _image(path, f"samples at step {step}")
-    shown.append(f"<h3>Step {step}</h3>{image}")
-  page = f"<h2>Samples</h2>{''.join(shown)}" if shown else ""
-  learnt = folder / "samples" / "data.png"
-  if learnt.exists():
-    page += f"<h2>What it learns from</h2>{_image(learnt, 'training data')}"
+    page += f"<h3>Step {step}</h3>{_image(path, f'samples at step {step}')}"
+  page = page and f"<h2>Samples</h2>{page}"
+  data = folder / "samples" / "data.png"
+  if data.exists():
+    page += f"<h2>Training data</h2>{_image(data, 'training data')}"
   return page
 
 
-def _image(path: epath.Path, what: str) -> str:
+def _image(path: epath.Path, alt: str) -> str:
   data = base64.b64encode(path.read_bytes()).decode()
-  return f'<img alt="{what}" src="data:image/png;base64,{data}">'
+  return f'<img alt="{alt}" src="data:image/png;base64,{data}">'
 
 
 def _record(starts: Sequence[dict[str, Any]], config: Any) -> str:
-  rows = [
-    [
+  rows = tuple(
+    (
       start["started"],
       str(start["from_step"]),
       start["git_commit"],
       f"{len(start['devices'])} x {start['device_kind']}",
       start["packages"]["jax"],
-    ]
+    )
     for start in starts
-  ]
-  head = ["started", "from step", "commit", "devices", "jax"]
+  )
+  columns = "started", "from step", "commit", "devices", "jax"
   text = html.escape(json.dumps(config, indent=2))
   return (
-    f"<h2>Record</h2>{_table(head, rows)}"
+    f"{Table('Record', columns, rows).to_html()}"
     f"<details><summary>config.json</summary><pre>{text}</pre></details>"
   )
 
 
-def _next(folder: epath.Path, config: dict[str, Any]) -> str:
-  where = shlex.quote(str(folder))
+def _next_commands(folder: epath.Path, config: dict[str, Any]) -> str:
+  workdir = shlex.quote(str(folder))
   prompt = shlex.quote(config["training"]["sample_prompts"][0])
-  lines = [f"python -m lumina_jax.sample --workdir={where} --prompt={prompt}"]
-  if "canvases" in config["data"]:  # evaluate reads digits only.
-    lines.append(f"python -m lumina_jax.evaluate --workdir={where}")
+  lines = [f"python -m lumina_jax.sample --workdir={workdir} --prompt={prompt}"]
+  if "canvases" in config["data"]:  # evaluate supports digits only.
+    lines.append(f"python -m lumina_jax.evaluate --workdir={workdir}")
   text = html.escape("\n".join(lines))
   return f"<h2>Next</h2><pre>{text}</pre>"

@@ -1,4 +1,4 @@
-"""A run's workdir: who may write to it, and the components it holds."""
+"""The workdir of a run: claims it for a run, and loads its components."""
 
 from __future__ import annotations
 
@@ -18,22 +18,28 @@ from lumina_jax.parallel.mesh import shardings
 from lumina_jax.pretrained import encoders
 from lumina_jax.sampling.components import Components
 from lumina_jax.training import run_config
-from lumina_jax.training.checkpoint import has_checkpoint, read_ema
+from lumina_jax.training.restore import has_checkpoint, read_ema
 from lumina_jax.training.run_config import RunConfig
+
+NO_ENCODERS = encoders.Encoders()
 
 
 def claim(
   config: RunConfig, workdir: epath.PathLike, allow_change: bool
 ) -> epath.Path:
-  """Makes the workdir of a run, or checks that it belongs to this run.
+  """Creates the workdir of a run, or checks that it belongs to this run.
 
-  Training saves the config once it has started. With several processes the
-  first one checks, and all learn the result.
+  Training saves the config once it has started.
+
+  Args:
+    config: config of the run.
+    workdir: workdir of the run.
+    allow_change: whether the config may differ from the one in the workdir.
 
   Raises:
     ValueError: if a run with another config has checkpoints there.
-    OSError: if the folder cannot be written to; other processes raise it for
-      either reason.
+    OSError: if the folder cannot be written to. Of several processes, process 0
+      checks; the others raise an OSError for either reason.
   """
   folder = epath.Path(workdir)
   processes.on_first(lambda: _claim(config, folder, allow_change))
@@ -59,9 +65,9 @@ def load(workdir: epath.PathLike, mesh: Mesh | None = None) -> Components:
   """The components of a run, with EMA weights of its newest checkpoint.
 
   Args:
-    workdir: of the run.
-    mesh: the rules of `parallel.mesh` place the weights on it; None = whole on
-      every device of all processes, which share the samples of a call.
+    workdir: workdir of the run.
+    mesh: devices that weights are sharded over; None: every device of every
+      process holds all weights, and the devices share the samples of a call.
 
   Raises:
     FileNotFoundError: if there is no run or no checkpoint.
@@ -74,14 +80,14 @@ def load_step(
 ) -> tuple[int, Components]:
   """Like `load`, with the step of the checkpoint."""
   config = run_config.load(workdir)
-  mesh = mesh or processes.everywhere()
+  mesh = mesh or processes.data_parallel_mesh()
   abstract = _abstract(config.network, mesh)
   found = read_ema(workdir, abstract) if has_checkpoint(workdir) else None
   if found is None:
     raise FileNotFoundError(
-      f"{workdir} has a config but no complete checkpoint yet; train "
-      f"(python -m lumina_jax.train --config=... --workdir={workdir}) until "
-      "the first one is written"
+      f"{workdir} has a config but no complete checkpoint yet; train until the "
+      "first one is written (python -m lumina_jax.train --config=... "
+      f"--workdir={workdir})"
     )
   step, ema = found
   medium = media.find(config.medium)
@@ -93,16 +99,16 @@ def load_step(
 def components_of(
   config: RunConfig,
   weights: Offloadable,
-  loaded: encoders.Encoders = encoders.Encoders(),  # noqa: B008
+  loaded: encoders.Encoders = NO_ENCODERS,
   mesh: Mesh | None = None,
 ) -> Components:
-  """The components of a run that is in memory.
+  """The components of a run, from weights in memory.
 
   Args:
-    config: of the run.
-    weights: of its network.
+    config: config of the run.
+    weights: weights of its network.
     loaded: frozen networks of the run.
-    mesh: devices to sample on; None = where the weights are.
+    mesh: devices to sample on; None: the devices of the weights.
   """
   return Components(
     media.find(config.medium),
@@ -117,7 +123,7 @@ def components_of(
 
 
 def _abstract(network: Network, mesh: Mesh | None) -> Params:
-  """Shapes and shardings of the parameters; on one device without a mesh."""
+  """Shapes and shardings of the parameters; without a mesh, on one device."""
   boxed = jax.eval_shape(network.init, jax.random.key(0))
   shapes = nn.unbox(boxed)
   if mesh is None:

@@ -178,7 +178,7 @@ def _check(
 
 
 def _decode(codec, latents: np.ndarray, name: str) -> np.ndarray:
-  with processes.devices_of(codec.params):
+  with processes.use_mesh_of(codec.params):
     sample = codec.decode(latents)
   sample = processes.gather(sample)
   check_finite(sample, f"{name}, decoded", codec.cfg.dtype)
@@ -193,7 +193,7 @@ def _encode_initial(
   if codec is None or requests[0].initial is None:
     return requests
   samples = {id(r.initial): r.initial for r in requests}
-  with processes.devices_of(codec.params):
+  with processes.use_mesh_of(codec.params):
     latents = {
       key: processes.gather(codec.encode(sample))
       for key, sample in samples.items()

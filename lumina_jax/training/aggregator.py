@@ -1,4 +1,4 @@
-"""Metrics of many steps as one line: means, rates, shares of time."""
+"""Aggregates the metrics of several steps: means, rates, goodput."""
 
 from __future__ import annotations
 
@@ -10,205 +10,228 @@ import numpy as np
 from jax.sharding import Mesh
 
 from data_pipelines.bad_records import BadRecordCounter
-from data_pipelines.batches import LoadedBatch
-from lumina_jax.backbone import ModelConfig, flops
+from data_pipelines.batches import Batches, LoadedBatch
+from lumina_jax.backbone import flops
 from lumina_jax.parallel import chips
-from lumina_jax.training.goodput import Ledger
+from lumina_jax.training.checkpoint import Checkpoints
+from lumina_jax.training.goodput import GoodputTracker
 from lumina_jax.training.gradient import TIME_BINS
-from lumina_jax.training.metrics import Metrics
-from lumina_jax.training.nan_guard import Skips
+from lumina_jax.training.metrics import MetricsWriter
+from lumina_jax.training.nan_guard import NanGuard
+from lumina_jax.training.run_config import RunConfig
+from lumina_jax.training.state import TrainState
 
 GIB = 2**30
-# What is no mean over steps.
-APART = ("loss_by_time", "samples_by_time", "tokens", "finite")
+# Metrics of a step that are not averaged over steps.
+NOT_AVERAGED = ("loss_by_time", "samples_by_time", "tokens", "finite")
 
 
-class Work(NamedTuple):
-  """What a step computes, and what its devices could.
+class StepCost(NamedTuple):
+  """The cost of a step, for the MFU.
 
   Attributes:
-    flops: of forward and backward, all matrix products and all of attention,
-      nothing that is computed twice.
-    peak: floating-point operations a second of all devices; 0 = unknown.
+    flops: floating-point operations of forward and backward pass: all matrix
+      products and all of attention, without recomputation.
+    peak: operations per second of all devices; 0 = unknown.
   """
 
   flops: float
   peak: float
 
-  @classmethod
-  def of(
-    cls,
-    model: ModelConfig,
-    rows: int,
-    budget: tuple[int, int, int],
-    mesh: Mesh,
-  ) -> Work:
-    """Of a step of so many rows; `budget` is (tokens, words, samples)."""
-    chip = chips.of_device(mesh.devices.flat[0])
-    peak = chip.device_flops * mesh.size if chip else 0.0
-    return cls(flops.count(model, rows, *budget).train, peak)
+
+def step_cost(config: RunConfig, mesh: Mesh) -> StepCost:
+  """The cost of a training step on a mesh."""
+  chip = chips.chip_of(mesh.devices.flat[0])
+  count = flops.count(
+    config.model, config.training.batch_rows, *config.data.budget
+  )
+  return StepCost(count.train, chip.device_flops * mesh.size if chip else 0.0)
 
 
-class Window:
-  """Gathers metrics over a window of steps, fetched one step late.
+class MetricsAggregator:
+  """Collects the metrics of steps and writes a row every `log_every` steps.
 
-  To wait for the values of the step just dispatched would leave the device
-  idle; those of the step before are there.
+  Metrics are fetched one step late: waiting for those of the step just
+  dispatched would leave the device idle.
 
   Attributes:
-    ledger: of the run's time.
-    shown: step and values last fetched, for a bar.
+    goodput: tracks the run's time.
+    latest: step and loss last fetched, for a progress bar.
   """
 
   def __init__(
     self,
-    metrics: Metrics,
-    size: int,
-    ledger: Ledger,
-    skips: Skips,
-    faults: BadRecordCounter,
-    work: Work,
+    writer: MetricsWriter,
+    log_every: int,
+    goodput: GoodputTracker,
+    nan_guard: NanGuard,
+    bad_records: BadRecordCounter,
+    cost: StepCost,
   ):
-    """Opens a window.
+    """Starts with no steps.
 
     Args:
-      metrics: where lines go.
-      size: steps of a line.
-      ledger: of the run's time.
-      skips: is shown every step.
-      faults: of the data, to be told in the line.
-      work: of a step.
+      writer: writes the rows.
+      log_every: steps per row.
+      goodput: tracks the run's time.
+      nan_guard: checks every step.
+      bad_records: counts bad records of the data.
+      cost: cost of a step.
     """
-    self._metrics, self._size, self.ledger = metrics, size, ledger
-    self._skips, self._faults, self._work = skips, faults, work
+    self._writer, self._log_every, self.goodput = writer, log_every, goodput
+    self._nan_guard, self._bad_records = nan_guard, bad_records
+    self._cost = cost
     self._pending: tuple[int, dict[str, jax.Array]] | None = None
-    self._values: list[dict[str, Any]] = []
-    self._steps = 0  # Since the start.
-    self._began = self._waited = 0.0  # Seconds by the ledger.
-    self._timed = 0  # Steps since then.
-    self.shown: tuple[int, str] = 0, ""
+    self._steps: list[dict[str, Any]] = []  # Metrics of the next row.
+    self._count = 0  # Steps since the start.
+    self._timed = 0  # Steps since `_mark_time`.
+    self._step_seconds = self._data_seconds = 0.0  # At `_mark_time`.
+    self.latest: tuple[int, str] = 0, ""
 
   def add(
-    self, step: int, values: dict[str, jax.Array], loaded: LoadedBatch
+    self, step: int, metrics: dict[str, jax.Array], loaded: LoadedBatch
   ) -> None:
-    """Takes the values of `step`, and fetches those of the step before.
+    """Adds the metrics of `step`, and fetches those of the step before.
 
     Args:
-      step: number, from 1.
-      values: metrics of the step, on devices.
-      loaded: its batch, whose broken records are counted.
+      step: number of the step, from 1.
+      metrics: metrics on the devices.
+      loaded: batch of the step, with its bad records.
 
     Raises:
-      FloatingPointError: if too many steps in a row were not finite.
-      OSError: if too many records were broken.
+      FloatingPointError: if too many updates in a row were not finite.
+      OSError: if too many records were bad.
     """
-    self._faults.add(loaded.bad_records, loaded.records)
-    self.finish()
-    self._pending = step, values
+    self._bad_records.add(loaded.bad_records, loaded.records)
+    self.fetch()
+    self._pending = step, metrics
 
-  def finish(self) -> None:
-    """Fetches what is pending; a full window goes to disk."""
+  def fetch(self) -> None:
+    """Fetches the pending metrics, and writes a row if it is complete."""
     if self._pending is None:
       return
-    step, values = self._pending
+    step, metrics = self._pending
     self._pending = None
-    values = jax.tree.map(np.asarray, values)
-    if self.ledger.started():  # It has compiled: its time tells nothing.
-      self._mark()
+    metrics = jax.tree.map(np.asarray, metrics)
+    if self.goodput.start_training():  # This step was compiled: do not time it.
+      self._mark_time()
     else:
       self._timed += 1
-    self.shown = step, f"loss {values['loss']:.3f}"
-    self._values.append(values)
-    self._steps += 1
+    self.latest = step, f"loss {metrics['loss']:.3f}"
+    self._steps.append(metrics)
+    self._count += 1
     try:
-      self._skips.add(step, values)
+      self._nan_guard.check(step, metrics)
     except FloatingPointError:
-      self.write()  # The last lines tell most.
+      self.write()  # The last rows matter most.
       raise
-    if step % self._size == 0:
+    if step % self._log_every == 0:
       self.write()
 
   def write(self) -> None:
-    """Writes the steps fetched since the last line, if any."""
-    if not self._values:
+    """Writes the steps fetched since the last row, if any."""
+    if not self._steps:
       return
-    line = summary(self._values)
-    line["skipped"] = self._skips.count
-    line["bad_records"] = self._faults.count
-    line |= self._rates() | {"goodput": self.goodput} | _memory()
-    self._metrics.write(self.shown[0], line)
-    self._values, self._timed = [], 0
-    self._mark()
+    row = average(self._steps)
+    row["skipped"] = self._nan_guard.skipped
+    row["bad_records"] = self._bad_records.count
+    row |= self._rates() | {"goodput": self.goodput_share} | _memory()
+    self._writer.write(self.latest[0], row)
+    self._steps, self._timed = [], 0
+    self._mark_time()
 
   def flush(self) -> None:
-    """Makes the lines so far last."""
-    self._metrics.flush()
+    """Makes the rows so far survive a power cut."""
+    self._writer.flush()
 
   @property
   def skipped(self) -> int:
-    """Updates since the start that were not finite."""
-    return self._skips.count - self._skips.before
+    """Number of skipped updates since the start."""
+    return self._nan_guard.skipped - self._nan_guard.skipped_before
 
   @property
   def bad_records(self) -> int:
-    """Broken records since the start."""
-    return self._faults.count
+    """Number of bad records since the start."""
+    return self._bad_records.count
 
   @property
-  def goodput(self) -> float:
-    """Share of all time since the start that went into steps that count."""
-    useful = 1 - self.skipped / max(self._steps, 1)
-    return useful * self.ledger.training / self.ledger.total
+  def goodput_share(self) -> float:
+    """Share of the time since the start that went into successful steps."""
+    successful = 1 - self.skipped / max(self._count, 1)
+    return successful * self.goodput.training / self.goodput.total
 
-  def _mark(self) -> None:
-    self._began = self.ledger.stepping
-    self._waited = self.ledger.spent["data"]
+  def _mark_time(self) -> None:
+    self._step_seconds = self.goodput.stepping
+    self._data_seconds = self.goodput.badput["data"]
 
   def _rates(self) -> dict[str, float]:
-    """Of steps alone, without pictures and checkpoints between them."""
+    """Rates of the steps alone, without samples and checkpoints."""
     if not self._timed:
       return {}
-    seconds = max(self.ledger.stepping - self._began, 1e-9)
-    timed = self._values[-self._timed :]
+    seconds = max(self.goodput.stepping - self._step_seconds, 1e-9)
+    timed = self._steps[-self._timed :]
     speed = self._timed / seconds
+    data_seconds = self.goodput.badput["data"] - self._data_seconds
     rates = {
       "steps_per_second": speed,
       "examples_per_second": speed * _mean(timed, "samples"),
       "tokens_per_second": speed * _mean(timed, "tokens"),
-      "data_wait": (self.ledger.spent["data"] - self._waited) / seconds,
+      "data_wait": data_seconds / seconds,
     }
-    if self._work.peak:
-      rates["mfu"] = speed * self._work.flops / self._work.peak
+    if self._cost.peak:
+      rates["mfu"] = speed * self._cost.flops / self._cost.peak
     return rates
 
 
-def summary(steps: list[dict[str, Any]]) -> dict[str, Any]:
-  """Metrics of several steps as one: means over those that counted.
+def make_aggregator(
+  config: RunConfig,
+  mesh: Mesh,
+  writer: MetricsWriter,
+  goodput: GoodputTracker,
+  batches: Batches,
+  checkpoints: Checkpoints,
+  state: TrainState,
+) -> MetricsAggregator:
+  """The aggregator of a run that starts from `state`."""
+  plan, skipped = config.training, int(state.skipped)
+  return MetricsAggregator(
+    writer,
+    plan.log_every,
+    goodput,
+    NanGuard(plan.max_skipped, batches.names, checkpoints.latest_step, skipped),
+    BadRecordCounter(config.data.bad_limit),
+    step_cost(config, mesh),
+  )
 
-  A loss by time bin is that of all samples of the bin, None if there are none.
+
+def average(steps: list[dict[str, Any]]) -> dict[str, Any]:
+  """Averages the metrics of several steps; skipped steps are left out.
+
+  The loss of a time bin is the mean over all samples in it; None without any.
   """
-  kept = [values for values in steps if values["finite"]]
-  names = sorted(steps[0].keys() - set(APART), key=lambda n: (n != "loss", n))
-  line = {name: _mean(kept, name) if kept else None for name in names}
+  kept = [metrics for metrics in steps if metrics["finite"]]
+  names = steps[0].keys() - set(NOT_AVERAGED)
+  names = sorted(names, key=lambda name: (name != "loss", name))
+  row = {name: _mean(kept, name) if kept else None for name in names}
   total, count = (
-    sum((values[name] for values in kept), np.zeros(TIME_BINS))
+    sum((metrics[name] for metrics in kept), np.zeros(TIME_BINS))
     for name in ("loss_by_time", "samples_by_time")
   )
-  line["loss_by_time"] = [
+  row["loss_by_time"] = [
     float(a / b) if b else None for a, b in zip(total, count, strict=True)
   ]
-  return line
+  return row
 
 
 def _mean(steps: list[dict[str, Any]], name: str) -> float:
-  return float(np.mean([float(values[name]) for values in steps]))
+  return float(np.mean([float(metrics[name]) for metrics in steps]))
 
 
 def _memory() -> dict[str, float]:
-  """GiB that this process held at the most, and its first device."""
+  """Peak memory of this process and of its first device, in GiB."""
   peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-  found = {"host_memory": peak / GIB}
+  memory = {"host_memory": peak / GIB}
   stats = jax.local_devices()[0].memory_stats() or {}
   if "peak_bytes_in_use" in stats:
-    found["device_memory"] = stats["peak_bytes_in_use"] / GIB
-  return found
+    memory["device_memory"] = stats["peak_bytes_in_use"] / GIB
+  return memory

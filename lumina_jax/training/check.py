@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import json
+
 from jax.sharding import Mesh
 
+from lumina_jax import media
 from lumina_jax.backbone import attention
-from lumina_jax.media import MEDIA
+from lumina_jax.files import schema
 from lumina_jax.model.offload import Offloadable
+from lumina_jax.parallel import processes
 from lumina_jax.sampling.components import Components
 from lumina_jax.sampling.generate import check_call
-from lumina_jax.training.optimizer import trainable
+from lumina_jax.training import run_config
+from lumina_jax.training.parameter_groups import trainable_mask
 from lumina_jax.training.run_config import RunConfig
 
 
 def check(config: RunConfig, mesh: Mesh) -> None:
-  """Compares sections of a config with each other and with the devices.
+  """Checks sections of a config against each other and against the devices.
 
   Raises:
     ValueError: naming the keys that contradict each other.
@@ -22,10 +27,10 @@ def check(config: RunConfig, mesh: Mesh) -> None:
   plan, tokens = config.training, config.data.row_tokens
   shards = mesh.shape["data"] * mesh.shape["fsdp"]
   if plan.batch_rows % (shards * plan.microbatches):
-    parts = f" x {plan.microbatches} microbatches"
+    factor = f" x {plan.microbatches} microbatches"
     raise ValueError(
       f"training.batch_rows = {plan.batch_rows} does not divide over data x "
-      f"fsdp = {shards} devices{parts if plan.microbatches > 1 else ''}; "
+      f"fsdp = {shards} devices{factor if plan.microbatches > 1 else ''}; "
       "choose a multiple of that, or another config.mesh"
     )
   if tokens % mesh.shape["context"]:
@@ -34,9 +39,9 @@ def check(config: RunConfig, mesh: Mesh) -> None:
       f"{mesh.shape['context']} devices; choose a multiple of that"
     )
   describe_attention(config, mesh)
-  trainable(config.optimizer, config.network.shapes())
+  trainable_mask(config.optimizer, config.network.shapes())
   components = Components(
-    MEDIA[config.medium],
+    media.find(config.medium),
     config.network,
     Offloadable.pinned(None),
     config.sampling,
@@ -49,6 +54,27 @@ def check(config: RunConfig, mesh: Mesh) -> None:
 
 
 def describe_attention(config: RunConfig, mesh: Mesh) -> str:
-  """Describes the attention of a run on a mesh."""
+  """Describes the attention of a run on a mesh.
+
+  Raises:
+    ValueError: if its kernel or sequence split does not fit the mesh.
+  """
   tokens, _, samples = config.data.budget
   return attention.describe(config.model, mesh, tokens, samples > 1)
+
+
+def check_same_config(config: RunConfig) -> None:
+  """Checks that all processes have the same config.
+
+  Raises:
+    ValueError: in all processes, naming the keys that differ.
+  """
+  texts = processes.exchange(json.dumps(schema.to_dict(config)))
+  first, *others = (run_config.parse(json.loads(text)) for text in texts)
+  for number, other in enumerate(others, 1):
+    if differences := schema.differences(first, other):
+      lines = "\n  ".join(differences)
+      raise ValueError(
+        f"process 0 and process {number} differ in their config:\n  {lines}\n"
+        "Start all with the same flags"
+      )

@@ -1,47 +1,47 @@
 """Checkpoints: written in the background, committed whole, the last N kept.
 
 `<workdir>/checkpoints/<step>/` holds two items: `ema`, all that sampling needs,
-and `train`, the rest of the state. Orbax writes to a temporary name and then
-renames, so that a process killed at any moment leaves complete ones only. In a
-store it writes `commit_success.txt` last, and takes what has none for rubbish.
+and `train`, the rest of the state. On a disk, Orbax writes to a temporary name
+and renames it, so that a kill at any moment leaves only complete checkpoints.
+In a store, it writes `commit_success.txt` last and ignores folders without it.
 """
 
 from __future__ import annotations
 
 import logging
 import math
-from typing import Any
 
 import orbax.checkpoint as ocp
 from etils import epath
 
 from lumina_jax.files import atomic
 from lumina_jax.parallel import processes
-from lumina_jax.training import corrupt_checkpoints as broken
-from lumina_jax.training import restore as restoring
-from lumina_jax.training.restore import Unreadable, first_line
+from lumina_jax.training import corrupt_checkpoints
+from lumina_jax.training.restore import (
+  ITEMS,
+  CorruptCheckpointError,
+  checkpoint_folder,
+  first_line,
+  restore_items,
+)
 from lumina_jax.training.state import TrainState
-
-FOLDER = "checkpoints"
-ITEMS = ("ema", "train")
-COMMITTED = "commit_success.txt"  # Orbax writes it last.
 
 
 class Checkpoints:
-  """The checkpoints of a workdir, to save to and resume from."""
+  """The checkpoints of a workdir, to save to and to resume from."""
 
   def __init__(self, workdir: epath.PathLike, keep: int):
-    """Opens the folder to write to, and makes it if need be.
+    """Opens the folder for writing and creates it if necessary.
 
     Args:
-      workdir: of the run, on a disk or in a bucket.
-      keep: how many of the newest to keep.
+      workdir: workdir of the run, on a disk or in a store.
+      keep: number of newest checkpoints to keep.
     """
-    self._folder = _folder(workdir)
+    self._folder = checkpoint_folder(workdir)
     self._keep = keep
-    self._bad = broken.marked(self._folder)
+    self._corrupt = corrupt_checkpoints.marked_steps(self._folder)
     self._manager = self._open()
-    self._last: int | None = None  # Step of the save that may be under way.
+    self._last: int | None = None  # Step of the last save, maybe unfinished.
 
   def __enter__(self) -> Checkpoints:
     return self
@@ -52,19 +52,19 @@ class Checkpoints:
   def save(self, state: TrainState) -> None:
     """Saves a state under its step, in the background.
 
-    A full disk stops no training: a save that fails is told of loudly, those
-    before it stay, and the next one is tried as if nothing had been. Whether
-    the last one came through is for `finish` to say.
+    A full disk does not stop training: a save that fails is logged as an error,
+    earlier checkpoints stay, and the next save starts afresh. `finish` raises
+    if the last save failed.
 
     Raises:
-      OSError: if it fails in one of several processes.
-      RuntimeError: if orbax declined to save.
+      OSError: if a save fails in one of several processes.
+      RuntimeError: if Orbax declines to save.
     """
-    self._settle()
+    self._wait()
     step = int(state.step)
     if step == self.latest_step():
       return
-    self._make_room(step)
+    self._delete_corrupt(step)
     rest = state._asdict()
     ema = rest.pop("ema")
     self._last = step
@@ -77,7 +77,7 @@ class Checkpoints:
         force=True,
       )
     except (OSError, ValueError) as error:  # tensorstore's are the latter.
-      self._report(error)
+      self._handle_failed_save(error)
       return
     if not saved:
       raise RuntimeError(
@@ -86,240 +86,162 @@ class Checkpoints:
       )
 
   def finish(self) -> None:
-    """Waits for the save under way.
+    """Waits for the save in progress.
 
     Raises:
-      OSError: if it has failed.
+      OSError: if it failed.
     """
-    asked = self._last
-    self._settle()
-    if asked is not None and self.latest_step() != asked:
+    last = self._last
+    self._wait()
+    if last is not None and self.latest_step() != last:
       raise OSError(
-        f"checkpoint {asked} could not be written to {self._folder}; the "
-        f"newest there is {self.latest_step()}. Make room, then start the same "
+        f"checkpoint {last} could not be written to {self._folder}; the newest "
+        f"there is {self.latest_step()}. Free some space, then start the same "
         "command again"
       )
 
-  def _settle(self) -> None:
-    try:
-      self._manager.wait_until_finished()
-    except Exception as error:  # Orbax and tensorstore raise many kinds.
-      self._report(error)
-
-  def _report(self, error: Exception) -> None:
-    """Tells of a save that failed, and clears up behind it.
-
-    Raises:
-      OSError: in several processes, where the others may be waiting for this
-        one within the save, each at another point.
-    """
-    if processes.count() > 1:
-      raise OSError(
-        f"checkpoint {self._last} was not written ({first_line(error)}); the "
-        f"newest is {self.latest_step()}. Look whether the disk of "
-        f"{self._folder} is full, then start all processes again"
-      ) from error
-    self._close()
-    # Anew, it lists what is there, and removes what the failed save has left.
-    self._manager = self._open()
-    logging.error(
-      "CHECKPOINT %s WAS NOT WRITTEN (%s). Training goes on; the newest "
-      "checkpoint is %s. Look whether the disk of %s is full",
-      self._last,
-      first_line(error),
-      self.latest_step(),
-      self._folder,
-    )
-
-  def latest_step(self, before: float = math.inf) -> int | None:
-    """Step of the newest complete checkpoint, broken ones left out.
-
-    Args:
-      before: a step that it has to be older than.
-    """
-    steps = set(self._manager.all_steps()) - self._bad
-    if self._manager.is_saving_in_progress():
-      steps.discard(self._last)
-    return max((step for step in steps if step < before), default=None)
-
-  def look(self) -> None:
-    """Tells of a save that has failed meanwhile; waits for nothing.
+  def check_for_errors(self) -> None:
+    """Handles a save that has failed since the last call; does not wait.
 
     Raises:
       OSError: as `save`.
     """
     try:
       self._manager.check_for_errors()
-    except Exception as error:  # Orbax and tensorstore raise many kinds.
-      self._report(error)
+    except Exception as error:  # Orbax and tensorstore raise many types.
+      self._handle_failed_save(error)
 
-  def restore(self, abstract: TrainState) -> TrainState | None:
-    """Reads the newest checkpoint that can be read whole; None = there is none.
-
-    One that cannot is moved aside as `<step>.corrupt`, so that the next save
-    finds its place free. In a store, where to move is to copy, it stays and an
-    object of that name marks it, until the run comes to that step again.
+  def latest_step(self, before: float = math.inf) -> int | None:
+    """Step of the newest complete checkpoint that is not known to be corrupt.
 
     Args:
-      abstract: shapes and shardings to restore to.
+      before: only older checkpoints count.
+    """
+    steps = set(self._manager.all_steps()) - self._corrupt
+    if self._manager.is_saving_in_progress():
+      steps.discard(self._last)
+    return max((step for step in steps if step < before), default=None)
+
+  def restore(self, abstract: TrainState) -> TrainState | None:
+    """Restores the newest checkpoint that is intact; None if there are none.
+
+    A corrupt checkpoint is moved to `<step>.corrupt`, which frees its place for
+    the next save. In a store, where moving means copying, it stays and an
+    object of that name marks it until the run saves that step again.
+
+    Args:
+      abstract: shapes and shardings of the state.
 
     Raises:
       ValueError: if a checkpoint is of another network.
-      OSError: if there are checkpoints, but none that can be read.
+      OSError: if there are checkpoints, but all are corrupt.
     """
-    wanted = abstract._asdict()
-    wanted = {"ema": wanted.pop("ema"), "train": wanted}
-    moved = []
+    train = abstract._asdict()
+    items = {"ema": train.pop("ema"), "train": train}
+    names = []
     while (step := self.latest_step()) is not None:
-      items, fault = None, ""
+      restored, error = None, ""
       try:
-        items = self._read(step, wanted)
-      except Unreadable as error:
-        fault = str(error)
-      # One of several processes may be the only one to read what is broken.
-      faults = [said for said in processes.exchange(fault) if said]
-      if not faults:
-        return TrainState(ema=items["ema"], **items["train"])
+        restored = restore_items(self._manager, step, items)
+      except CorruptCheckpointError as raised:
+        error = str(raised)
+      # Maybe only one of several processes finds it corrupt.
+      errors = [text for text in processes.exchange(error) if text]
+      if not errors:
+        return TrainState(ema=restored["ema"], **restored["train"])
       in_store = atomic.in_store(self._folder)
-      set_aside = self._mark if in_store else self._move_aside
-      moved.append(set_aside(step, faults[0]))
-    if moved:
+      set_aside = self._mark_corrupt if in_store else self._move_corrupt
+      names.append(set_aside(step, errors[0]))
+    if names:
       raise OSError(
-        f"no checkpoint in {self._folder} can be read; the bad ones are kept "
-        f"as {', '.join(moved)}. Start again to train from the beginning."
+        f"no checkpoint in {self._folder} can be read; the corrupt ones are "
+        f"kept as {', '.join(names)}. Start again to train from the beginning."
       )
     return None
 
-  def _read(self, step: int, wanted: dict[str, Any]) -> dict[str, Any]:
-    rest = wanted["train"]
-    if not restoring.holds(self._manager, step, "train", "skipped"):
-      # Runs of before counted no skipped batches, as they skipped none.
-      rest = {name: x for name, x in rest.items() if name != "skipped"}
-    items = restoring.read(self._manager, step, wanted | {"train": rest})
-    items["train"].setdefault(
-      "skipped", restoring.zero(wanted["train"]["skipped"])
-    )
-    return items
-
   def close(self) -> None:
-    """Waits for what is still being written.
+    """Waits for the save in progress and closes the folder.
 
     Raises:
       OSError: as `save`.
     """
-    self._settle()
+    self._wait()
     self._manager.close()
-
-  def _close(self) -> None:
-    try:
-      self._manager.close()
-    except Exception as error:  # It waits for the save that has failed.
-      logging.debug("closing after a failed save: %s", error)
 
   def _open(self) -> ocp.CheckpointManager:
     return ocp.CheckpointManager(
       self._folder,
       options=ocp.CheckpointManagerOptions(
-        preservation_policy=broken.Latest(self._keep, self._bad),
+        preservation_policy=corrupt_checkpoints.LatestAndCorrupt(
+          self._keep, self._corrupt
+        ),
         cleanup_tmp_directories=True,
       ),
       item_names=ITEMS,
     )
 
-  def _move_aside(self, step: int, fault: str) -> str:
-    self._close()
-    bad = self._folder / str(step)
-    aside, number = bad.with_name(f"{step}{broken.MARK}"), 1
-    while aside.exists():
-      number += 1
-      aside = bad.with_name(f"{step}{broken.MARK}{number}")
-    processes.barrier("named")  # All have looked before it is there.
-    processes.on_first(lambda: bad.rename(aside))
-    broken.warn(step, fault, f"moved to {aside}")
+  def _reopen(self) -> None:
+    """Lists the folder anew and removes what a failed save left there."""
+    self._close_manager()
     self._manager = self._open()
-    return aside.name
 
-  def _mark(self, step: int, fault: str) -> str:
-    mark = self._folder / f"{step}{broken.MARK}"
-    processes.on_first(lambda: atomic.write_text(mark, f"{fault}\n"))
-    self._bad.add(step)
-    broken.warn(step, fault, f"marked by {mark}")
+  def _close_manager(self) -> None:
+    try:
+      self._manager.close()
+    except Exception as error:  # It waits for a save that has failed.
+      logging.debug("closing after a failed save: %s", error)
+
+  def _wait(self) -> None:
+    try:
+      self._manager.wait_until_finished()
+    except Exception as error:  # Orbax and tensorstore raise many types.
+      self._handle_failed_save(error)
+
+  def _handle_failed_save(self, error: Exception) -> None:
+    """Logs a failed save and cleans up.
+
+    Raises:
+      OSError: with several processes: the others may wait for this one at any
+        point of the save.
+    """
+    if processes.count() > 1:
+      raise OSError(
+        f"checkpoint {self._last} was not written ({first_line(error)}); the "
+        f"newest is {self.latest_step()}. Check whether the disk of "
+        f"{self._folder} is full, then start all processes again"
+      ) from error
+    self._reopen()
+    logging.error(
+      "CHECKPOINT %s WAS NOT WRITTEN (%s). Training continues; the newest "
+      "checkpoint is %s. Check whether the disk of %s is full",
+      self._last,
+      first_line(error),
+      self.latest_step(),
+      self._folder,
+    )
+
+  def _move_corrupt(self, step: int, error: str) -> str:
+    self._close_manager()
+    new = corrupt_checkpoints.free_name(self._folder, step)
+    processes.barrier("named")  # Before it exists, all have to choose the name.
+    processes.on_first(lambda: (self._folder / str(step)).rename(new))
+    corrupt_checkpoints.warn(step, error, f"moved to {new}")
+    self._manager = self._open()
+    return new.name
+
+  def _mark_corrupt(self, step: int, error: str) -> str:
+    mark = self._folder / f"{step}{corrupt_checkpoints.SUFFIX}"
+    processes.on_first(lambda: atomic.write_text(mark, f"{error}\n"))
+    self._corrupt.add(step)
+    corrupt_checkpoints.warn(step, error, f"marked by {mark}")
     return mark.name
 
-  def _make_room(self, step: int) -> None:
-    """Deletes a broken checkpoint where a whole one is about to be saved."""
-    if step not in self._bad:
+  def _delete_corrupt(self, step: int) -> None:
+    """Deletes a corrupt checkpoint that the next save replaces."""
+    if step not in self._corrupt:
       return
     if step in self._manager.all_steps():
       self._manager.delete(step)
-    mark = self._folder / f"{step}{broken.MARK}"
+    mark = self._folder / f"{step}{corrupt_checkpoints.SUFFIX}"
     processes.on_first(lambda: mark.unlink(missing_ok=True))
-    self._bad.remove(step)
-
-
-def has_checkpoint(workdir: epath.PathLike) -> bool:
-  """Whether a run has saved a checkpoint."""
-  folder = epath.Path(workdir) / FOLDER
-  entries = folder.iterdir() if folder.exists() else ()
-  steps = [path for path in entries if path.name.isdigit()]
-  if atomic.in_store(folder):  # There a folder may be incomplete.
-    steps = [path for path in steps if (path / COMMITTED).exists()]
-  return bool(steps)
-
-
-def _folder(workdir: epath.PathLike) -> epath.Path:
-  """Of all checkpoints, by its absolute path, which orbax asks for."""
-  folder = epath.Path(workdir)
-  if not atomic.in_store(folder):  # There epath would make it a local one.
-    folder = folder.absolute()
-  return folder / FOLDER
-
-
-def read_ema(workdir: epath.PathLike, abstract: Any) -> tuple[int, Any] | None:
-  """Reads the averaged parameters of the newest readable checkpoint.
-
-  Changes nothing in the workdir, where training may be going on.
-
-  Args:
-    workdir: of the run.
-    abstract: shapes and shardings to restore to.
-
-  Returns:
-    Step and parameters, or None if there is no checkpoint.
-
-  Raises:
-    ValueError: if the checkpoint is of another network.
-    OSError: if there are checkpoints, but none that can be read.
-  """
-  folder = _folder(workdir)
-  tried = broken.marked(folder)
-  while True:
-    # Opened anew each time: a run that goes on adds steps and drops old ones.
-    with _reader(folder) as manager:
-      steps = set(manager.all_steps()) - tried
-      if not steps:
-        break
-      step = max(steps)
-      try:
-        return step, restoring.read(manager, step, {"ema": abstract})["ema"]
-      except Unreadable as error:
-        logging.warning("checkpoint %d cannot be read (%s)", step, error)
-        tried.add(step)
-  if tried:
-    raise OSError(f"no checkpoint in {folder} can be read: {sorted(tried)}")
-  return None
-
-
-def _reader(folder: epath.Path) -> ocp.CheckpointManager:
-  logger = logging.getLogger("absl")
-  level = logger.level
-  # Orbax warns that what is asked to be read-only is read-only.
-  logger.setLevel(logging.ERROR)
-  try:
-    return ocp.CheckpointManager(
-      folder,
-      options=ocp.CheckpointManagerOptions(read_only=True),
-      item_names=ITEMS,
-    )
-  finally:
-    logger.setLevel(level)
+    self._corrupt.remove(step)

@@ -1,4 +1,4 @@
-"""Checkpoints that are known to be broken, and what is done about them."""
+"""Corrupt checkpoints: how they are marked and kept."""
 
 from __future__ import annotations
 
@@ -10,34 +10,43 @@ from orbax.checkpoint.checkpoint_managers import preservation_policy
 
 from lumina_jax.files import atomic
 
-MARK = ".corrupt"
+SUFFIX = ".corrupt"
 
 
-def marked(folder: epath.Path) -> set[int]:
-  """Steps that were found broken in a store; on a disk they were moved."""
+def marked_steps(folder: epath.Path) -> set[int]:
+  """Steps marked as corrupt in a store; on a disk they were moved away."""
   if not atomic.in_store(folder):
     return set()
-  return {int(p.name.removesuffix(MARK)) for p in folder.glob(f"*{MARK}")}
+  return {int(p.name.removesuffix(SUFFIX)) for p in folder.glob(f"*{SUFFIX}")}
 
 
-def warn(step: int, fault: str, done: str) -> None:
-  """Tells of a checkpoint that cannot be read, and of what was done with it."""
+def free_name(folder: epath.Path, step: int) -> epath.Path:
+  """A name that is free to move a corrupt checkpoint to."""
+  path, number = folder / f"{step}{SUFFIX}", 1
+  while path.exists():
+    number += 1
+    path = folder / f"{step}{SUFFIX}{number}"
+  return path
+
+
+def warn(step: int, error: str, action: str) -> None:
+  """Warns about a corrupt checkpoint and says what was done with it."""
   logging.warning(
     "checkpoint %d cannot be read (%s); %s, falling back to the one before",
     step,
-    fault,
-    done,
+    error,
+    action,
   )
 
 
 @dataclasses.dataclass
-class Latest(preservation_policy.PreservationPolicy):
-  """Keeps the newest ones, and beside them those known to be broken."""
+class LatestAndCorrupt(preservation_policy.PreservationPolicy):
+  """Preserves the newest checkpoints, and all that are known to be corrupt."""
 
   number: int
-  bad: set[int]
+  corrupt: set[int]
 
   def should_preserve(self, checkpoints, *, context):
-    sound = [c.step for c in checkpoints if c.step not in self.bad]
-    kept = self.bad.union(sound[-self.number :])
+    intact = [c.step for c in checkpoints if c.step not in self.corrupt]
+    kept = self.corrupt.union(intact[-self.number :])
     return [c.step in kept for c in checkpoints]

@@ -1,4 +1,4 @@
-"""The data of a run: from what its config names to batches."""
+"""The data of a run: from the sources in its config to batches."""
 
 from __future__ import annotations
 
@@ -26,34 +26,35 @@ from lumina_jax.media import IMAGE
 from lumina_jax.parallel import processes
 from lumina_jax.pretrained.data_encoders import LatentEncoder
 from lumina_jax.pretrained.encoders import Encoders
-from lumina_jax.training import step as steps
-from lumina_jax.training.checkpoint import has_checkpoint
+from lumina_jax.training.restore import has_checkpoint
 from lumina_jax.training.run_config import RunConfig
+from lumina_jax.training.step import process_rows
 
-PINNED = "data.sha256"
+FINGERPRINT = "data.sha256"
+NO_ENCODERS = Encoders()
 
 
 def make_batches(
   config: RunConfig,
   mesh: Mesh | None = None,
   folder: epath.Path | None = None,
-  encoders: Encoders = Encoders(),  # noqa: B008
+  encoders: Encoders = NO_ENCODERS,
 ) -> Batches:
   """The batches of a run, each a pure function of its number.
 
   Args:
-    config: of the run.
-    mesh: of devices; with it, what this process holds of each batch.
-    folder: the workdir, which keeps the list of pictures that a run began
-      with: what has come or gone since changes no batch.
+    config: config of the run.
+    mesh: mesh of devices; with it, batches hold this process's rows only.
+    folder: workdir, which keeps the list of images that the run started with,
+      so that images added or deleted later change no batch.
     encoders: frozen networks of the run.
 
   Raises:
-    OSError: if data are not there.
+    OSError: if data are missing.
     ValueError: if they do not fit the network.
   """
   rows = config.training.batch_rows
-  share = steps.process_rows(rows, mesh) if mesh else None
+  share = process_rows(rows, mesh) if mesh else None
   source = make_source(config, folder, encoders)
   weights = source.weights if isinstance(source, Mixture) else None
   data = config.data
@@ -65,9 +66,9 @@ def make_batches(
 def make_source(
   config: RunConfig,
   folder: epath.Path | None = None,
-  encoders: Encoders = Encoders(),  # noqa: B008
+  encoders: Encoders = NO_ENCODERS,
 ) -> Source:
-  """The data of a run, by record; arguments as in `make_batches`."""
+  """The data of a run by record; arguments as in `make_batches`."""
   data, model = config.data, config.model
   if isinstance(data, CaptionedConfig):
     return captioned_source(config, folder, encoders)
@@ -78,51 +79,53 @@ def make_source(
 def captioned_source(
   config: RunConfig, folder: epath.Path | None, encoders: Encoders
 ) -> Mixture:
-  """Pictures and shards of all sources, by their weights."""
+  """Mixes images and shards of all sources by their weights."""
   data = config.data
   weights = data.weights or (1.0,) * len(data.sources)
   sources: list[Source] = []
-  each: list[float] = []
-  for named, weight in zip(data.sources, weights, strict=True):
-    if _is_shards(named):
-      sources.append(_shards(config, named))
-      each.append(weight)
+  source_weights: list[float] = []
+  for name, weight in zip(data.sources, weights, strict=True):
+    if _is_shard_folder(name):
+      sources.append(_shards(config, name))
+      source_weights.append(weight)
       continue
     if data.workers and (encoders.codec or encoders.text):
       raise ValueError(
-        f"data.workers = {data.workers}: other processes have no devices to "
-        f"encode the pictures of {named} on; set it to 0 and data.threads "
-        "higher, or encode them before by lumina_jax.encode"
+        f"data.workers = {data.workers}: worker processes have no devices to "
+        f"encode the images of {name} on; set it to 0 and raise data.threads, "
+        "or encode the images in advance by lumina_jax.encode"
       )
-    for group in _groups(named, folder, data.bad_limit):
+    for group in _image_groups(name, folder, data.bad_limit):
       sources.append(_images(config, group, encoders))
-      each.append(weight * group.weight)
-  return Mixture(sources, each)
+      source_weights.append(weight * group.weight)
+  return Mixture(sources, source_weights)
 
 
-def pin(folder: epath.Path, batches: Batches, begun: bool) -> None:
-  """Writes down what a run learns from, or compares it with what it had.
+def check_fingerprint(
+  folder: epath.Path, batches: Batches, resumed: bool
+) -> None:
+  """Stores the fingerprint of the data, or compares it with the stored one.
 
   Args:
-    folder: the workdir.
-    batches: of the run.
-    begun: whether it must go on with the very data that it began with.
+    folder: workdir of the run.
+    batches: batches of the run.
+    resumed: whether the data must be those that the run started with.
 
   Raises:
-    ValueError: if it must, and they are others.
+    ValueError: if they must, and they differ.
   """
-  path = folder / PINNED
+  path = folder / FINGERPRINT
   text = atomic.read_text(path)
-  if begun and text is not None and text.strip() != batches.fingerprint:
+  if resumed and text is not None and text.strip() != batches.fingerprint:
     raise ValueError(
-      f"the data are not those that the run in {folder} began with: other "
-      "records, sizes or weights. Bring the old ones back, name another "
-      "--workdir, or go on with these by --allow_config_change"
+      f"the data are not those that the run in {folder} started with: records, "
+      "sizes or weights differ. Restore the old data, choose another "
+      "--workdir, or continue with these by --allow_config_change"
     )
   atomic.write_text(path, f"{batches.fingerprint}\n")
 
 
-def _is_shards(source: str) -> bool:
+def _is_shard_folder(source: str) -> bool:
   folder = epath.Path(source).expanduser()
   names = shard_folder.SETTINGS, shard_folder.MANIFEST
   return any((folder / name).exists() for name in names)
@@ -176,46 +179,46 @@ def _shards(config: RunConfig, folder: str) -> ShardSource:
 
 
 def max_words(config: RunConfig) -> int:
-  """S of the longest caption that the network reads; a class is one word."""
+  """The most words S of a caption that the network reads; 1 for a class."""
   match config.text_encoder:
     case None:
       return 1
-    case TextFeaturesConfig(max_tokens=most):
-      return most
+    case TextFeaturesConfig(max_tokens=words):
+      return words
     case text:
       return text.max_words
 
 
-def _groups(
-  source: str, folder: epath.Path | None, limit: float
+def _image_groups(
+  source: str, folder: epath.Path | None, bad_limit: float
 ) -> list[Group]:
-  """Pictures of a source, as the run found them when it began.
+  """The images of a source as they were when the run started.
 
-  Process 0 looks at them, and the others read what it has found.
+  Process 0 scans them, and the others read its list.
   """
   if folder is None:
-    return _scan(source, limit)
+    return _scan(source, bad_limit)
   digest = hashlib.sha256(source.encode()).hexdigest()[:12]
-  path = epath.Path(folder) / f"pictures_{digest}.jsonl"
+  path = epath.Path(folder) / f"images_{digest}.jsonl"
 
-  def look():
-    # The list of a run that never began is of no use.
+  def scan_once():
+    # Without a checkpoint the run has not started: its list is outdated.
     if path.exists() and has_checkpoint(folder):
-      print(f"pictures of {source} as this run found them: {path}", flush=True)
+      print(f"images of {source}, as listed in {path}", flush=True)
     else:
       path.parent.mkdir(parents=True, exist_ok=True)
-      manifest.write_manifest(path, _scan(source, limit))
+      manifest.write_manifest(path, _scan(source, bad_limit))
 
-  processes.on_first(look)
+  processes.on_first(scan_once)
   return manifest.read_manifest(path)
 
 
-def _scan(source: str, limit: float) -> list[Group]:
-  print(f"looking at the pictures of {source}", flush=True)
-  with Progress("looking", 1, unit="pictures", note="") as bar:
+def _scan(source: str, bad_limit: float) -> list[Group]:
+  print(f"scanning the images of {source}", flush=True)
+  with Progress("scanning", 1, unit="images", note="") as bar:
     groups = scan(source, lambda done, total: bar.show(done, total=total))
   good = sum(len(group.records) for group in groups)
   bad = [error for group in groups for error in group.errors]
-  BadRecordCounter(limit).add(bad, good + len(bad))
-  print(f"{good} pictures with captions, {len(bad)} left out", flush=True)
+  BadRecordCounter(bad_limit).add(bad, good + len(bad))
+  print(f"{good} images with captions, {len(bad)} left out", flush=True)
   return groups

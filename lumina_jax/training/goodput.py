@@ -1,4 +1,4 @@
-"""Where the time of a run goes."""
+"""Goodput: the share of a run's wall time that goes into training steps."""
 
 from __future__ import annotations
 
@@ -9,79 +9,75 @@ from typing import TypeVar
 
 T = TypeVar("T")
 
-# All that is no training: until the first step is through, waiting for
-# batches, for checkpoints, for pictures.
-KINDS = ("starting", "data", "saving", "sampling")
+# Everything that is not training: the time until the first step is done, and
+# waiting for batches, checkpoints and samples.
+BADPUT = ("startup", "data", "checkpoint", "sampling")
 
 
-class Ledger:
-  """Seconds of wall time by what they were spent on; the rest is training.
+class GoodputTracker:
+  """Splits wall time into badput by kind; the rest is training.
 
   Attributes:
-    spent: seconds by kind.
+    badput: seconds by kind.
   """
 
   def __init__(self):
-    self._began = time.monotonic()
-    self.spent = dict.fromkeys(KINDS, 0.0)
+    self._start = time.monotonic()
+    self.badput = dict.fromkeys(BADPUT, 0.0)
     self._running = False
 
   @property
   def total(self) -> float:
     """Seconds since the start."""
-    return time.monotonic() - self._began
+    return time.monotonic() - self._start
 
   @property
   def training(self) -> float:
-    """Seconds in which steps were under way and nothing else was waited for."""
+    """Seconds in which steps ran and nothing else was waited for."""
     if not self._running:
       return 0.0
-    return max(0.0, self.total - sum(self.spent.values()))
+    return max(0.0, self.total - sum(self.badput.values()))
 
   @property
   def stepping(self) -> float:
     """Seconds of training and of waiting for its batches."""
-    return self.training + self.spent["data"] if self._running else 0.0
+    return self.training + self.badput["data"] if self._running else 0.0
 
-  def started(self) -> bool:
-    """Books all time until now, but what was booked already, as starting.
+  def start_training(self) -> bool:
+    """Counts all time so far that has no kind yet as startup.
 
     Returns:
-      Whether this was the first call; later ones do nothing.
+      Whether this is the first call; later calls do nothing.
     """
     if self._running:
       return False
-    self.spent["starting"] += self.total - sum(self.spent.values())
+    self.badput["startup"] += self.total - sum(self.badput.values())
     self._running = True
     return True
 
   @contextlib.contextmanager
-  def spend(self, kind: str) -> Iterator[None]:
-    """Books the time of a block."""
-    began = time.monotonic()
+  def track(self, kind: str) -> Iterator[None]:
+    """Counts the time of a block as badput of a kind."""
+    start = time.monotonic()
     try:
       yield
     finally:
-      self.spent[kind] += time.monotonic() - began
+      self.badput[kind] += time.monotonic() - start
 
-  def waiting(self, batches: Iterable[T]) -> Iterator[T]:
-    """Iterates, and books the time that each item is waited for."""
-    items = iter(batches)
+  def track_data(self, batches: Iterable[T]) -> Iterator[T]:
+    """Iterates, and counts the time that each batch takes as badput."""
+    iterator = iter(batches)
     while True:
-      with self.spend("data"):
+      with self.track("data"):
         try:
-          item = next(items)
+          batch = next(iterator)
         except StopIteration:
           return
-      yield item
-
-  def share(self, kind: str) -> float:
-    """Share of a kind in all the time so far."""
-    return self.spent[kind] / self.total
+      yield batch
 
   def summary(self) -> str:
-    """Shares in a line."""
-    parts = {"training": self.training} | self.spent
+    """One line with the share of each kind."""
     total = self.total
-    shares = [f"{name} {x / total:.1%}" for name, x in parts.items() if x > 0]
+    seconds = {"training": self.training} | self.badput
+    shares = [f"{kind} {x / total:.1%}" for kind, x in seconds.items() if x > 0]
     return f"{total:.0f} s: {', '.join(shares)}"

@@ -1,4 +1,4 @@
-"""Metrics on disk: one JSON object a line, and TensorBoard."""
+"""Metrics on disk: JSON Lines and TensorBoard."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from lumina_jax.parallel import processes
 FILE = "metrics.jsonl"
 
 
-class Metrics:
-  """Writes metrics; on resume cuts back what lies after the checkpoint.
+class MetricsWriter:
+  """Writes metrics; a resumed run first drops rows after its checkpoint.
 
-  Of several processes the first one writes. A full disk stops no training:
-  lines that it does not take wait for the next one.
+  Only process 0 writes. A full disk ends no run: rows that cannot be written
+  wait for the next attempt.
   """
 
   def __init__(self, workdir: epath.PathLike, step: int):
-    """Opens the files of a run that goes on after `step` batches."""
-    self._rows, self._board, self._waiting = None, None, []
+    """Opens the files of a run that continues after `step` batches."""
+    self._rows, self._tensorboard, self._pending = None, None, []
     if not processes.is_first():
       return
     kept = [row for row in read(workdir) if row["step"] <= step]
@@ -30,80 +30,81 @@ class Metrics:
     if atomic.in_store(workdir):
       logging.warning("TensorBoard files are written to local workdirs only")
     else:
-      # It imports PyTorch where that is installed, which takes seconds.
+      # Imports PyTorch if it is installed, which takes seconds.
       from tensorboardX import SummaryWriter
 
-      self._board = SummaryWriter(
+      self._tensorboard = SummaryWriter(
         str(epath.Path(workdir) / "tensorboard"), purge_step=step + 1
       )
 
-  def __enter__(self) -> Metrics:
+  def __enter__(self) -> MetricsWriter:
     return self
 
   def __exit__(self, *error) -> None:
     self.close()
 
-  def write(self, step: int, values: dict[str, Any]) -> None:
-    """Adds the values of one step: numbers, None, or lists of these."""
+  def write(self, step: int, metrics: dict[str, Any]) -> None:
+    """Writes the metrics of a step: numbers, None, or lists of these."""
     if self._rows is None:
       return
-    self._waiting.append({"step": step, **values})
-    self._pass_on()
-    for name, value in _flat(values).items():
-      if not self._board_writes():
+    self._pending.append({"step": step, **metrics})
+    self._write_pending()
+    for name, value in _scalars(metrics).items():
+      if not self._tensorboard_works():
         break
-      self._board.add_scalar(f"train/{name}", value, step)
+      self._tensorboard.add_scalar(f"train/{name}", value, step)
 
   def flush(self) -> None:
-    """Makes what was written last, as far as there is room for it."""
+    """Makes all rows survive a power cut, as far as the disk has room."""
     if self._rows is None:
       return
-    self._pass_on()
+    self._write_pending()
     try:
       self._rows.flush()
     except OSError as error:
       logging.warning("%s", error)
 
   def close(self) -> None:
+    """Flushes and closes the files."""
     self.flush()
     try:
-      if self._board_writes():
-        self._board.close()
+      if self._tensorboard_works():
+        self._tensorboard.close()
     except OSError as error:
       logging.warning("TensorBoard: %s", error)
 
-  def _board_writes(self) -> bool:
-    """Whether TensorBoard's files are still written.
+  def _tensorboard_works(self) -> bool:
+    """Whether TensorBoard's thread still writes.
 
-    Its thread ends at the first fault; from then on a full queue, and so the
-    run, would wait for it for ever.
+    The thread ends at the first error. From then on, a full queue would block
+    the run forever.
     """
-    if self._board is None:
+    if self._tensorboard is None:
       return False
-    if self._board.file_writer.event_writer._worker.is_alive():
+    if self._tensorboard.file_writer.event_writer._worker.is_alive():
       return True
     logging.warning("TensorBoard's files end here: they could not be written")
-    self._board = None
+    self._tensorboard = None
     return False
 
-  def _pass_on(self) -> None:
+  def _write_pending(self) -> None:
     try:
-      while self._waiting:
-        self._rows.append(self._waiting[0])
-        self._waiting.pop(0)
+      while self._pending:
+        self._rows.append(self._pending[0])
+        self._pending.pop(0)
     except OSError as error:
-      logging.warning("%s; %d wait", error, len(self._waiting))
+      logging.warning("%s; %d rows wait", error, len(self._pending))
 
 
-def _flat(values: dict[str, Any]) -> dict[str, float]:
-  """A curve for each number of a list; what is None has none."""
-  flat = {}
-  for name, value in values.items():
+def _scalars(metrics: dict[str, Any]) -> dict[str, float]:
+  """One curve for each number of a list; None is left out."""
+  scalars = {}
+  for name, value in metrics.items():
     if isinstance(value, list):
-      flat |= {f"{name}/{i}": x for i, x in enumerate(value)}
+      scalars |= {f"{name}/{i}": x for i, x in enumerate(value)}
     else:
-      flat[name] = value
-  return {name: value for name, value in flat.items() if value is not None}
+      scalars[name] = value
+  return {name: value for name, value in scalars.items() if value is not None}
 
 
 def read(workdir: epath.PathLike) -> list[dict[str, Any]]:

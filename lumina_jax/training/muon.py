@@ -1,49 +1,47 @@
-"""Muon: momentum, made orthogonal, for the hidden matrices of the blocks.
+"""Muon: orthogonalised momentum for the hidden matrices of the blocks.
 
 Jordan et al. 2024 ("Muon: An optimizer for hidden layers in neural networks").
-What goes where, and why:
+Which parameters use which optimizer, and why:
 
-matrices of attention and of feed-forwards, of every expert: Muon. They map one
-  hidden vector to another, the case that it is derived for.
-patch_embed and final, the first and the last layer; label_embed and all of the
-  text encoder, which are tables or read by place: AdamW, as Jordan et al. found
-  better. Of a table a gradient touches few rows.
-modulation, time_embed, text_pool: AdamW. Their inputs are one vector a sample,
-  so that the rank of a gradient is the number of samples at the most; Muon
-  would blow the rest up from rounding.
-routers: AdamW. They are classifiers, their outputs a handful of experts.
-scales, biases, gates, learnt tokens: AdamW. Vectors have nothing to be made
-  orthogonal.
+Attention and feed-forward matrices, those of experts included: Muon. They map
+  one hidden vector to another, the case that Muon is derived for.
+patch_embed, final, label_embed and the text encoder: AdamW. Jordan et al. find
+  it better for the first and last layer and for tables, of which a gradient
+  touches few rows.
+modulation, time_embed, text_pool: AdamW. Their input is one vector per sample,
+  which limits the rank of a gradient to the number of samples; Muon would
+  amplify the rounding errors in all other directions.
+Routers: AdamW. They are classifiers with a handful of outputs.
+Scales, biases, gates, learnt tokens: AdamW. They are vectors.
 """
 
 from __future__ import annotations
 
-import math
 import re
 from typing import Any, NamedTuple
 
 import jax
 import optax
-from optax.contrib import MuonDimensionNumbers, scale_by_muon
+from optax.contrib import MuonDimensionNumbers
 
-# Liu et al. 2025 ("Muon is scalable for LLM training", equation 4): updates of
-# a root mean square like AdamW's, so that its learning rates carry over.
+# Liu et al. 2025 ("Muon is scalable for LLM training", equation 4): updates
+# with the root mean square of AdamW's, so that its learning rates carry over.
 RMS = 0.2
 
 
-class Matrix(NamedTuple):
-  """How the axes of a kernel make a matrix.
+class MatrixAxes(NamedTuple):
+  """How the axes of a kernel form matrices.
 
   Attributes:
-    stacked: axes that number kernels, first: layers, then experts.
-    inputs: axes of the input, after them; the rest are of the output.
+    stacked: number of leading axes that stack kernels: layers, then experts.
+    inputs: number of input axes after them; all others are output axes.
   """
 
   stacked: int
   inputs: int
 
-  def axes(self, ndim: int) -> MuonDimensionNumbers:
-    """The same as optax says it; heads and their channels are one axis."""
+  def split(self, ndim: int) -> MuonDimensionNumbers:
+    """The input and output axes; heads and their channels form one side."""
     split = self.stacked + self.inputs
     return MuonDimensionNumbers(
       tuple(range(self.stacked, split)), tuple(range(split, ndim))
@@ -51,18 +49,18 @@ class Matrix(NamedTuple):
 
 
 MATRICES = {
-  r"blocks/attention/(text_)?(query|key|value)/kernel$": Matrix(1, 1),
-  r"blocks/attention/out/kernel$": Matrix(1, 2),
-  r"blocks/feed_forward(_\w+)?/(gate|up|down)/kernel$": Matrix(1, 1),
-  r"blocks/feed_forward(_\w+)?/(gate|up|down)_kernel$": Matrix(2, 1),
+  r"blocks/attention/(text_)?(query|key|value)/kernel$": MatrixAxes(1, 1),
+  r"blocks/attention/out/kernel$": MatrixAxes(1, 2),
+  r"blocks/feed_forward(_\w+)?/(gate|up|down)/kernel$": MatrixAxes(1, 1),
+  r"blocks/feed_forward(_\w+)?/(gate|up|down)_kernel$": MatrixAxes(2, 1),
 }
 
 
-def matrix(name: str) -> Matrix | None:
-  """How a parameter is a hidden matrix; None = it is none."""
-  for pattern, how in MATRICES.items():
+def matrix_axes(name: str) -> MatrixAxes | None:
+  """The matrix axes of a parameter, or None if it is no hidden matrix."""
+  for pattern, axes in MATRICES.items():
     if re.search(pattern, name):
-      return how
+      return axes
   return None
 
 
@@ -71,40 +69,35 @@ def muon(
 ) -> optax.GradientTransformation:
   """W <- W - lr (0.2 sqrt(max(m, n)) O + wd W), for hidden matrices m x n.
 
-  O is the Nesterov momentum of the gradients with singular values near 1, by
-  five Newton-Schulz iterations, for every layer and expert by itself.
+  O is the Nesterov momentum of the gradients, with singular values near 1 after
+  five Newton-Schulz iterations, separately for each layer and expert.
 
   Args:
-    learning_rate: by updates done.
+    learning_rate: a function of the number of updates.
     momentum: decay of the momentum.
-    weight_decay: decoupled, as AdamW's.
+    weight_decay: decoupled weight decay, as AdamW's.
   """
-  return optax.chain(
-    scale_by_muon(beta=momentum, weight_dimension_numbers=dimension_numbers),
-    optax.stateless(_scale),
-    optax.add_decayed_weights(weight_decay),
-    optax.scale_by_learning_rate(learning_rate),
+  return optax.contrib.muon(
+    learning_rate,
+    beta=momentum,
+    weight_decay=weight_decay,
+    muon_weight_dimension_numbers=dimension_numbers,
+    consistent_rms=RMS,
   )
 
 
 def dimension_numbers(params: Any) -> Any:
-  """A tree of hidden matrices -> the same of optax's dimension numbers."""
-  return jax.tree_util.tree_map_with_path(
-    lambda path, x: _matrix(path).axes(x.ndim), params
-  )
+  """Maps a tree of hidden matrices to optax's dimension numbers of each.
 
+  Raises:
+    ValueError: if a parameter is no hidden matrix.
+  """
 
-def _scale(updates: Any, _: Any) -> Any:
-  def scale(path, x):
-    inputs, outputs = _matrix(path).axes(x.ndim)
-    sides = (math.prod(x.shape[i] for i in axes) for axes in (inputs, outputs))
-    return RMS * math.sqrt(max(sides)) * x
+  def split(path, x):
+    name = jax.tree_util.keystr(path, simple=True, separator="/")
+    axes = matrix_axes(name)
+    if axes is None:
+      raise ValueError(f"{name} is no hidden matrix: Muon cannot update it")
+    return axes.split(x.ndim)
 
-  return jax.tree_util.tree_map_with_path(scale, updates)
-
-
-def _matrix(path: tuple[Any, ...]) -> Matrix:
-  name = jax.tree_util.keystr(path, simple=True, separator="/")
-  how = matrix(name)
-  assert how is not None, f"{name} is no hidden matrix"
-  return how
+  return jax.tree_util.tree_map_with_path(split, params)

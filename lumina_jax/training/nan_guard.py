@@ -1,4 +1,4 @@
-"""Updates that were skipped since they were not finite: too many end a run."""
+"""Counts updates that were skipped since they were not finite."""
 
 from __future__ import annotations
 
@@ -6,65 +6,68 @@ import logging
 from collections.abc import Callable, Sequence
 from typing import Any
 
-NAMED = 16  # Records that a message names.
+MAX_NAMED = 16  # Records that a message names.
 
 
-class Skips:
-  """Counts batches that changed nothing, in a row.
+class NanGuard:
+  """Ends a run that skips too many updates in a row.
 
   Attributes:
-    count: of all of the run.
-    before: of those, how many before this start.
+    skipped: number of skipped updates of the whole run.
+    skipped_before: number of those before this start.
   """
 
   def __init__(
     self,
     limit: int,
-    names: Callable[[int], Sequence[str]],
-    newest: Callable[[int], int | None],
-    before: int = 0,
+    record_names: Callable[[int], Sequence[str]],
+    checkpoint_before: Callable[[int], int | None],
+    skipped_before: int = 0,
   ):
-    """Begins with an empty row.
+    """Starts with no skipped update in a row.
 
     Args:
-      limit: so many in a row end the run.
-      names: number of a batch, from 0 -> its records.
-      newest: step -> that of the newest checkpoint before it.
-      before: how many there were before this start.
+      limit: number of skipped updates in a row that ends the run.
+      record_names: maps the number of a batch, from 0, to its records.
+      checkpoint_before: maps a step to that of the newest checkpoint before it.
+      skipped_before: number of skipped updates before this start.
     """
-    self.count = self.before = before
-    self._limit, self._names, self._newest = limit, names, newest
+    self.skipped = self.skipped_before = skipped_before
+    self._limit, self._record_names = limit, record_names
+    self._checkpoint_before = checkpoint_before
     self._row: list[int] = []
 
-  def add(self, step: int, values: dict[str, Any]) -> None:
-    """Takes the metrics of a step.
+  def check(self, step: int, metrics: dict[str, Any]) -> None:
+    """Checks the metrics of a step.
 
     Raises:
-      FloatingPointError: naming the first step of the row, the records of its
-        batch, and the checkpoint to go back to.
+      FloatingPointError: if too many updates in a row were skipped. Names the
+        first step of the row, its records and the checkpoint before it.
     """
-    if values["finite"]:
+    if metrics["finite"]:
       self._row = []
       return
-    self.count += 1
+    self.skipped += 1
     self._row.append(step)
     logging.warning(
       "step %d was skipped: loss %s, gradient norm %s",
       step,
-      values["loss"],
-      values["grad_norm"],
+      metrics["loss"],
+      metrics["grad_norm"],
     )
     if len(self._row) < self._limit:
       return
     first = self._row[0]
-    names = list(self._names(first - 1))
-    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+    names = list(self._record_names(first - 1))
+    records = ", ".join(names[:MAX_NAMED])
+    if len(names) > MAX_NAMED:
+      records += f" and {len(names) - MAX_NAMED} more"
     raise FloatingPointError(
       f"{len(self._row)} updates in a row were not finite and were skipped, "
-      f"from step {first} on; at step {step} the loss is {values['loss']} and "
-      f"the gradient norm {values['grad_norm']}. Records of step {first}: "
-      f"{', '.join(names[:NAMED])}{more}. Parameters are those of step "
-      f"{first - 1}; the last checkpoint before it is {self._newest(first)}. "
-      "Try a lower config.optimizer.learning_rate or clip, look at these "
-      "records, or raise config.training.max_skipped"
+      f"from step {first} on; at step {step} the loss is {metrics['loss']} and "
+      f"the gradient norm {metrics['grad_norm']}. Records of step {first}: "
+      f"{records}. Parameters are those of step {first - 1}; the last "
+      f"checkpoint before it is {self._checkpoint_before(first)}. Lower "
+      "config.optimizer.learning_rate or clip, inspect these records, or raise "
+      "config.training.max_skipped"
     )

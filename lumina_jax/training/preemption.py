@@ -1,10 +1,10 @@
-"""SIGTERM: machines that are taken away give notice, and training uses it.
+"""SIGTERM announces a preemption: training saves and stops in time.
 
-In one process a handler of ours takes the signal. In several JAX's service
-does, which makes them agree on the poll at which all of them stop, whichever
-was told. The two exclude each other: Python's handler would keep the signal
-from the service. So there a second SIGTERM leaves at once only after that poll;
-before it, as when another process hangs, SIGKILL does.
+In one process our own handler takes the signal. In several processes JAX's
+service does, and makes all of them stop at the same poll, whichever process got
+the signal. The two exclude each other: Python's handler would hide the signal
+from the service. There, a second SIGTERM ends a process at once only after that
+poll; before it, e.g. when another process hangs, use SIGKILL.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from jax.experimental import multihost_utils
 
 from lumina_jax.parallel import processes
 
-LEFT = 128 + signal.SIGTERM  # Exit code of a process that SIGTERM ends.
-NOTICE = b"\nSIGTERM: stops after this step; a second one leaves at once\n"
+EXIT_CODE = 128 + signal.SIGTERM  # Of a process that SIGTERM ends.
+NOTICE = b"\nSIGTERM: stops after this step; a second one exits at once\n"
 
 
 class Preempted(Exception):
-  """It is time to save and to leave."""
+  """The run has to save its state and stop."""
 
 
 class Preemption:
@@ -32,43 +32,43 @@ class Preemption:
   """
 
   def __init__(self):
-    self._told, self._polls, self._over = False, 0, False
+    self._signalled, self._raised, self._polls = False, False, 0
     self._several = processes.count() > 1
-    self._old = None
+    self._previous = None
 
   def __enter__(self) -> Preemption:
     # Python allows handlers in the main thread only.
     main = threading.current_thread() is threading.main_thread()
     if not self._several and main:
-      self._old = signal.signal(signal.SIGTERM, self._take)
+      self._previous = signal.signal(signal.SIGTERM, self._handle)
     return self
 
   def __exit__(self, *error) -> None:
-    if self._old is not None:
-      signal.signal(signal.SIGTERM, self._old)
+    if self._previous is not None:
+      signal.signal(signal.SIGTERM, self._previous)
 
-  def check(self, *_) -> None:
-    """A poll.
+  def poll(self, *_) -> None:
+    """Checks for a signal; accepts any arguments, so that it is a callback.
 
     Raises:
-      Preempted: in all processes at the same poll, once one was told to stop.
+      Preempted: once, in all processes at the same poll.
     """
-    if self._over:
+    if self._raised:
       return
     self._polls += 1
     if self._several:
       reached = multihost_utils.reached_preemption_sync_point(self._polls)
     else:
-      reached = self._told
+      reached = self._signalled
     if reached:
-      self._over = True
+      self._raised = True
       if self._several:
-        # The service would swallow a second signal.
-        signal.signal(signal.SIGTERM, lambda *_: os._exit(LEFT))
+        # JAX's service would swallow a second signal.
+        signal.signal(signal.SIGTERM, lambda *_: os._exit(EXIT_CODE))
       raise Preempted
 
-  def _take(self, *_) -> None:
-    if self._told:
-      os._exit(LEFT)  # What is not saved whole has a name that nobody reads.
-    self._told = True
+  def _handle(self, *_) -> None:
+    if self._signalled:
+      os._exit(EXIT_CODE)  # Unfinished files have temporary names.
+    self._signalled = True
     os.write(2, NOTICE)

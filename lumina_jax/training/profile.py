@@ -1,4 +1,4 @@
-"""A trace of some steps, for a profiler to show."""
+"""Profiles some steps of a run."""
 
 from __future__ import annotations
 
@@ -11,52 +11,52 @@ from etils import epath
 FOLDER = "profile"
 
 
-class Profile:
+class Profiler:
   """Traces the steps first, ..., last of a run.
 
-  `tensorboard --logdir=<workdir>/profile` (with xprof installed) or
-  ui.perfetto.dev (the .trace.json.gz) shows it.
+  To view a trace: `tensorboard --logdir=<workdir>/profile` with xprof
+  installed, or ui.perfetto.dev for the .trace.json.gz.
   """
 
   def __init__(self, steps: str, workdir: epath.PathLike):
     """Plans a trace.
 
     Args:
-      steps: "10:13" for steps 10 to 13; "" = none.
-      workdir: the trace lies below it.
+      steps: "10:13" for steps 10 to 13; "" for none.
+      workdir: workdir of the run, which gets a folder `profile`.
 
     Raises:
-      ValueError: if that is no range of steps.
+      ValueError: if `steps` is no range of steps.
     """
     self._folder = epath.Path(workdir) / FOLDER
-    self._on = self._begun = False
+    self._tracing = self._started = False
     self._first = self._last = 0
     if not steps:
       return
-    found = re.fullmatch(r"(\d+):(\d+)", steps)
-    if not found or not 1 <= int(found[1]) <= int(found[2]):
+    match = re.fullmatch(r"(\d+):(\d+)", steps)
+    if not match or not 1 <= int(match[1]) <= int(match[2]):
       raise ValueError(
         f"profile_steps {steps!r}: write first:last, from 1, such as 10:13"
       )
-    self._first, self._last = int(found[1]), int(found[2])
+    self._first, self._last = int(match[1]), int(match[2])
 
-  def before(self, step: int) -> None:
-    """Begins the trace, if it begins with this step."""
+  def before_step(self, step: int) -> None:
+    """Starts the trace if `step` is its first one."""
     if step == self._first:
       jax.profiler.start_trace(str(self._folder))
-      self._on = self._begun = True
+      self._tracing = self._started = True
 
-  def after(self, step: int, values: Any) -> None:
-    """Ends the trace, if it ends with this step, once `values` are there."""
-    if self._on and step >= self._last:
-      jax.block_until_ready(values)
+  def after_step(self, step: int, metrics: Any) -> None:
+    """Stops the trace if `step` is its last one, once `metrics` are ready."""
+    if self._tracing and step >= self._last:
+      jax.block_until_ready(metrics)
       self.close()
 
   def close(self) -> None:
-    """Ends a trace that the run has not come to the end of."""
-    if self._first and not self._begun:
+    """Stops a trace that the run has not reached the end of."""
+    if self._first and not self._started:
       print(f"no trace: step {self._first} did not run this time")
-    if self._on:
+    if self._tracing:
       jax.profiler.stop_trace()
-      self._on = False
+      self._tracing = False
       print(f"trace of steps {self._first} to {self._last}: {self._folder}")

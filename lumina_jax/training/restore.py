@@ -1,116 +1,178 @@
-"""Reading a checkpoint, and telling why one cannot be read."""
+"""Reads checkpoints, and finds out why one cannot be read."""
 
 from __future__ import annotations
 
 import errno
+import logging
 from typing import Any
 
 import jax
-import numpy as np
 import orbax.checkpoint as ocp
+from etils import epath
+
+from lumina_jax.files import atomic
+from lumina_jax.training.corrupt_checkpoints import marked_steps
+
+FOLDER = "checkpoints"
+ITEMS = ("ema", "train")
+COMMITTED = "commit_success.txt"  # Orbax writes it last, in a store.
+
+# Errors of the moment: memory, permissions, network.
+TRANSIENT = (
+  MemoryError,
+  PermissionError,
+  ConnectionError,
+  TimeoutError,
+  jax.errors.JaxRuntimeError,
+)
+TRANSIENT_CODES = errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EACCES
+TRANSIENT_STATES = (
+  "RESOURCE_EXHAUSTED",
+  "UNAVAILABLE",
+  "PERMISSION_DENIED",
+  "DEADLINE_EXCEEDED",
+)
 
 
-class Unreadable(Exception):
-  """A checkpoint whose files are broken."""
+class CorruptCheckpointError(Exception):
+  """The files of a checkpoint are damaged."""
 
 
-def read(
-  manager: ocp.CheckpointManager, step: int, wanted: dict[str, Any]
-) -> dict[str, Any]:
-  """Reads items of a checkpoint.
+def checkpoint_folder(workdir: epath.PathLike) -> epath.Path:
+  """The folder of all checkpoints; Orbax needs an absolute path."""
+  folder = epath.Path(workdir)
+  if not atomic.in_store(folder):  # There, epath would make it a local path.
+    folder = folder.absolute()
+  return folder / FOLDER
+
+
+def has_checkpoint(workdir: epath.PathLike) -> bool:
+  """Whether a run has saved a complete checkpoint."""
+  folder = epath.Path(workdir) / FOLDER
+  entries = folder.iterdir() if folder.exists() else ()
+  steps = [path for path in entries if path.name.isdigit()]
+  if atomic.in_store(folder):  # There, a folder may be incomplete.
+    steps = [path for path in steps if (path / COMMITTED).exists()]
+  return bool(steps)
+
+
+def read_ema(workdir: epath.PathLike, abstract: Any) -> tuple[int, Any] | None:
+  """Reads the EMA parameters of the newest intact checkpoint.
+
+  Changes nothing in the workdir, where a run may be in progress.
 
   Args:
-    manager: of the folder.
-    step: of the checkpoint.
-    wanted: shapes and shardings of each item, by its name.
+    workdir: workdir of the run.
+    abstract: shapes and shardings of the parameters.
+
+  Returns:
+    Step and parameters, or None if there is no checkpoint.
 
   Raises:
-    Unreadable: if its files are broken.
-    ValueError: if they are sound, but of another network.
-    OSError: if the fault is of the moment, as are some other kinds.
+    ValueError: if the checkpoint is of another network.
+    OSError: if there are checkpoints, but all are corrupt.
   """
-  # By the handler: the manager makes processes wait for each other, for those
-  # as well that have failed.
+  folder = checkpoint_folder(workdir)
+  corrupt = marked_steps(folder)
+  while True:
+    # Opened anew each time: a run in progress adds and deletes checkpoints.
+    with _open_read_only(folder) as manager:
+      steps = set(manager.all_steps()) - corrupt
+      if not steps:
+        break
+      step = max(steps)
+      try:
+        return step, restore_items(manager, step, {"ema": abstract})["ema"]
+      except CorruptCheckpointError as error:
+        logging.warning("checkpoint %d cannot be read (%s)", step, error)
+        corrupt.add(step)
+  if corrupt:
+    raise OSError(f"no checkpoint in {folder} can be read: {sorted(corrupt)}")
+  return None
+
+
+def restore_items(
+  manager: ocp.CheckpointManager, step: int, abstract: dict[str, Any]
+) -> dict[str, Any]:
+  """Restores items of a checkpoint.
+
+  Args:
+    manager: manager of the folder.
+    step: step of the checkpoint.
+    abstract: shapes and shardings of each item, by its name.
+
+  Raises:
+    CorruptCheckpointError: if its files are damaged.
+    ValueError: if its files are intact but belong to another network.
+    OSError: if the error is transient; other types are possible.
+  """
+  # Not by the manager, which makes processes wait for each other, even for
+  # those that have failed.
   handler, restored = ocp.StandardCheckpointHandler(), {}
   try:
-    for name, item in wanted.items():
-      at = manager.directory / str(step) / name
-      restored[name] = handler.restore(at, args=ocp.args.StandardRestore(item))
-  except Exception as error:  # Orbax and tensorstore raise many kinds.
-    if _passing(error):
+    for name, item in abstract.items():
+      path = manager.directory / str(step) / name
+      args = ocp.args.StandardRestore(item)
+      restored[name] = handler.restore(path, args=args)
+  except Exception as error:  # Orbax and tensorstore raise many types.
+    if _is_transient(error):
       raise
-    _refuse_other_network(manager, step, wanted, error)
-    raise Unreadable(first_line(error)) from error
+    _check_shapes(manager.directory, step, abstract, error)
+    raise CorruptCheckpointError(first_line(error)) from error
   return restored
 
 
-def holds(
-  manager: ocp.CheckpointManager, step: int, item: str, name: str
-) -> bool:
-  """Whether an item has an entry of a name; True if it cannot be told."""
-  handler, at = ocp.StandardCheckpointHandler(), manager.directory / str(step)
-  try:
-    return name in handler.metadata(at / item).tree
-  except Exception:  # Reading it will say what is wrong.
-    return True
-
-
-def zero(like: Any) -> Any:
-  """A 0 of a shape, where it shall lie."""
-  number = np.zeros(like.shape, like.dtype)
-  if getattr(like, "sharding", None) is None:
-    return number
-  return jax.make_array_from_callback(
-    like.shape, like.sharding, number.__getitem__
-  )
-
-
 def first_line(error: Exception) -> str:
-  """What an error says, without what orbax and tensorstore add in lines."""
+  """The message of an error without the lines that tensorstore adds."""
   return str(error).strip().split("\n")[0][:200]
 
 
-def _passing(error: Exception) -> bool:
-  """Whether the fault is of the moment (memory, rights, net)."""
-  kinds = (
-    MemoryError,
-    PermissionError,
-    ConnectionError,
-    TimeoutError,
-    jax.errors.JaxRuntimeError,
-  )
-  codes = errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EACCES
-  states = "RESOURCE_EXHAUSTED UNAVAILABLE PERMISSION_DENIED DEADLINE_EXCEEDED"
-  return (
-    isinstance(error, kinds)
-    or getattr(error, "errno", None) in codes
-    or any(state in str(error) for state in states.split())
-  )
-
-
-def _refuse_other_network(manager, step, wanted, error) -> None:
-  """Raises if the files are sound and merely hold other shapes."""
+def _open_read_only(folder: epath.Path) -> ocp.CheckpointManager:
+  logger = logging.getLogger("absl")
+  level = logger.level
+  logger.setLevel(logging.ERROR)  # Orbax warns that it opens read-only.
   try:
-    # The manager's own item_metadata is empty before a first restore.
-    handler, saved = ocp.StandardCheckpointHandler(), manager.directory
-    found = {
-      name: _shapes(handler.metadata(saved / str(step) / name).tree)
-      for name in wanted
+    return ocp.CheckpointManager(
+      folder,
+      options=ocp.CheckpointManagerOptions(read_only=True),
+      item_names=ITEMS,
+    )
+  finally:
+    logger.setLevel(level)
+
+
+def _is_transient(error: Exception) -> bool:
+  return (
+    isinstance(error, TRANSIENT)
+    or getattr(error, "errno", None) in TRANSIENT_CODES
+    or any(state in str(error) for state in TRANSIENT_STATES)
+  )
+
+
+def _check_shapes(folder, step, abstract, error) -> None:
+  """Raises a ValueError if the files are intact but hold other shapes."""
+  try:
+    # The manager's own item_metadata is empty before its first restore.
+    handler = ocp.StandardCheckpointHandler()
+    saved = {
+      name: _shapes(handler.metadata(folder / str(step) / name).tree)
+      for name in abstract
     }
   except Exception:
-    return  # Metadata that cannot be read: corrupt, not different.
-  expected = {name: _shapes(tree) for name, tree in wanted.items()}
-  if found != expected:
-    names = {
-      f"{item}{path}"
-      for item, shapes in expected.items()
-      for path in shapes.keys() | found[item].keys()
-      if shapes.get(path) != found[item].get(path)
-    }
-    raise ValueError(
-      f"checkpoint {step} in {manager.directory} is of another network; these "
-      f"differ: {', '.join(sorted(names)[:8])}"
-    ) from error
+    return  # The metadata are damaged: corrupt, not different.
+  expected = {name: _shapes(tree) for name, tree in abstract.items()}
+  if saved == expected:
+    return
+  names = {
+    f"{item}{path}"
+    for item, shapes in expected.items()
+    for path in shapes.keys() | saved[item].keys()
+    if shapes.get(path) != saved[item].get(path)
+  }
+  raise ValueError(
+    f"checkpoint {step} in {folder} is of another network; these differ: "
+    f"{', '.join(sorted(names)[:8])}"
+  ) from error
 
 
 def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
@@ -119,7 +181,7 @@ def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
 
 
 def _path(path: tuple[Any, ...]) -> str:
-  """Keys of a path alike for lists, dicts and named tuples."""
+  """A path with equal keys for lists, dicts and named tuples."""
   keys = (
     getattr(k, "name", getattr(k, "key", getattr(k, "idx", None))) for k in path
   )

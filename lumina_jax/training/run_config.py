@@ -1,8 +1,7 @@
-"""A run's configuration: a ConfigDict at the edge, frozen dataclasses inside.
+"""The config of a run: a ConfigDict at the edge, frozen dataclasses inside.
 
-`RunConfig` names the sections, each the dataclass of the module that reads it.
-A config file may leave out fields with a default; the `config.json` of a run
-has every number that it depends on.
+Each section is a dataclass of the module that uses it. A config file may leave
+out fields with a default; the `config.json` of a run holds every value.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ from lumina_jax.parallel.mesh import MeshConfig
 from lumina_jax.pretrained.encoders import EncodersConfig
 from lumina_jax.sampling.options import SamplingOptions
 from lumina_jax.sampling.sizes import SizeConfig
-from lumina_jax.training.optimizer import OptimizerConfig
+from lumina_jax.training.optimizer_config import OptimizerConfig
 
 FILE = "config.json"
 NO_ENCODERS = EncodersConfig()
@@ -34,7 +33,7 @@ NO_ENCODERS = EncodersConfig()
 
 @dataclasses.dataclass(frozen=True)
 class TrainingConfig:
-  """Length of a run, and the intervals of what it writes.
+  """Length of a run, and intervals of logging, checkpoints and samples.
 
   Attributes:
     steps: batches of the whole run, skipped ones included.
@@ -47,8 +46,8 @@ class TrainingConfig:
     samples_per_prompt: samples of each prompt.
     microbatches: number of parts that a batch is processed in, one after the
       other, so that only one of them needs memory at a time.
-    max_skipped: this many non-finite updates in a row end the run.
-    watchdog_seconds: after so long without a step, the stacks of all threads
+    max_skipped: number of non-finite updates in a row that ends the run.
+    watchdog_seconds: time without a step after which the stacks of all threads
       are printed; 0 = never.
   """
 
@@ -91,15 +90,15 @@ class TrainingConfig:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RunConfig:
-  """Everything that a run depends on.
+  """All options of a run.
 
   Attributes:
     medium: name of the medium: "image", "video", "audio".
     seed: of all random numbers.
-    init_from: weights to start with: a run of ours, or any format that `lumina
-      convert` reads, which holds the backbone alone; "" = random ones.
-    init_strict: whether they must be of exactly this network; otherwise tensors
-      that fit are used and the rest is listed.
+    init_from: weights to start from: a workdir, or a backbone in any format
+      that `lumina convert` reads; "" = random weights.
+    init_strict: whether they must be of exactly this network; otherwise the
+      tensors that fit are used, and all others are listed.
     model: the backbone.
     text_encoder: encodes prompts; None = prompts are class numbers.
     encoders: frozen networks around the backbone.
@@ -182,9 +181,9 @@ def load(workdir: epath.PathLike) -> RunConfig:
   text = atomic.read_text(path)
   if text is None:
     raise FileNotFoundError(
-      f"{workdir} has no {FILE}, so no run started there; train first "
+      f"{workdir} has no {FILE}: no run has started there. Train first "
       "(python -m lumina_jax.train --config=configs/digits.py "
-      f"--workdir={workdir}) or name another folder"
+      f"--workdir={workdir}), or name another folder"
     )
   try:
     values = json.loads(text)

@@ -1,10 +1,10 @@
-"""One training step: times, noise, prediction, loss, update. One program."""
+"""The training step as one program: times, noise, prediction, loss, update."""
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -18,11 +18,11 @@ from lumina_jax.model.network import Network
 from lumina_jax.parallel import mesh as meshes
 from lumina_jax.parallel import processes
 from lumina_jax.training.gradient import Batch, flow_gradient
-from lumina_jax.training.optimizer import average, schedule, trainable
+from lumina_jax.training.optimizer import update_ema
+from lumina_jax.training.parameter_groups import trainable_mask
+from lumina_jax.training.run_config import RunConfig
+from lumina_jax.training.schedule import make_schedule
 from lumina_jax.training.state import TrainState, state_shardings
-
-if TYPE_CHECKING:
-  from lumina_jax.training.run_config import RunConfig
 
 Step = Callable[[TrainState, Batch], tuple[TrainState, dict[str, jax.Array]]]
 
@@ -35,73 +35,77 @@ def make_train_step(
   seed: int,
   *,
   microbatches: int = 1,
-  rates: optax.Schedule | None = None,
-  trained: Callable[[Any], Any] | None = None,
+  schedule: optax.Schedule | None = None,
+  trainable: Callable[[Any], Any] | None = None,
 ) -> Step:
   """The step as a pure function: (state, batch) -> (state, metrics).
 
-  Every random number is folded from (seed, step, sample id, token index), so
+  Every random number depends on (seed, step, sample id, token index) only, so
   that a resumed run needs no generator state.
 
-  A batch whose loss or gradient is not finite changes nothing: parameters,
-  average and optimizer stay what they are, it is taken off the data all the
-  same, and counted.
+  A batch whose loss or gradient is not finite counts as a step and as skipped,
+  and changes neither parameters nor EMA nor the optimizer's state.
 
   Args:
-    network: to train.
+    network: the network to train.
     tx: its optimizer.
     times: distribution of t.
-    ema_decay: of the average of the parameters.
-    seed: of times and noise.
-    microbatches: that a batch is taken in.
-    rates: learning rate by updates done, to be told among the metrics.
-    trained: parameters -> a tree of bool, False for what stays as it is; None
-      = all are trained.
+    ema_decay: decay of the EMA of the parameters.
+    seed: seed of times and noise.
+    microbatches: number of parts that a batch is processed in.
+    schedule: learning rate by number of updates, for the metrics.
+    trainable: maps parameters to a tree of bool, False for those that stay as
+      they are; None: all are trained.
   """
 
   def train_step(state: TrainState, batch: Batch):
     key = jax.random.fold_in(jax.random.key(seed), state.step)
-    grads, values = flow_gradient(
+    grads, metrics = flow_gradient(
       network, state.params, batch, times, key, microbatches
     )
-    moves = trained and trained(state.params)
-    if moves:  # What is frozen needs no gradient: XLA then computes none.
+    mask = trainable and trainable(state.params)
+    if mask:  # XLA does not compute gradients of frozen parameters.
       grads = jax.tree.map(
-        lambda g, m: g if m else jnp.zeros_like(g), grads, moves
+        lambda g, m: g if m else jnp.zeros_like(g), grads, mask
       )
     grad_norm = optax.tree.norm(grads)
     updates, opt_state = tx.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
-    done = state.step - state.skipped
-    ema = average(state.ema, params, done, ema_decay, moves)
-    finite = jnp.isfinite(values["loss"]) & jnp.isfinite(grad_norm)
-    old = state.params, state.ema, state.opt_state
+    count = state.step - state.skipped
+    ema = update_ema(state.ema, params, count, ema_decay, mask)
+    finite = jnp.isfinite(metrics["loss"]) & jnp.isfinite(grad_norm)
     kept = jax.tree.map(
       lambda new, old: jnp.where(finite, new, old),
       (params, ema, opt_state),
-      old,
+      (state.params, state.ema, state.opt_state),
     )
     skipped = state.skipped + (1 - finite.astype(jnp.int32))
-    metrics = values | {
+    metrics |= {
       "grad_norm": grad_norm,
       "update_norm": optax.tree.norm(updates),
       "finite": finite,
       "tokens": jnp.sum(batch[0].segments != 0),
       "useful_tokens": jnp.mean(batch[0].segments != 0),
     }
-    if rates is not None:
-      metrics["learning_rate"] = rates(done)
+    if schedule is not None:
+      metrics["learning_rate"] = schedule(count)
     return TrainState(state.step + 1, skipped, *kept), metrics
 
   return train_step
 
 
-def configured(
+def train_step_for(
   config: RunConfig,
   tx: optax.GradientTransformation,
   microbatches: int | None = None,
 ) -> Step:
-  """The step of a run; `tx` is its optimizer, microbatches None = its own."""
+  """The step of a run, as a pure function.
+
+  Args:
+    config: config of the run.
+    tx: its optimizer.
+    microbatches: replaces `config.training.microbatches`.
+  """
   plan, optimizer = config.training, config.optimizer
   return make_train_step(
     config.network,
@@ -110,67 +114,73 @@ def configured(
     optimizer.ema_decay,
     config.seed,
     microbatches=microbatches or plan.microbatches,
-    rates=schedule(optimizer, plan.steps),
-    trained=functools.partial(trainable, optimizer),
+    schedule=make_schedule(optimizer, plan.steps),
+    trainable=functools.partial(trainable_mask, optimizer),
   )
 
 
-def compile_step(
+def jit_train_step(
   step: Step,
   network: Network,
   tx: optax.GradientTransformation,
   mesh: Mesh,
   batch: Batch,
 ) -> Any:
-  """Jits the step for a mesh: states donated, arrays where the rules put them.
+  """Jits a step for a mesh; it donates its state.
 
   Args:
-    step: from `make_train_step`.
-    network: whose state it updates.
+    step: step from `make_train_step`.
+    network: the network to train.
     tx: its optimizer.
-    mesh: of devices.
+    mesh: mesh of devices.
     batch: an example, for its structure.
   """
-  _, placed = state_shardings(network, tx, mesh)
+  _, shardings = state_shardings(network, tx, mesh)
 
-  def under_rules(state, batch):
+  def with_rules(state, batch):
     with nn.logical_axis_rules(meshes.RULES):
       return step(state, batch)
 
   return jax.jit(
-    under_rules,
-    in_shardings=(placed, batch_shardings(batch, mesh)),
-    out_shardings=(placed, meshes.replicated(mesh)),
+    with_rules,
+    in_shardings=(shardings, batch_shardings(batch, mesh)),
+    out_shardings=(shardings, meshes.replicated(mesh)),
     donate_argnums=0,
   )
 
 
-def ahead(
-  step: Any, state: TrainState, batch: Batch, mesh: Mesh, rows: int
+def compile_train_step(
+  config: RunConfig,
+  tx: optax.GradientTransformation,
+  state: TrainState,
+  batch: Batch,
+  mesh: Mesh,
 ) -> Step:
-  """Compiles a step before it runs, and waits for all processes to have it.
+  """Compiles the step of a run, and waits until all processes have done so.
 
-  Compiling may take one of them a minute longer than another, and a collective
-  that is waited for so long is taken for dead.
+  One process may take a minute longer than another; a collective that waits
+  for so long would count as dead.
 
   Args:
-    step: of `compile_step`.
-    state: that it will be given; nothing happens to it.
+    config: config of the run.
+    tx: its optimizer.
+    state: an example; it is not donated.
     batch: an example of this process's rows.
-    mesh: of devices.
-    rows: of the global batch.
+    mesh: mesh of devices.
 
   Returns:
-    The step, which takes arrays of these shapes only.
+    The step, which accepts only arrays of these shapes.
   """
-  placed = place_batch(batch, mesh, rows)
-  compiled = step.lower(state, placed).compile()
+  step = train_step_for(config, tx)
+  jitted = jit_train_step(step, config.network, tx, mesh, batch)
+  placed = place_batch(batch, mesh, config.training.batch_rows)
+  compiled = jitted.lower(state, placed).compile()
   processes.barrier("compiled")
   return compiled
 
 
 def batch_shardings(batch: Batch, mesh: Mesh) -> Batch:
-  """Rows over (data, fsdp), the length of tokens over context too."""
+  """Shards rows over (data, fsdp), and the length of tokens over context."""
   tokens, condition = batch
   return (
     jax.tree.map(lambda _: NamedSharding(mesh, meshes.ROWS_LENGTH), tokens),
@@ -179,32 +189,35 @@ def batch_shardings(batch: Batch, mesh: Mesh) -> Batch:
 
 
 def process_rows(rows: int, mesh: Mesh) -> range:
-  """Rows of a batch of so many that devices of this process hold.
+  """The rows of a global batch that devices of this process hold.
 
-  Processes share rows out as the mesh does; where one row lies on devices of
-  several, each of them makes it.
+  If a row lies on devices of several processes, each of them loads it.
+
+  Args:
+    rows: rows of the global batch.
+    mesh: mesh of devices.
 
   Raises:
-    ValueError: if they are not next to each other.
+    ValueError: if the rows are not contiguous.
   """
   sharding = NamedSharding(mesh, meshes.ROWS)
-  held = sharding.addressable_devices_indices_map((rows,)).values()
-  found = {row for (index,) in held for row in range(*index.indices(rows))}
-  if len(found) != max(found) - min(found) + 1:
+  indices = sharding.addressable_devices_indices_map((rows,)).values()
+  held = {row for (index,) in indices for row in range(*index.indices(rows))}
+  if len(held) != max(held) - min(held) + 1:
     raise ValueError(
-      f"process {jax.process_index()} holds rows {sorted(found)} of a batch, "
-      "which are not next to each other; choose another config.mesh"
+      f"process {jax.process_index()} holds rows {sorted(held)} of a batch, "
+      "which are not contiguous; choose another config.mesh"
     )
-  return range(min(found), max(found) + 1)
+  return range(min(held), max(held) + 1)
 
 
 def place_batch(batch: Batch, mesh: Mesh, rows: int | None = None) -> Batch:
-  """Host rows of every process -> one global batch on the devices.
+  """Places the rows of all processes on the devices as one global batch.
 
   Args:
-    batch: the rows of `process_rows`.
-    mesh: of devices.
-    rows: of the global batch; None = this process has all of them.
+    batch: this process's rows, see `process_rows`.
+    mesh: mesh of devices.
+    rows: rows of the global batch; None: this process has all of them.
   """
 
   def place(sharding, local):

@@ -1,66 +1,59 @@
-"""A watchdog: a step that takes far too long is told of, with all stacks."""
+"""A watchdog that shows where a hanging step hangs."""
 
 from __future__ import annotations
 
 import contextlib
 import faulthandler
-import sys
-import threading
 import time
 from collections.abc import Iterator
 
+STDERR = 2
+
 
 class Watchdog:
-  """Dumps the stack of every thread when no step has ended for too long.
+  """Dumps the stacks of all threads when no step ends for too long.
 
-  It only tells, and again after twice the time: whether a step hangs, waits
-  for a dead process or for the disk stands in the stacks.
+  The dump goes to standard error and is repeated each time the period passes
+  again. It tells whether a step hangs, waits for a dead process or waits for
+  the disk; it stops nothing. `faulthandler` writes it from a thread of its own
+  that needs no GIL, so that it also works while native code holds the GIL.
 
   with Watchdog(600) as watchdog:
     ...
-    watchdog.beat(step)
+    watchdog.beat()
   """
 
   def __init__(self, seconds: float):
-    """Takes the time that no step should need; 0 = never bark."""
+    """Takes the time that no step should need; 0 = never dump."""
     self._seconds = seconds
-    self._step, self._since = 0, None
-    self._wait = seconds
-    self._done = threading.Event()
-    self._thread = threading.Thread(target=self._watch, daemon=True)
+    self._armed: float | None = None  # When; None = not.
 
   def __enter__(self) -> Watchdog:
-    if self._seconds:
-      self._thread.start()
     return self
 
   def __exit__(self, *error) -> None:
-    self._done.set()
+    self._disarm()
 
-  def beat(self, step: int) -> None:
-    """Says that a step has ended; before the first call all is quiet."""
-    self._step, self._since, self._wait = step, time.monotonic(), self._seconds
+  def beat(self) -> None:
+    """Reports that a step has ended. The first call starts the watch."""
+    if not self._seconds:
+      return
+    now = time.monotonic()
+    # Arming starts a thread: not at every step.
+    if self._armed is None or now - self._armed > self._seconds / 20:
+      faulthandler.dump_traceback_later(self._seconds, repeat=True, file=STDERR)
+      self._armed = now
 
   @contextlib.contextmanager
   def paused(self) -> Iterator[None]:
-    """Looks away while something else is done."""
-    since, self._since = self._since, None
+    """Stops the watch during other work."""
+    armed = self._armed is not None
+    self._disarm()
     yield
-    if since is not None:
-      self.beat(self._step)
+    if armed:
+      self.beat()
 
-  def _watch(self) -> None:
-    while not self._done.wait(min(self._seconds / 4, 5)):
-      since = self._since
-      if since is not None and time.monotonic() - since > self._wait:
-        self._bark(time.monotonic() - since)
-        self._wait *= 2
-
-  def _bark(self, seconds: float) -> None:
-    print(
-      f"\nWATCHDOG: nothing has happened for {seconds:.0f} s since step "
-      f"{self._step}; what every thread is doing:",
-      file=sys.stderr,
-      flush=True,
-    )
-    faulthandler.dump_traceback(sys.stderr, all_threads=True)
+  def _disarm(self) -> None:
+    if self._armed is not None:
+      faulthandler.cancel_dump_traceback_later()
+      self._armed = None

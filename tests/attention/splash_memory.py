@@ -1,6 +1,6 @@
-"""Prints temporary bytes of a device, of attention and its gradients on a TPU.
+"""Prints temporary bytes per TPU device of attention and its gradients.
 
-Arguments: how the sequence is split, then numbers of tokens.
+Arguments: sequence_split, then numbers of tokens.
 """
 
 import sys

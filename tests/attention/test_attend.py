@@ -1,4 +1,4 @@
-"""The one mask rule, and what a query without a key gives."""
+"""`attend` equals a loop; a query without a key yields zeros."""
 
 import itertools
 
@@ -42,9 +42,7 @@ def by_hand(q, k, v, q_segments, kv_segments):
   return out
 
 
-@pytest.mark.parametrize(
-  ("heads", "kv_heads"), [(4, 4), (4, 2), (6, 2), (3, 1)]
-)
+@pytest.mark.parametrize(("heads", "kv_heads"), [(4, 4), (6, 2)])
 def test_attend_equals_a_loop_with_ragged_segments(heads, kv_heads):
   q, k, v = qkv(heads=heads, kv_heads=kv_heads)
   np.testing.assert_allclose(
@@ -54,9 +52,8 @@ def test_attend_equals_a_loop_with_ragged_segments(heads, kv_heads):
   )
 
 
-@pytest.mark.parametrize("kv_heads", [1, 2, 4])
-def test_one_segment_is_plain_attention(kv_heads):
-  q, k, v = qkv(kv_heads=kv_heads)
+def test_one_segment_is_plain_attention():
+  q, k, v = qkv()
   ones = np.ones_like
   np.testing.assert_allclose(
     attend(q, k, v, ones(Q_SEGMENTS), ones(KV_SEGMENTS)),
@@ -139,5 +136,5 @@ def test_segments_attend_where_equal_and_not_zero():
 
 
 def test_has_key_is_false_without_a_partner():
-  found = has_key(jnp.asarray(Q_SEGMENTS), jnp.asarray(KV_SEGMENTS))
-  np.testing.assert_array_equal(found, WITH_KEY)
+  valid = has_key(jnp.asarray(Q_SEGMENTS), jnp.asarray(KV_SEGMENTS))
+  np.testing.assert_array_equal(valid, WITH_KEY)

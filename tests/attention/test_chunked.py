@@ -14,7 +14,7 @@ B, L, S, H, G, K = 2, 11, 7, 4, 2, 8
 
 
 def whole(q, k, v, q_segments, kv_segments):
-  """The definition, with every head spelled out and zeros where no key is."""
+  """The definition, with kv heads repeated and zeros where no key is."""
   k, v = (jnp.repeat(x, H // G, axis=2) for x in (k, v))
   scores = jnp.einsum("blhk,bshk->bhls", q, k) / K**0.5
   allowed = q_segments[:, :, None] == kv_segments[:, None, :]
@@ -35,11 +35,11 @@ def inputs(seed=0):
   return (q, k, v), (q_segments, kv_segments)
 
 
-@pytest.mark.parametrize("chunks", [1, 2, 3, 22])
-def test_values_and_gradients_do_not_depend_on_the_chunks(chunks):
-  """Chunks of so many queries a kv head, of which there are 22."""
+@pytest.mark.parametrize("queries", [1, 3, 22])
+def test_values_and_gradients_do_not_depend_on_the_chunks(queries):
+  """Chunks of one, three (with padding) and all 22 queries of a kv head."""
   arrays, segments = inputs()
-  kernel = Chunked(scores=1, least=chunks)
+  kernel = Chunked(scores=1, min_queries=queries)
   attend_chunked = functools.partial(attend, kernel=kernel)
 
   def loss(function):
@@ -50,7 +50,7 @@ def test_values_and_gradients_do_not_depend_on_the_chunks(chunks):
     return jax.jit(jax.value_and_grad(total))(arrays)
 
   jaxpr = str(jax.make_jaxpr(attend_chunked)(*arrays, *segments))
-  assert f"length={-(-22 // chunks)}" in jaxpr.replace("\n", " ")
+  assert f"length={-(-22 // queries)}" in jaxpr.replace("\n", " ")
   with jax.default_matmul_precision("highest"):
     found, expected = loss(attend_chunked), loss(whole)
   jax.tree.map(

@@ -1,4 +1,4 @@
-"""Which kernel serves, and what each of them computes."""
+"""Which kernel is selected, and what each kernel computes."""
 
 import functools
 import itertools
@@ -11,7 +11,7 @@ import pytest
 from jax._src.cudnn import fused_attention_stablehlo
 from jax.sharding import AbstractDevice, AbstractMesh, AxisType
 
-from lumina_jax.attention import attend, kernels, library
+from lumina_jax.attention import attend, dot_product, kernels
 from lumina_jax.attention.chunked import CPU_SCORES, Chunked
 from lumina_jax.attention.kernel import merge
 from lumina_jax.attention.splash import Splash
@@ -20,7 +20,7 @@ SPLASH = Splash(interpret=True)
 
 
 def on(platform, kind=""):
-  """A mesh of a device that need not be there."""
+  """A mesh of an abstract device."""
   device = AbstractDevice(device_kind=kind, num_cores=1, platform=platform)
   return jax.sharding.use_abstract_mesh(
     AbstractMesh(
@@ -29,21 +29,21 @@ def on(platform, kind=""):
   )
 
 
-def test_the_platform_chooses():
+def test_auto_depends_on_the_platform():
   bf16 = functools.partial(kernels.choose, dtype=jnp.bfloat16)
-  assert bf16() == Chunked(CPU_SCORES)  # here
+  assert bf16() == Chunked(CPU_SCORES)
   with on("tpu", "TPU v5 lite"):
     assert isinstance(bf16(), Splash)
   with on("tpu", "TPU v6 lite"):
     assert bf16().forward_blocks == (1024, 1024)
     assert bf16(head_dim=256).forward_blocks == (512, 512)
   with on("gpu", "NVIDIA H100"):
-    assert bf16(packed=False) is library.cudnn
+    assert bf16(packed=False) is dot_product.cudnn
     assert isinstance(bf16(packed=True), Chunked)
 
 
 @pytest.mark.parametrize(
-  ("platform", "how", "why"),
+  ("platform", "arguments", "reason"),
   [
     ("tpu", dict(head_dim=512), "heads of 256 channels, not 512"),
     ("gpu", dict(packed=True), "several samples"),
@@ -52,29 +52,36 @@ def test_the_platform_chooses():
     ("gpu", dict(packed=False, dtype=jnp.bfloat16, ring=True), "a ring"),
   ],
 )
-def test_a_kernel_that_cannot_serve_says_why_once(platform, how, why, caplog):
+def test_a_fallback_logs_its_reason_once(platform, arguments, reason, caplog):
   kernels._log_once.cache_clear()
   with on(platform), caplog.at_level(logging.WARNING):
     for _ in range(2):
-      assert isinstance(kernels.choose(**how), Chunked)
+      assert isinstance(kernels.choose(**arguments), Chunked)
   (record,) = caplog.records
-  assert why in record.message
+  assert reason in record.message
 
 
-def test_one_asked_for_by_name_serves_or_gives_way(caplog):
+def test_a_named_kernel_is_returned_or_falls_back(caplog):
   kernels._log_once.cache_clear()
   strict = functools.partial(kernels.choose, strict=True)
-  assert strict("dense") is library.dense
+  assert strict("dense") is dot_product.dense
   assert strict(SPLASH) is SPLASH
-  with pytest.raises(ValueError, match=r"'cudnn': .* not on 'cpu'; use 'auto'"):
-    strict("cudnn")
-  with pytest.raises(ValueError, match="'dense': dense cannot serve a ring"):
-    strict("dense", ring=True)
   assert kernels.choose("dense", ring=True) == Chunked(CPU_SCORES)
   assert kernels.choose("splash") == Chunked(CPU_SCORES)
   assert "splash runs on TPUs, not on 'cpu'" in caplog.text
-  with pytest.raises(ValueError, match="'flash': use one of"):
-    kernels.choose("flash")
+
+
+@pytest.mark.parametrize(
+  ("arguments", "message"),
+  [
+    (dict(name="cudnn"), r"'cudnn': .* not on 'cpu'; use 'auto'"),
+    (dict(name="dense", ring=True), "'dense': dense cannot serve a ring"),
+    (dict(name="splesh"), r"kernel 'splesh'; did you mean 'splash'.* cudnn"),
+  ],
+)
+def test_strict_refuses(arguments, message):
+  with pytest.raises(ValueError, match=message):
+    kernels.choose(strict=True, **arguments)
 
 
 def arrays(length, keys, heads, kv_heads, channels, dtype=jnp.float32):
@@ -105,24 +112,24 @@ def close(found, expected, tolerance):
     assert np.abs(a - b).max() <= tolerance * np.abs(b).max()
 
 
-@pytest.mark.parametrize("channels", [24, 48, 72, 96, 128])
-def test_splash_equals_dense_at_every_published_head(channels):
+@pytest.mark.parametrize("channels", [24, 72, 128])
+def test_splash_equals_dense_at_published_head_sizes(channels):
   inputs, segments = arrays(256, 256, 2, 1, channels)
   close(
     both(SPLASH, inputs, segments), both("dense", inputs, segments), 2e-6
   )  # fmt: skip
 
 
-@pytest.mark.parametrize(("length", "keys"), [(40, 77), (300, 130), (640, 128)])
+@pytest.mark.parametrize(("length", "keys"), [(40, 77), (300, 130)])
 def test_splash_takes_any_length(length, keys):
-  """Padded to tiles within, and to several tiles."""
+  """Padded to one tile, and to several."""
   kernel = Splash((256, 128), (128, 256), interpret=True)
   inputs, segments = arrays(length, keys, 4, 2, 16)
   close(both(kernel, inputs, segments), both("dense", inputs, segments), 3e-6)
 
 
 @pytest.mark.parametrize("kernel", [SPLASH, "chunked"])
-def test_bfloat16_is_as_near_as_dense(kernel):
+def test_bfloat16_is_as_accurate_as_dense(kernel):
   exact = both("dense", *arrays(128, 128, 2, 2, 64))
   inputs, segments = arrays(128, 128, 2, 2, 64, jnp.bfloat16)
   ours, dense = (both(k, inputs, segments) for k in (kernel, "dense"))
@@ -134,15 +141,15 @@ def test_bfloat16_is_as_near_as_dense(kernel):
     assert 0 < error < 1.5 * usual + 1e-3 * np.linalg.norm(value)
 
 
-def test_merging_two_parts_gives_the_whole():
+def test_merging_two_sets_of_keys_attends_to_both():
   (q, k, v), segments = arrays(40, 60, 2, 2, 8)
   heads_first = [jnp.swapaxes(x, 1, 2) for x in (q, k, v)]
   q, k, v = heads_first
   kernel = Chunked()
 
   def part(keys):
-    of = segments[0], segments[1][:, keys]
-    return kernel.forward(q, k[:, :, keys], v[:, :, keys], *of)
+    ids = segments[0], segments[1][:, keys]
+    return kernel.forward(q, k[:, :, keys], v[:, :, keys], *ids)
 
   whole = part(slice(None))
   merged = merge(part(slice(0, 15)), part(slice(15, None)))
@@ -154,46 +161,46 @@ def test_merging_two_parts_gives_the_whole():
   assert not out.any() and np.isneginf(lse).all()
 
 
-def test_cudnn_is_handed_lengths(monkeypatch):
-  """What it would compute is XLA's, given the same lengths."""
-  given = {}
+def test_cudnn_receives_lengths(monkeypatch):
+  """XLA stands in for cuDNN, with the lengths that cuDNN would get."""
+  passed = {}
 
-  def attention(q, k, v, **how):
-    given.update(how)
-    how["implementation"] = "xla"
-    return plain(q, k, v, **how)
+  def attention(q, k, v, **options):
+    passed.update(options)
+    options["implementation"] = "xla"
+    return original(q, k, v, **options)
 
-  plain = jax.nn.dot_product_attention
+  original = jax.nn.dot_product_attention
   monkeypatch.setattr(jax.nn, "dot_product_attention", attention)
   inputs, _ = arrays(64, 32, 4, 2, 16)
   q_segments = (np.arange(64) < np.array([[64], [20]])).astype(np.int32)
   kv_segments = (np.arange(32) < np.array([[7], [0]])).astype(np.int32)
   segments = q_segments, kv_segments
-  found = both(library.cudnn, inputs, segments)
-  assert given["implementation"] == "cudnn" and "mask" not in given
+  found = both(dot_product.cudnn, inputs, segments)
+  assert passed["implementation"] == "cudnn" and "mask" not in passed
   assert all(np.isfinite(x).all() for x in found)
   monkeypatch.undo()
   close(found, both("dense", inputs, segments), 2e-6)
-  assert not found[0][1].any()  # No key at all.
+  assert not found[0][1].any()  # The second row has no key.
 
 
-@pytest.mark.parametrize("channels", [48, 72, 96, 128])
+@pytest.mark.parametrize("channels", [72, 128])
 def test_cudnn_lowers_for_gpus(channels, monkeypatch):
-  """Forwards and backwards, as far as a machine without a GPU can say."""
+  """Both passes, as far as a machine without a GPU can show."""
   for name in ("check_cudnn_version", "check_compute_capability"):
     monkeypatch.setattr(fused_attention_stablehlo, name, lambda *_: 91_000)
   inputs, segments = arrays(256, 128, 8, 2, channels, jnp.bfloat16)
 
   def loss(q, k, v):
-    return attend(q, k, v, *segments, kernel=library.cudnn).sum()
+    return attend(q, k, v, *segments, kernel=dot_product.cudnn).sum()
 
   traced = jax.jit(jax.grad(loss, (0, 1, 2))).trace(*inputs)
   text = traced.lower(lowering_platforms=("cuda",)).as_text()
   assert "__cudnn$fmhaSoftmaxBackward" in text
 
 
-def test_memory_grows_with_the_length_and_not_with_its_square():
-  """Temporaries of both passes: 32, 64 and 128 thousand tokens, one head."""
+def test_memory_is_linear_in_the_length():
+  """Temporaries of both passes at 32, 64 and 128 thousand tokens, one head."""
 
   def temporaries(length):
     shape = jax.ShapeDtypeStruct((1, length, 1, 64), jnp.bfloat16)

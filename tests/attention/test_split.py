@@ -1,4 +1,4 @@
-"""How attention is split among devices: the rule and what it refuses."""
+"""How devices share one sequence: the rule, and the arguments it refuses."""
 
 import itertools
 import math
@@ -8,9 +8,9 @@ import pytest
 from lumina_jax.attention.split import (
   GATHER_BYTES,
   Split,
-  check_wish,
+  check_name,
   choose,
-  replicated,
+  repeated_kv_heads,
   traffic,
 )
 
@@ -21,22 +21,20 @@ def auto(context, heads, kv_heads, length=LONG, width=256):
   return choose("auto", context, heads, kv_heads, length, width)
 
 
-@pytest.mark.parametrize(
-  ("context", "heads", "kv_heads"),
-  list(
-    itertools.product((2, 3, 4, 8, 16, 32, 64, 96), (1, 8, 24, 32), (1, 4, 8))
-  ),
-)
-def test_any_number_of_devices_has_a_split(context, heads, kv_heads):
-  kv_heads = math.gcd(heads, kv_heads)
-  for wish in ("auto", "ring", "ulysses"):
-    # Ten times longer, so that no device may hold all keys.
-    split = choose(wish, context, heads, kv_heads, 10 * LONG, 256)
+@pytest.mark.parametrize("name", ["auto", "ring", "ulysses"])
+def test_any_number_of_devices_has_a_split(name):
+  for context, heads, kv_heads in itertools.product(
+    (2, 3, 4, 8, 16, 32, 64, 96), (1, 8, 24, 32), (1, 4, 8)
+  ):
+    kv_heads = math.gcd(heads, kv_heads)
+    # So long that "auto" gathers nowhere.
+    split = choose(name, context, heads, kv_heads, 10 * LONG, 256)
     assert not split.gather
     assert split.ulysses * split.ring == context
     assert heads % split.ulysses == 0
-    assert replicated(kv_heads, split.ulysses) % split.ulysses == 0
-    assert heads % replicated(kv_heads, split.ulysses) == 0
+    repeated = repeated_kv_heads(kv_heads, split.ulysses)
+    assert repeated % split.ulysses == 0
+    assert heads % repeated == 0
 
 
 @pytest.mark.parametrize(
@@ -54,7 +52,7 @@ def test_the_rule_for_long_sequences(context, heads, kv_heads, split):
   assert auto(context, heads, kv_heads) == split
 
 
-def test_short_keys_of_few_heads_are_gathered_and_long_ones_not():
+def test_auto_gathers_short_keys_of_few_heads():
   assert auto(2, 32, 8, length=4096).gather
   assert not auto(2, 32, 8, length=LONG).gather
   assert not auto(8, 32, 32, length=4096).gather  # Ulysses sends less.
@@ -64,7 +62,7 @@ def test_short_keys_of_few_heads_are_gathered_and_long_ones_not():
   assert not auto(2, 32, 8, length=most + 1).gather
 
 
-def test_the_rule_takes_what_sends_least():
+def test_auto_sends_least():
   for context, kv_heads in itertools.product((4, 12, 16, 64), (8, 32)):
     common = math.gcd(context, 32)
     all_splits = [
@@ -75,20 +73,20 @@ def test_the_rule_takes_what_sends_least():
     assert traffic(chosen, context, 32, kv_heads) == least
 
 
-def test_wishes_are_followed():
+def test_a_name_selects_its_split():
   assert choose("ring", 8, 32, 8, 64, 4) == Split(1, 8)
   assert choose("ulysses", 8, 4, 4, 64, 4) == Split(4, 2)
   assert choose("2", 8, 4, 4, 64, 4) == Split(2, 4)
   assert choose("gather", 8, 4, 4, LONG, 256) == Split(gather=True)
 
 
-@pytest.mark.parametrize("wish", ["3", "16", "8"])
-def test_a_degree_that_does_not_divide_is_refused(wish):
-  with pytest.raises(ValueError, match=rf"'{wish}'.*use one of \[1, 2, 4\]"):
-    choose(wish, 8, 12, 12, LONG, 256)
+@pytest.mark.parametrize("degree", ["3", "16", "8"])
+def test_a_degree_must_divide_devices_and_heads(degree):
+  with pytest.raises(ValueError, match=rf"'{degree}'.*use one of \[1, 2, 4\]"):
+    choose(degree, 8, 12, 12, LONG, 256)
 
 
-@pytest.mark.parametrize("wish", ["Ring", "", "0", "-2", "2.0", "all_gather"])
-def test_unknown_wishes_are_refused(wish):
-  with pytest.raises(ValueError, match="'ring', 'ulysses', 'gather'"):
-    check_wish(wish)
+@pytest.mark.parametrize("name", ["Ring", "", "0", "-2", "2.0", "all_gather"])
+def test_unknown_names_are_refused(name):
+  with pytest.raises(ValueError, match=rf"'{name}'.* ring, ulysses, gather"):
+    check_name(name)

@@ -25,7 +25,7 @@ from support.families import (
   random_params,
   shapes_once,  # noqa: F401
 )
-from support.forks import fork
+from support.zygote import fork
 
 from lumina_jax import convert
 from lumina_jax.files import schema

@@ -13,7 +13,7 @@ from etils import epath
 from PIL import Image
 from support.configs import ROOT
 from support.families import FAMILIES, random_like
-from support.forks import fork
+from support.zygote import fork
 
 from lumina_jax import infer
 from lumina_jax.commands import sample_files

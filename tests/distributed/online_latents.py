@@ -1,6 +1,6 @@
-"""Latents made on the way while a mesh of several devices is in force.
+"""Encodes latents while a mesh of several devices is active.
 
-python online_latents.py FOLDER
+Argument: a folder to write to.
 """
 
 import pathlib

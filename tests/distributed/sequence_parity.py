@@ -1,10 +1,11 @@
-"""Prints, as JSON, how far attention over 8 devices is from the definition.
+"""Prints, as JSON, errors of attention over 8 devices against the definition.
 
-A line for each split, kernel and number of kv heads, and in it for each layout
-of segments the largest relative error of the output and of each gradient.
-Arguments: which of `MESHES` and which kernels, e.g. "context=8 chunked splash".
+A line for each split, kernel and number of kv heads; in it, for each layout of
+segments, the largest relative error of the output and of each gradient.
+Arguments: one of `SPLITS`, then kernels, e.g. "context=8 chunked splash".
 """
 
+import functools
 import itertools
 import json
 import sys
@@ -16,21 +17,22 @@ from flax import linen as nn
 
 from lumina_jax.attention import attend
 from lumina_jax.attention.splash import Splash
-from lumina_jax.parallel.mesh import RULES, MeshConfig, make_mesh
+from lumina_jax.parallel.mesh import RULES, make_mesh, parse_mesh
 
 B, L, H, K = 2, 256, 8, 16
 SPLITS = {
   "context=8": ("ring", "2", "4", "ulysses", "gather"),
   "data=2,context=4": ("ring", "2", "ulysses", "gather"),
   "tensor=2,context=4": ("2", "ulysses", "auto"),
-  "data=4,context=2": ("auto",),  # Its rows do not divide: all compute both.
+  # Two rows do not divide over 4: all devices compute both.
+  "data=4,context=2": ("auto",),
 }
 
 
 def segments() -> dict[str, np.ndarray]:
-  """`i32[B, L]`: one sample that fills a row, ragged ones, several."""
+  """`i32[B, L]`: rows of one full, one short, and several samples."""
   ragged = np.zeros((B, L), np.int32)
-  ragged[0, :157], ragged[1, :3] = 1, 1  # Most devices hold padding alone.
+  ragged[0, :157], ragged[1, :3] = 1, 1  # Most devices hold only padding.
   packed = np.zeros((B, L), np.int32)
   for number, (start, stop) in enumerate([(0, 40), (40, 41), (41, 200)], 1):
     packed[0, start:stop] = number
@@ -63,6 +65,10 @@ def all_of(function):
   return run
 
 
+def attend_rows(q, k, v, ids, **options):
+  return attend(q, k, v, ids, ids, **options)
+
+
 def error(found, expected) -> float:
   """Largest difference over the largest value; infinite if any is NaN."""
   found, expected = np.asarray(found, np.float64), np.asarray(expected)
@@ -70,9 +76,7 @@ def error(found, expected) -> float:
   return float(worst) if np.isfinite(worst) else float("inf")
 
 
-def main(shape: str, *kernels: str) -> None:
-  degrees = dict(item.split("=") for item in shape.split(","))
-  config = MeshConfig(**{"data": 1} | {k: int(v) for k, v in degrees.items()})
+def main(degrees: str, *kernels: str) -> None:
   with jax.enable_x64(True):
     expected, arrays = {}, {}
     for kv_heads in (H, H // 4):
@@ -83,17 +87,18 @@ def main(shape: str, *kernels: str) -> None:
       for name, ids in segments().items():
         found = plain(*arrays[kv_heads], ids)
         expected[kv_heads, name] = [np.asarray(x) for x in found]
-  with jax.set_mesh(make_mesh(config)), nn.logical_axis_rules(RULES):
-    for kernel, wish, kv_heads in itertools.product(
-      kernels, SPLITS[shape], arrays
+  with (
+    jax.set_mesh(make_mesh(parse_mesh(degrees))),
+    nn.logical_axis_rules(RULES),
+  ):
+    for kernel, split, kv_heads in itertools.product(
+      kernels, SPLITS[degrees], arrays
     ):
-      if kernel == "dense" and wish not in ("gather", "ulysses"):
+      if kernel == "dense" and split not in ("gather", "ulysses"):
         continue
       chosen = Splash(interpret=True) if kernel == "splash" else kernel
       run = all_of(
-        lambda *a, how=(chosen, wish): attend(
-          *a, a[-1], kernel=how[0], sequence_split=how[1]
-        )
+        functools.partial(attend_rows, kernel=chosen, sequence_split=split)
       )
       inputs = [jnp.asarray(x, jnp.float32) for x in arrays[kv_heads]]
       errors = {
@@ -105,7 +110,7 @@ def main(shape: str, *kernels: str) -> None:
         ]
         for name, ids in segments().items()
       }
-      line = dict(kernel=kernel, split=wish, kv_heads=kv_heads, errors=errors)
+      line = dict(kernel=kernel, split=split, kv_heads=kv_heads, errors=errors)
       print(json.dumps(line), flush=True)
 
 

@@ -1,12 +1,13 @@
-"""Prints, as JSON, how a state of Muon, groups and frozen parameters behaves.
+"""Prints, as JSON, a state of Muon, groups and frozen parameters after updates.
 
-On all devices, parameters over fsdp: "alike", whether each moment lies as its
-parameter does; "moments", how many numbers they are; "sum", a number of what
-two updates give; "restored", whether a checkpoint gives every bit of it back.
-The argument is the folder to save to.
+For fsdp on one device and on all of them: "alike", whether each moment is
+sharded like its parameter; "moments", their number of values; "sum", a checksum
+of the parameters after two updates; "restored", whether a checkpoint restores
+every bit. Argument: the folder to save to.
 """
 
 import dataclasses
+import json
 import sys
 
 import jax
@@ -17,7 +18,8 @@ from support.configs import tiny_config
 
 from lumina_jax.parallel.mesh import MeshConfig, make_mesh
 from lumina_jax.training.checkpoint import Checkpoints
-from lumina_jax.training.optimizer import make_optimizer, trainable
+from lumina_jax.training.optimizer import make_optimizer
+from lumina_jax.training.parameter_groups import trainable_mask
 from lumina_jax.training.state import (
   TrainState,
   abstract_state,
@@ -41,7 +43,7 @@ def update(tx, state: TrainState) -> TrainState:
 
 
 def alike(state: TrainState) -> bool:
-  """Whether arrays of equal path, parameters and moments, lie alike."""
+  """Whether moments are sharded like the parameters of the same path."""
   leaves = jax.tree_util.tree_leaves_with_path(state.opt_state)
   params = {
     tuple(key.key for key in path): leaf.sharding
@@ -56,13 +58,13 @@ def alike(state: TrainState) -> bool:
   return len(found) > 20 and all(found)
 
 
-def main(folder: str) -> dict:
+def check(folder: str, devices: list[jax.Device]) -> dict:
   config = tiny_config("text_to_image")
   cfg = dataclasses.replace(
     config.optimizer, name="muon", groups=GROUPS, frozen=FROZEN
   )
   tx = make_optimizer(cfg, 10)
-  mesh = make_mesh(MeshConfig(data=1, fsdp=-1))
+  mesh = make_mesh(MeshConfig(data=1, fsdp=-1), devices)
   with jax.set_mesh(mesh):
     state = create_state(config.network, tx, mesh, 0)
     start = jax.tree.map(np.asarray, state.params)
@@ -92,11 +94,11 @@ def main(folder: str) -> dict:
       float(np.abs(np.asarray(x)).sum()) for x in jax.tree.leaves(state.params)
     ),
     "restored": all(same),
-    "frozen": moved == trainable(cfg, start),
+    "frozen": moved == trainable_mask(cfg, start),
   }
 
 
 if __name__ == "__main__":
-  import json
-
-  print(json.dumps(main(sys.argv[1])))
+  folder, devices = sys.argv[1], jax.devices()
+  results = check(f"{folder}/1", devices[:1]), check(f"{folder}/8", devices)
+  print(json.dumps(results))

@@ -7,8 +7,9 @@ import time
 import jax
 import numpy as np
 import pytest
+from PIL import Image
 from support.configs import randomised, small_config
-from support.fake_devices import HERE, begin_two, start, start_two
+from support.fake_devices import SCRIPTS, lines, result, run, run_all, start_all
 
 from lumina_jax.parallel.mesh import MeshConfig, make_mesh
 from lumina_jax.pipeline import LuminaPipeline
@@ -17,23 +18,21 @@ from lumina_jax.training import run_config
 from lumina_jax.training.checkpoint import Checkpoints
 from lumina_jax.training.state import TrainState
 
+pytestmark = pytest.mark.e2e
 
-def test_processes_are_told_the_same():
-  """In one run, since it is the start of the processes that takes time."""
-  printed = start_two(2, HERE / "told_by_all.py", "all")
-  lines = [
-    [line for line in text.splitlines() if "Gloo" not in line]
-    for text in printed
-  ]
-  assert lines[0][:-1] == ["only one says this", "and this 0"]
-  assert len(lines[1]) == 1
-  first, second = (json.loads(each[-1]) for each in lines)
+
+def test_processes_communicate():
+  """In one run, since starting processes takes most of the time."""
+  printed = run_all(2, 2, SCRIPTS / "communication.py", "together")
+  assert lines(printed[0])[:-1] == ["only the first prints this"]
+  assert len(lines(printed[1])) == 1
+  first, second = map(result, printed)
   own = {
     "first": (True, False),
     "failed": tuple(
-      f"OSError: {who}the disk is full" for who in ("", "process 0: ")
+      f"OSError: {prefix}the disk is full" for prefix in ("", "process 0: ")
     ),
-    "done": ([1], []),
+    "calls": ([1], []),
   }
   for name, values in own.items():
     assert (first.pop(name), second.pop(name)) == values
@@ -44,9 +43,8 @@ def test_processes_are_told_the_same():
   )
   assert first == {
     "count": 2,
-    "said": ["é 0", "é 1"],
-    "any": [True, False],
-    "first_says": 7,
+    "exchange": ["é 0", "é 1"],
+    "broadcast": 7,
     "local": 2,
     "rows": np.arange(8.0).reshape(4, 2).tolist(),
     "equal": "",
@@ -54,13 +52,11 @@ def test_processes_are_told_the_same():
   }
 
 
-@pytest.mark.slow
-def test_all_that_fail_alike_leave_at_once():
-  codes, _, seconds = ends("alike")
+def test_processes_that_fail_alike_exit_at_once():
+  codes, _, seconds = ends("both")
   assert codes == [3, 3] and seconds < 30
 
 
-@pytest.mark.slow
 @pytest.mark.long
 def test_one_that_fails_does_not_leave_the_other_waiting():
   codes, errors, seconds = ends("one")
@@ -69,27 +65,24 @@ def test_one_that_fails_does_not_leave_the_other_waiting():
 
 
 def ends(how: str) -> tuple[list[int], list[str], float]:
-  began = time.monotonic()
-  running = begin_two(1, HERE / "told_by_all.py", how)
+  start = time.monotonic()
+  running = start_all(2, 1, SCRIPTS / "communication.py", how)
   try:
-    errors = [process.communicate(timeout=120)[1] for process in running]
+    codes = [process.wait(120) for process in running]
   finally:
     for process in running:
       process.kill()
-  codes = [process.returncode for process in running]
-  return codes, errors, time.monotonic() - began
+  return codes, [p.stderr for p in running], time.monotonic() - start
 
 
-@pytest.mark.slow
-def test_two_processes_draw_what_one_device_draws(tmp_path):
+def test_two_processes_sample_like_one_device(tmp_path):
   one, two = tmp_path / "one", tmp_path / "two"
   one.mkdir()
   two.mkdir()
-  script = HERE / "shared_pictures.py"
-  assert json.loads(start(1, script, one)) == {"processes": 1, "devices": 1}
-  for printed in start_two(2, script, two):
-    where = json.loads(printed.splitlines()[-1])
-    assert where == {"processes": 2, "devices": 4}
+  script = SCRIPTS / "shared_samples.py"
+  assert result(run(1, script, one)) == {"processes": 1, "devices": 1}
+  for printed in run_all(2, 2, script, two):
+    assert result(printed) == {"processes": 2, "devices": 4}
   expected = np.load(one / "process_0.npz")
   assert len(expected["times"]) > 1
   for number in range(2):
@@ -103,8 +96,8 @@ def test_two_processes_draw_what_one_device_draws(tmp_path):
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory):
-  """A workdir of digits, whose network was not trained."""
+def workdir(tmp_path_factory):
+  """A run of digits whose network is random."""
   config = small_config(training__batch_rows=6)
   folder = tmp_path_factory.mktemp("runs") / "digits"
   folder.mkdir()
@@ -116,80 +109,67 @@ def run(tmp_path_factory):
   return folder
 
 
-def test_a_run_is_loaded_onto_the_mesh_given(run):
+def test_a_run_is_loaded_onto_a_mesh(workdir):
   mesh = make_mesh(MeshConfig(fsdp=-1, data=1), jax.devices()[:1])
-  step, pipe = workdirs.load_step(run, mesh)
-  assert step == 1 and pipe.mesh is mesh
-  for leaf in jax.tree.leaves(pipe.params):
+  step, components = workdirs.load_step(workdir, mesh)
+  assert step == 1 and components.mesh is mesh
+  for leaf in jax.tree.leaves(components.params):
     assert leaf.sharding.mesh == mesh
-  alone = LuminaPipeline.from_workdir(run)
+  alone = LuminaPipeline.from_workdir(workdir).components
   assert alone.mesh is None
-  jax.tree.map(np.testing.assert_array_equal, alone.params, pipe.params)
+  jax.tree.map(np.testing.assert_array_equal, alone.params, components.params)
 
 
-@pytest.mark.slow
-def test_sampling_is_of_all_and_writing_of_one(run, tmp_path):
+def test_all_processes_sample_and_the_first_writes(workdir, tmp_path):
   one, two = tmp_path / "one", tmp_path / "two"
-  words = [f"--workdir={run}", "--prompt=3 1", "--prompt=7"]
-  start(1, "-m", "lumina_jax.sample", *words, f"--output={one}")
-  printed = start_two(
-    1, HERE / "joined.py", "lumina_jax.sample", *words, f"--output={two}"
-  )
-  assert "2 pictures in" in printed[0]
-  assert not [x for x in printed[1].splitlines() if "Gloo" not in x]
+  words = [f"--workdir={workdir}", "--prompt=3 1", "--prompt=7"]
+  run(1, "lumina_jax.infer", *words, f"--output={one}")
+  printed = run_all(2, 1, "lumina_jax.infer", *words, f"--output={two}")
+  assert "2 samples in" in printed[0]
+  assert not lines(printed[1])
   names = sorted(path.name for path in one.iterdir())
   assert names == sorted(path.name for path in two.iterdir())
   for name in names:
-    a, b = (np.asarray(picture(x / name), int) for x in (one, two))
+    a, b = (np.asarray(Image.open(x / name), int) for x in (one, two))
     assert np.abs(a - b).max() <= 1
 
 
-def picture(path):
-  from PIL import Image
-
-  return Image.open(path)
-
-
-@pytest.mark.slow
-def test_sigterm_ends_sampling_at_once(run, tmp_path):
-  """In the middle of it, as its many steps keep it busy."""
-  running = begin_two(
-    1, HERE / "joined.py", "lumina_jax.sample", f"--workdir={run}",
-    "--prompt=7", f"--output={tmp_path}", "--num_inference_steps=1000000",
+def test_sigterm_ends_sampling_at_once(workdir, tmp_path):
+  running = start_all(
+    2, 1, "lumina_jax.infer", f"--workdir={workdir}", "--prompt=7",
+    f"--output={tmp_path}", "--num_inference_steps=1000000",
   )  # fmt: skip
   try:
     for process in running:
-      while "Gloo" not in process.stdout.readline():  # They have met.
-        assert process.poll() is None
-    time.sleep(5)
+      while "Gloo" not in process.stdout:  # They are connected.
+        assert process.poll() is None, process.output()
+        time.sleep(0.05)
+    time.sleep(3)  # Its many steps keep it busy.
     for process in running:
       process.send_signal(signal.SIGTERM)
-    for process in running:
-      process.communicate(timeout=60)
+    codes = {process.wait(60) for process in running}
   finally:
     for process in running:
       process.kill()
-  # One that has not been told yet may see the other die.
-  codes = {process.returncode for process in running}
+  # A process may see the other one die before its own signal arrives.
   assert -signal.SIGTERM in codes
   assert codes <= {-signal.SIGTERM, -signal.SIGABRT, 1}
   assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.slow
 @pytest.mark.long
-def test_figures_do_not_depend_on_devices_or_processes(run):
-  """Six rows a batch do not divide over four devices, nor over two of two."""
-  words = ["lumina_jax.evaluate", f"--workdir={run}", "--cells=10"]
+def test_metrics_do_not_depend_on_devices_or_processes(workdir):
+  """Six rows per batch do not divide over four devices, nor over two of two."""
+  words = ["lumina_jax.evaluate", f"--workdir={workdir}", "--cells=10"]
   found = []
-  for how in (
-    lambda: start(1, "-m", *words),
-    lambda: start(4, "-m", *words),
-    lambda: start_two(2, HERE / "joined.py", *words),
+  for start in (
+    lambda: run(1, *words),
+    lambda: run(4, *words),
+    lambda: run_all(2, 2, *words),
   ):
-    how()
-    found.append(json.loads((run / "evaluation.json").read_text()))
-    (run / "evaluation.json").unlink()
+    start()
+    found.append(json.loads((workdir / "evaluation.json").read_text()))
+    (workdir / "evaluation.json").unlink()
   for other in found[1:]:
     loss = "held_out_loss_by_time"
     np.testing.assert_allclose(other[loss], found[0][loss], rtol=1e-4)
@@ -200,30 +180,25 @@ def test_figures_do_not_depend_on_devices_or_processes(run):
       assert a | {"accuracy": 0} == b | {"accuracy": 0}
 
 
-@pytest.mark.slow
-def test_a_folder_that_cannot_be_written_ends_all(run, tmp_path):
+def test_a_folder_that_cannot_be_written_ends_all(workdir, tmp_path):
   (tmp_path / "file").write_text("")
-  running = begin_two(
-    1, HERE / "joined.py", "lumina_jax.sample", f"--workdir={run}",
-    "--prompt=7", f"--output={tmp_path / 'file' / 'below'}",
+  running = start_all(
+    2, 1, "lumina_jax.infer", f"--workdir={workdir}", "--prompt=7",
+    f"--output={tmp_path / 'file' / 'below'}",
   )  # fmt: skip
   try:
-    errors = [process.communicate(timeout=120)[1] for process in running]
+    assert [process.wait(120) for process in running] == [1, 1]
   finally:
     for process in running:
       process.kill()
-  assert all(process.returncode == 1 for process in running), errors
-  assert all("cannot write to" in error for error in errors)
+  assert all("cannot write to" in process.stderr for process in running)
 
 
-@pytest.mark.slow
-def test_latents_are_made_on_one_device_whatever_the_mesh(tmp_path):
-  printed = start(4, HERE / "online_latents.py", tmp_path)
+def test_latents_are_encoded_on_one_device_under_any_mesh(tmp_path):
+  printed = run(4, SCRIPTS / "online_latents.py", tmp_path)
   assert printed.splitlines()[-1] == "4 devices"
 
 
-@pytest.mark.slow
-def test_all_fall_back_from_what_one_of_them_cannot_read(tmp_path):
-  printed = start_two(2, HERE / "unreadable.py", tmp_path)
-  for text in printed:
-    assert text.splitlines()[-1] == "restored 2 2 4.corrupt"
+def test_all_fall_back_from_a_checkpoint_that_one_cannot_read(tmp_path):
+  for printed in run_all(2, 2, SCRIPTS / "unreadable_checkpoint.py", tmp_path):
+    assert lines(printed)[-1] == "restored 2 2 4.corrupt"

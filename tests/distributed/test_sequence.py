@@ -1,20 +1,20 @@
-"""One sequence over many devices: attention, gradients and samples are one's.
+"""One sequence over many devices: attention, gradients and samples are equal.
 
-Tolerances are of float32: sums are taken in another order there.
+Tolerances allow for float32 sums in another order.
 """
 
 import itertools
 import json
-import re
 
 import numpy as np
 import pytest
-from support.fake_devices import HERE, start, start_two
+from support.fake_devices import SCRIPTS, result, run, run_all
 
 from tests.distributed.sequence_parity import SPLITS
 
-slow = pytest.mark.slow
-long = [slow, pytest.mark.long]
+pytestmark = pytest.mark.e2e
+long = pytest.mark.long
+ONE, MIXED = "data=1", "data=2,fsdp=2,context=2"
 
 
 @pytest.mark.parametrize(
@@ -27,32 +27,32 @@ long = [slow, pytest.mark.long]
     pytest.param("data=4,context=2", ("chunked",), marks=long),
   ],
 )
-def test_attention_and_its_gradients_are_the_definition(mesh, kernels):
-  """Every split, kernel, MHA and GQA 4:1; full, ragged and packed rows."""
-  printed = start(8, HERE / "sequence_parity.py", mesh, *kernels)
-  lines = [json.loads(line) for line in printed.splitlines()]
-  found = {(x["kernel"], x["split"], x["kv_heads"]) for x in lines}
-  wanted = set(itertools.product(kernels, SPLITS[mesh], (8, 2)))
-  wanted -= set(itertools.product(["dense"], ["ring", "2", "4"], (8, 2)))
-  assert found == wanted
-  for line in lines:
-    assert set(line["errors"]) == {"full", "ragged", "packed"}
-    for layout, errors in line["errors"].items():
-      assert len(errors) == 4  # The output, and gradients of q, k and v.
-      assert max(errors) < 1e-5, (line, layout)
+def test_attention_and_its_gradients_match_the_definition(mesh, kernels):
+  """Every split and kernel, MHA and GQA 4:1; full, short and packed rows."""
+  printed = run(8, SCRIPTS / "sequence_parity.py", mesh, *kernels)
+  errors = [json.loads(line) for line in printed.splitlines()]
+  found = {(x["kernel"], x["split"], x["kv_heads"]) for x in errors}
+  expected = set(itertools.product(kernels, SPLITS[mesh], (8, 2)))
+  expected -= set(itertools.product(["dense"], ["ring", "2", "4"], (8, 2)))
+  assert found == expected
+  for x in errors:
+    assert set(x["errors"]) == {"full", "ragged", "packed"}
+    for layout, values in x["errors"].items():
+      assert len(values) == 4  # the output, and gradients of q, k and v
+      assert max(values) < 1e-5, (x, layout)
 
 
 @pytest.fixture(scope="module")
-def one_device(tmp_path_factory):
-  """Loss and every gradient of a step, on one device."""
-  file = tmp_path_factory.mktemp("one") / "gradients.npz"
-  start(1, HERE / "gradients.py", file, "data=1")
-  return np.load(file)
+def gradients(tmp_path_factory):
+  """Loss and gradients of a step on one device and on a mixed mesh."""
+  folder = tmp_path_factory.mktemp("gradients")
+  found = result(run(8, SCRIPTS / "gradients.py", folder, ONE, MIXED))
+  assert [x["devices"] for x in found] == [1, 8]
+  return np.load(folder / "0.npz"), np.load(folder / "1.npz")
 
 
-def compare(file, expected):
-  """Every gradient, to its own size; those that are 0 by nature to all."""
-  found = np.load(file)
+def compare(found, expected):
+  """Compares each gradient to its own size, and tiny ones to all."""
   assert set(found.files) == set(expected.files) and len(found.files) > 40
   largest = max(np.abs(expected[name]).max() for name in expected.files)
   for name in expected.files:
@@ -61,80 +61,64 @@ def compare(file, expected):
     assert error < 1e-5, (name, error)
 
 
-@pytest.mark.parametrize(
-  "mesh",
-  [
-    ("data=2", "fsdp=2", "context=2"),
-    pytest.param(("data=1", "context=8"), marks=long),
-    pytest.param(
-      ("data=1", "context=8", "model.sequence_split=ring"), marks=long
-    ),
-    pytest.param(("data=1", "tensor=2", "context=4"), marks=long),
-    pytest.param(
-      ("data=1", "tensor=2", "context=4", "model.remat=attention"), marks=long
-    ),
-  ],
-  ids=" ".join,
-)
-def test_every_gradient_of_a_step_is_that_of_one_device(
-  mesh, one_device, tmp_path
-):
-  printed = start(8, HERE / "gradients.py", tmp_path / "g.npz", *mesh)
-  assert json.loads(printed)["devices"] == 8
-  compare(tmp_path / "g.npz", one_device)
+def test_every_gradient_of_a_step_equals_one_device(gradients):
+  expected, found = gradients
+  compare(found, expected)
 
 
-@slow
+@long
+def test_gradients_on_other_meshes_equal_one_device(gradients, tmp_path):
+  runs = (
+    "data=1,context=8",
+    "data=1,context=8 sequence_split=ring",
+    "data=1,tensor=2,context=4",
+    "data=1,tensor=2,context=4 remat=attention",
+  )
+  run(8, SCRIPTS / "gradients.py", tmp_path, *runs)
+  for number in range(len(runs)):
+    compare(np.load(tmp_path / f"{number}.npz"), gradients[0])
+
+
+@long
 @pytest.mark.parametrize(
   ("mesh", "rows"),
   [
-    # Processes share the rows out, or each holds half of all of them.
-    pytest.param(
-      ("data=2", "fsdp=2", "context=2"), ([0, 2], [4, 6]), marks=long
-    ),
-    (("data=1", "context=8", "model.sequence_split=2"), ([0], [0])),
+    # Processes share the rows, or each holds half of every row.
+    (MIXED, ([0, 2], [4, 6])),
+    ("data=1,context=8 sequence_split=2", ([0], [0])),
   ],
   ids=["rows", "length"],
 )
-@pytest.mark.long
-def test_two_processes_have_the_gradients_of_one(
-  mesh, rows, one_device, tmp_path
+def test_gradients_in_two_processes_equal_one_device(
+  mesh, rows, gradients, tmp_path
 ):
-  printed = start_two(4, HERE / "gradients.py", tmp_path / "g.npz", *mesh)
-  # Around it they print who they talk to.
-  told = [json.loads(re.search(r'{"dev.*}', text)[0]) for text in printed]
-  assert [x["devices"] for x in told] == [8, 8]
-  assert tuple(x["rows"] for x in told) == rows
-  compare(tmp_path / "g.npz", one_device)
+  printed = run_all(2, 4, SCRIPTS / "gradients.py", tmp_path, mesh)
+  found = [result(text)[0] for text in printed]
+  assert [x["devices"] for x in found] == [8, 8]
+  assert tuple(x["rows"] for x in found) == rows
+  compare(np.load(tmp_path / "0.npz"), gradients[0])
 
 
-@slow
-@pytest.mark.long
-def test_a_picture_of_16384_tokens_is_that_of_one_device(tmp_path):
+@long
+def test_a_sample_of_16384_tokens_equals_one_device(tmp_path):
   """Its one row, guided, is rounded up to two."""
-  script = HERE / "one_picture.py"
-  start(1, script, tmp_path / "one.npy")
-  mesh = "fsdp=2", "context=4"
-  printed = start(8, script, tmp_path / "eight.npy", *mesh)
-  assert json.loads(printed) == {"devices": 8, "parts": 8}
-  one, eight = (np.load(tmp_path / f"{n}.npy") for n in ("one", "eight"))
+  words = tmp_path, ONE, "fsdp=2,context=4"
+  found = result(run(8, SCRIPTS / "long_sample.py", *words))
+  assert found[1] == {"devices": 8, "shards": 8}
+  one, eight = (np.load(tmp_path / f"{number}.npy") for number in range(2))
   assert one.std() > 0.5
   np.testing.assert_allclose(eight, one, atol=2e-5 * np.abs(one).max())
 
 
-@slow
-@pytest.mark.long
-def test_pictures_guided_for_part_of_the_time_are_those_of_one_device(tmp_path):
+@long
+def test_samples_guided_for_part_of_the_time_equal_one_device(tmp_path):
   """Sharded programs with a branch, and with a loop of any length, agree."""
-  script = HERE / "guided_pictures.py"
-  start(1, script, tmp_path / "one.npz")
-  printed = start(4, script, tmp_path / "four.npz", "data=2", "context=2")
-  assert json.loads(printed) == {"devices": 4}
-  one, four = (np.load(tmp_path / f"{name}.npz") for name in ("one", "four"))
+  run(4, SCRIPTS / "guided_samples.py", tmp_path, ONE, "data=2,context=2")
+  one, four = (np.load(tmp_path / f"{number}.npz") for number in range(2))
   assert np.abs(one["ab2"] - one["always"]).max() > 0.1  # The branch matters.
   assert one["dopri5 evaluations"][0] > 13  # The loop runs more than once.
   for name in one.files:
     size = np.abs(one[name]).max()
-    # An adaptive solver makes other steps of other roundings.
+    # Rounding changes the steps of an adaptive solver.
     atol = (1e-3 if name == "dopri5" else 2e-5) * size
     np.testing.assert_allclose(four[name], one[name], atol=atol, err_msg=name)

@@ -93,7 +93,8 @@ def test_features_are_those_of_the_language_model():
     lambda x: rng.standard_normal(x.shape, np.float32), shapes
   )
   encoder = CaptionEncoder(CFG, Letters(), lambda: params)
-  for caption, features in zip(CAPTIONS, encoder.encode(CAPTIONS), strict=True):
+  captions = CAPTIONS[:4]  # A batch of the shape of `row`: one program.
+  for caption, features in zip(captions, encoder.encode(captions), strict=True):
     row = np.zeros((2, 4, 32), np.int32)
     row[0, 0, : len(caption) + 1] = Letters()(caption)
     row[1, 0, : len(caption) + 1] = 1
@@ -237,6 +238,12 @@ def test_a_file_that_cannot_be_written_leaves_nothing(
   with pytest.raises(OSError, match="No space left"):
     make(cache=tmp_path).encode(["a fox"])
   assert list(tmp_path.iterdir()) == []
+
+
+def test_a_cache_that_cannot_be_written_to_is_refused_at_once(make, tmp_path):
+  (tmp_path / "file").touch()
+  with pytest.raises(OSError, match=r"cannot write to .*file/cache"):
+    make(cache=tmp_path / "file" / "cache")
 
 
 def test_a_system_prompt_precedes_captions_as_it_is(make):

@@ -51,7 +51,7 @@ def test_codecs_follow_the_protocol(autoencoder):
     assert codec.factors == factors
     assert (codec.channels, codec.latent_channels) == (3, 4)
     assert codec.params is autoencoder.params and codec.cfg is SMALL
-    with processes.devices_of(codec.params):
+    with processes.use_mesh_of(codec.params):
       pass
   assert not isinstance(object(), Codec)
 

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from support.autoencoder import random_params
 
+from lumina_jax.encoders import autoencoder as codec_module
 from lumina_jax.encoders.autoencoder import Autoencoder
 from lumina_jax.encoders.tiles import (
   blend_weights,
@@ -15,6 +16,7 @@ from lumina_jax.encoders.tiles import (
   tile_starts,
 )
 from lumina_jax.encoders.vae import VaeConfig
+from lumina_jax.parallel import processes
 
 CELL = 8
 CFG = VaeConfig(widths=(16, 32, 32, 32), norm_groups=8, layers=1)
@@ -98,6 +100,25 @@ def test_tiles_of_batches_of_frames():
   assert shapes == {(2, 8, 8, 1)}
 
 
+class Remote:
+  """An array on devices of other processes, which numpy cannot read."""
+
+  def __init__(self, value):
+    self.value, self.shape = value, value.shape
+
+  def __array__(self, *args, **options):
+    raise RuntimeError("spans non-addressable devices")
+
+
+def test_parts_may_lie_on_devices_of_several_processes(monkeypatch):
+  monkeypatch.setattr(
+    processes, "gather", lambda x: x.value if isinstance(x, Remote) else x
+  )
+  x = np.random.default_rng(0).standard_normal((3, 10, 24, 1), np.float32)
+  out = run_in_parts(lambda x: Remote(double(x)), x, 1, 2, 8, 2)
+  np.testing.assert_allclose(out, double(x), atol=1e-6)
+
+
 def smooth(rows, columns, channels, seed):
   """A sum of twelve waves of at most four periods a side."""
   rng = np.random.default_rng(seed)
@@ -154,7 +175,14 @@ def test_seams_of_a_smooth_image_are_less_than_a_byte_shows(monkeypatch):
   autoencoder = Autoencoder(CFG, tame(random_params(CFG)))
   latents = smooth(56, 56, 4, 0) * CFG.scaling_factor
   whole = np.asarray(autoencoder.decode(latents))
-  autoencoder.tile = 256
+  autoencoder.tile, outputs = 256, []
+  decode = codec_module._decode
+
+  def recorded(*args, **options):
+    outputs.append(decode(*args, **options))
+    return outputs[-1]
+
+  monkeypatch.setattr(codec_module, "_decode", recorded)
   tiles = autoencoder.decode(latents)
   assert tiles.shape == whole.shape == (448, 448, 3)
   assert np.abs(tiles - whole).max() > 0.01 * np.ptp(whole)  # They do differ.
@@ -162,6 +190,8 @@ def test_seams_of_a_smooth_image_are_less_than_a_byte_shows(monkeypatch):
   assert 0 < largest < 1 / 255, largest * 255
   # Other places show no more either, unlike without blending.
   monkeypatch.setattr("lumina_jax.encoders.tiles.blend_weights", hard_weights)
+  again = iter(outputs)
+  monkeypatch.setattr(codec_module, "_decode", lambda *_, **__: next(again))
   edged = autoencoder.decode(latents)
   for axis in (-3, -2):
     most = excess(edged, whole, axis).max()

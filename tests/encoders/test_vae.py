@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import linen as nn
-from support.autoencoder import SMALL, random_params, uniform
+from support.autoencoder import SMALL
 
 from lumina_jax.encoders import vae
 from lumina_jax.encoders.vae import PUBLISHED, VaeConfig, boxed_shapes
@@ -39,15 +39,6 @@ def test_published_configs(name, channels, scale, shift):
 def test_published_parameter_counts(name, size):
   shapes = nn.unbox(boxed_shapes(PUBLISHED[name]))
   assert sum(x.size for x in jax.tree.leaves(shapes)) == size
-
-
-def test_the_log_variance_is_clamped():
-  params = random_params(SMALL)
-  moments = jax.jit(vae.moments, static_argnums=0)
-  for value, clamped in ((90.0, 20.0), (-90.0, -30.0)):
-    params["encoder"]["quant"]["bias"][4:] = value
-    _, logvar = moments(SMALL, params, uniform(1, 8, 8, 3))
-    assert (np.asarray(logvar) == clamped).all()
 
 
 def test_the_middle_needs_no_matrix_of_scores():

@@ -1,4 +1,6 @@
-"""Pictures of files: every mode of Pillow, and files that are none."""
+"""Image files of every mode, and what callers pass as an image."""
+
+import pathlib
 
 import numpy as np
 import pytest
@@ -15,7 +17,7 @@ GREY = (SHADES / 127.5 - 1)[..., None]
 
 
 def saved(image, path, **options):
-  """A picture as it comes back from a file."""
+  """An image as it comes back from a file."""
   image.save(path, **options)
   return image_file.open(path)
 
@@ -28,7 +30,7 @@ def close(image, expected, channels, atol=0.005):
 
 
 def palette(indices, colours, mode="P"):
-  """A picture whose bytes stand for colours of a table."""
+  """An image whose bytes are indices of colours."""
   image = Image.fromarray(np.asarray(indices, np.uint8)).convert(mode)
   image.putpalette(np.ravel(colours).astype(np.uint8).tobytes())
   return image
@@ -86,7 +88,7 @@ def test_fractions(tmp_path):
       image_file.pixels(Image.fromarray(np.float32([[0, wrong]])), 1)
 
 
-def test_what_shows_through_is_white(tmp_path):
+def test_transparency_becomes_white(tmp_path):
   image = Image.fromarray(np.uint8(RED))
   for name in ("red.png", "red.webp"):
     found = saved(image, tmp_path / name, lossless=True)
@@ -100,7 +102,7 @@ def test_what_shows_through_is_white(tmp_path):
   close(image.convert("RGBa"), ON_WHITE, 3)
 
 
-def test_colours_of_a_table(tmp_path):
+def test_palettes(tmp_path):
   table = [[255, 0, 0], [0, 0, 255]]
   expected = np.asarray([[[1, -1, -1], [-1, -1, 1]]])
   for suffix in ("png", "gif"):
@@ -117,8 +119,8 @@ def test_colours_of_a_table(tmp_path):
   close(both, clear, 3)
 
 
-def test_a_colour_that_stands_for_nothing(tmp_path):
-  """PNGs without transparency of their own may name one such colour."""
+def test_a_transparent_colour(tmp_path):
+  """PNGs without an alpha channel may name one such colour."""
   red = Image.fromarray(np.uint8([[[255, 0, 0], [0, 0, 255]]]))
   found = saved(red, tmp_path / "red.png", transparency=(255, 0, 0))
   close(found, [[[1, 1, 1], [-1, -1, 1]]], 3)
@@ -132,7 +134,7 @@ def test_a_colour_that_stands_for_nothing(tmp_path):
 
 
 @pytest.mark.parametrize("mode", ["CMYK", "YCbCr"])
-def test_other_spaces_of_colours(tmp_path, mode):
+def test_other_colour_spaces(tmp_path, mode):
   image = Image.new("RGB", (16, 16), (255, 0, 0)).convert(mode)
   found = saved(image, tmp_path / "red.tif")
   assert found.mode == mode
@@ -151,15 +153,15 @@ def test_photographs_stand_upright(tmp_path):
   close(found, np.concatenate([black, -black]), 3, atol=0.05)
 
 
-def test_pictures_that_cannot_be_used():
-  for size, said in (((0, 3), "0 x 3"), ((3, 0), "3 x 0")):
+def test_images_that_cannot_be_used():
+  for size, sides in (((0, 3), "0 x 3"), ((3, 0), "3 x 0")):
     for mode in ("RGB", "F", "RGBA"):
-      with pytest.raises(ValueError, match=f"{said}: no pixels"):
+      with pytest.raises(ValueError, match=f"image of {sides} has no pixels"):
         image_file.pixels(Image.new(mode, size), 3)
   with pytest.raises(ValueError, match=r"mode LAB: .* L .*to RGB first"):
     image_file.pixels(Image.new("LAB", (2, 2)), 1)
-  with pytest.raises(ValueError, match=r"draws 4 channels.* with a vae"):
-    image_file.pixels(Image.new("RGB", (2, 2)), 4)
+  with pytest.raises(ValueError, match="latents of 4 channels"):
+    image_file.load(Image.new("RGB", (2, 2)), 1, 4)
 
 
 def test_files_that_cannot_be_opened(tmp_path, monkeypatch):
@@ -169,7 +171,9 @@ def test_files_that_cannot_be_opened(tmp_path, monkeypatch):
     image_file.open(tmp_path)
   text = tmp_path / "text.png"
   text.write_text("a snowman")
-  with pytest.raises(ValueError, match=r"--image=.*text\.png is no picture"):
+  with pytest.raises(
+    ValueError, match=r"--image=.*text\.png is not a readable"
+  ):
     image_file.open(text, "--image")
   file = tmp_path / "half.png"
   noise = np.random.default_rng(0).integers(256, size=(64, 64), dtype=np.uint8)
@@ -182,3 +186,90 @@ def test_files_that_cannot_be_opened(tmp_path, monkeypatch):
   monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
   with pytest.raises(ValueError, match=r"too many pixels.* make it smaller"):
     image_file.open(str(file))
+
+
+def test_arrays_of_bytes_and_fractions_are_images():
+  whole = Image.fromarray(SHADES)
+  expected = image_file.pixels(whole, 1)
+  for image in (SHADES, SHADES[..., None], SHADES / 255, whole):
+    for values in (image, [image]):
+      one, two = image_file.load(values, 2, 1)
+      np.testing.assert_allclose(one, expected, atol=1e-6)
+      np.testing.assert_array_equal(one, two)
+  both = np.stack([SHADES, 255 - SHADES])[..., None]
+  one, other = image_file.load(both, 2, 1)
+  np.testing.assert_allclose(one, expected, atol=1e-6)
+  np.testing.assert_allclose(other, -expected, atol=1e-6)
+
+
+class Tensor:
+  """What tensors of torch offer; numpy cannot read their bfloat16."""
+
+  def __init__(self, values, dtype):
+    self.values, self.dtype = values, f"torch.{dtype}"
+    self.ndim = values.ndim
+
+  def detach(self):
+    return self
+
+  float = cpu = detach
+
+  def numpy(self):
+    return self.values.astype(np.float32)
+
+
+def test_tensors_are_read_by_their_dtype():
+  expected = image_file.pixels(Image.fromarray(SHADES), 1)
+  for tensor in (Tensor(SHADES, "uint8"), Tensor(SHADES / 255, "bfloat16")):
+    found = image_file.load(tensor, 1, 1)[0]
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+  ("image", "message"),
+  [
+    ("cat.png", r"image = 'cat\.png': open it first, e\.g\. by PIL\.Image\.op"),
+    (["cat.png"], r"image = 'cat\.png': open it first"),
+    (pathlib.Path("cat.png"), r"Path\('cat\.png'\): open it first"),
+    (b"\x89PNG", "image = bytes: open it first"),
+    ([], "image has 0 values for 1 prompts"),
+    ([[0.0, 1.0], [1.0, 0.0]], "type list: pass a PIL image or an array"),
+    ((0.5, 0.5), "type float"),
+    (0.5, "type float"),
+    ([None], "type NoneType"),
+    ({}, "type dict"),
+    (np.zeros((0, 8, 1)), r"shape \(0, 8, 1\) has no pixels"),
+    (np.zeros(8), r"shape \(8,\): this pipeline takes \(H, W, 1\)"),
+    (np.zeros((8, 8, 3), np.uint8), r"\(8, 8, 3\): .* \(H, W, 1\)"),
+    (SHADES.astype(int), "from 0 to 255: pass bytes, or numbers from 0 to 1"),
+    (SHADES * np.nan, "pass bytes, or numbers from 0 to 1"),
+  ],
+)
+def test_values_that_are_no_image_are_named(image, message):
+  with pytest.raises(ValueError, match=message):
+    image_file.load(image, 1, 1)
+
+
+def test_enlarging_repeats_every_pixel():
+  small = np.random.default_rng(0).integers(0, 255, (8, 24), np.uint8)
+  large = np.asarray(image_file.enlarge(Image.fromarray(small)))
+  np.testing.assert_array_equal(large[::16, ::16], small)
+  np.testing.assert_array_equal(large[15::16, 15::16], small)
+
+
+def test_latents_of_any_number_of_channels_become_an_image():
+  for channels, mode in ((1, "L"), (2, "RGB"), (3, "RGB"), (16, "RGB")):
+    latents = np.random.default_rng(0).uniform(-2, 2, (4, 6, channels))
+    image = image_file.to_pil(latents)
+    assert image.size == (6, 4) and image.mode == mode
+    if channels == 2:
+      assert not np.asarray(image)[..., 2].any()
+
+
+def test_saving_keeps_metadata_and_leaves_no_temporary_file(tmp_path):
+  path = tmp_path / "a.png"
+  image_file.save(Image.fromarray(SHADES), path, {"parameters": "größer"})
+  assert [p.name for p in tmp_path.iterdir()] == ["a.png"]
+  found = Image.open(path)
+  assert found.text == {"parameters": "größer"}
+  np.testing.assert_array_equal(np.asarray(found), SHADES)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from support.families import FAMILIES, NEXT, random_params, small
 
-from lumina_jax.attention import kernels, library
+from lumina_jax.attention import dot_product, kernels
 from lumina_jax.backbone.config import NEXT_IMAGENET
 from lumina_jax.backbone.rope import RopeScaling
 from lumina_jax.model import velocity
@@ -37,7 +37,7 @@ def params_of(cfg):
 
 
 def text_of(count: int) -> dict[str, np.ndarray]:
-  """Features of which each sample has a word less than the one before."""
+  """Features; each sample has a word less than the one before."""
   mask = np.arange(5) < 5 - np.arange(count)[:, None]
   return {"text": normal(count, 5, 24, seed=1), "text_mask": mask.astype(int)}
 
@@ -57,23 +57,16 @@ def label_params():
   return params_of(LABEL)
 
 
-@pytest.fixture(autouse=True, scope="module")
-def compile_quickly():
-  jax.config.update("jax_disable_most_optimizations", True)
-  yield
-  jax.config.update("jax_disable_most_optimizations", False)
-
-
 def assert_close(found, expected):
   np.testing.assert_allclose(found, expected, atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize(
   "cfg",
-  [TEXT, pytest.param(FLAG, marks=pytest.mark.slow)],
+  [TEXT, pytest.param(FLAG, marks=pytest.mark.e2e)],
   ids=["next", "flag"],
 )
-def test_different_sizes_side_by_side_are_each_what_they_are_alone(cfg):
+def test_samples_of_different_sizes_do_not_depend_on_each_other(cfg):
   params, given = params_of(cfg), text_of(3)
   latents = [normal(h, w, 4, seed=h + w) for h, w in ((4, 6), (8, 4), (2, 2))]
   together = predict_velocity(cfg, params, latents, TIME, **given)
@@ -103,14 +96,14 @@ def test_a_batch_is_a_list_and_numpy_is_jax(params):
   assert np.abs(single - batch).max() > 1e-3
 
 
-def test_text_that_is_masked_out_does_not_matter(params):
+def test_masked_text_does_not_matter(params):
   x, given = normal(3, 8, 6, 4), text_of(3)
   expected = predict_velocity(TEXT, params, x, 0.5, **given)
   masked = given["text_mask"][..., None] == 0
   changed = given | {"text": np.where(masked, 1e3, given["text"])}
   found = predict_velocity(TEXT, params, x, 0.5, **changed)
   np.testing.assert_array_equal(found, expected)
-  # None counts all, as ones do; none at all still gives numbers.
+  # Without a mask all count; without any text the result is finite.
   text = {"text": given["text"]}
   everything = predict_velocity(TEXT, params, x, 0.5, **text)
   ones = text | {"text_mask": np.ones((3, 5))}
@@ -122,7 +115,7 @@ def test_text_that_is_masked_out_does_not_matter(params):
   assert np.isfinite(predict_velocity(TEXT, params, x, 0.5, **nothing)).all()
 
 
-def test_text_of_unlike_lengths_is_text_with_a_mask(params):
+def test_texts_of_different_lengths_are_masked(params):
   x, given = normal(3, 8, 6, 4), text_of(3)
   expected = predict_velocity(TEXT, params, x, TIME, **given)
   pieces = [t[: 5 - i] for i, t in enumerate(given["text"])]
@@ -134,7 +127,7 @@ def test_text_of_unlike_lengths_is_text_with_a_mask(params):
   found = predict_velocity(TEXT, params, list(x), TIME, text=on_device)
   assert all(isinstance(v, np.ndarray) for v in found)
   assert_close(np.stack(found), expected)
-  # Of one length they are a batch, and take a mask; it may be a list, too.
+  # Texts of one length form a batch, and take a mask; lists are arrays.
   mask = given["text_mask"].tolist()
   text = list(given["text"])
   for words in (text, given["text"], given["text"].tolist()):
@@ -154,7 +147,7 @@ def test_audio_has_one_axis():
   np.testing.assert_array_equal(batch, jnp.stack(pieces))
 
 
-@pytest.mark.slow
+@pytest.mark.e2e
 def test_audio_of_different_lengths_side_by_side():
   params, given = params_of(AUDIO), text_of(2)
   latents = [normal(7, 5), normal(4, 5, seed=1)]
@@ -179,7 +172,7 @@ def test_derivatives_and_jit_pass_through(label_params):
   np.testing.assert_allclose(jnp.vdot(slopes, step), expected, rtol=1e-2)
 
 
-def test_rules_take_the_place_of_what_the_network_says(label_params):
+def test_a_rule_replaces_that_of_the_config(label_params):
   cfg = dataclasses.replace(LABEL, rope_linear=2.0, rope_ntk=3.0)
   x = normal(2, 8, 8, 1)
 
@@ -197,7 +190,7 @@ def test_rules_take_the_place_of_what_the_network_says(label_params):
   assert_close(split[1], predict(RopeScaling("ntk_plain", 3.0), 0.3)[1])
 
 
-@pytest.mark.slow
+@pytest.mark.e2e
 def test_proportional_attention_counts_the_tokens_of_each_sample(label_params):
   latents = [normal(8, 8, 1), normal(4, 4, 1)]  # 16 and 4 tokens.
 
@@ -229,7 +222,7 @@ def test_nearby_resolutions_share_one_program(label_params):
   assert velocity._apply._cache_size() == programs
 
 
-def test_rows_are_of_eight_lengths_an_octave_and_waste_an_eighth():
+def test_rows_have_eight_lengths_an_octave_and_waste_an_eighth():
   counts = range(1, 5000)
   lengths = [velocity._ladder([LABEL.grid(2, 2 * n)]) for n in counts]
   pairs = zip(counts, lengths, strict=True)
@@ -243,26 +236,35 @@ def test_rows_are_of_eight_lengths_an_octave_and_waste_an_eighth():
 @pytest.mark.parametrize(
   ("given", "named"),
   [
-    (dict(latents=[]), "latents: there are none"),
-    (dict(latents=normal(2, 4, 8, 8)), "(2, 4, 8, 8); expected B x (H, W, 4)"),
-    (dict(latents=normal(8, 8, 4)), "(8, 8, 4); expected B x (H, W, 4), chan"),
+    (dict(latents=[]), "latents is empty"),
+    (
+      dict(latents=normal(2, 4, 8, 8)),
+      "(2, 4, 8, 8); expected B x (axis 0, axis 1, 4)",
+    ),
+    (
+      dict(latents=normal(8, 8, 4)),
+      "(8, 8, 4); expected B x (axis 0, axis 1, 4), chan",
+    ),
     (
       dict(latents=[normal(8, 8, 4), normal(8, 8)]),
-      "latents[1] has shape (8, 8); expected (H, W, 4)",
+      "latents[1] has shape (8, 8); expected (axis 0, axis 1, 4)",
     ),
     (dict(latents=normal(2, 8, 7, 4)), "size 7 of (8, 7)"),
-    (dict(time=1.5), "time = 1.5: from 0 (noise) to 1 (data)"),
+    (dict(time=1.5), "time = 1.5: must be from 0 (noise) to 1 (data)"),
     (dict(time=-0.1), "time = -0.1"),
     (dict(time=np.float32([0.5, np.nan])), "time = nan"),
-    (dict(time=[250, 0.5]), "time = 250.0: from 0"),
+    (dict(time=[250, 0.5]), "time = 250.0: must be from 0"),
     (dict(time=TIME), "time has shape (3,); expected one number, or 2"),
-    (dict(text=None, text_mask=None), "text is needed: features f32[B, S, 24]"),
+    (
+      dict(text=None, text_mask=None),
+      "text is missing: pass features f32[B, S, 24]",
+    ),
     (dict(text=normal(2, 5, 23)), "(2, 5, 23); expected (2, S, 24)"),
     (dict(text=normal(3, 5, 24)), "(3, 5, 24); expected (2, S, 24)"),
     (dict(text=normal(2, 24)), "(2, 24); expected (2, S, 24)"),
     (dict(text_mask=np.ones((2, 4))), "(2, 4); expected (2, 5)"),
     (dict(text_mask=np.ones(5)), "text_mask has shape (5,)"),
-    (dict(text=[], text_mask=None), "text: there is none"),
+    (dict(text=[], text_mask=None), "text is empty"),
     (
       dict(text=[normal(5, 24), normal(3, 23)], text_mask=None),
       "text[1] has shape (3, 23); expected (S, 24)",
@@ -276,7 +278,7 @@ def test_rows_are_of_eight_lengths_an_octave_and_waste_an_eighth():
       "text has shape (1, 5, 24); expected (2, S, 24)",
     ),
     (dict(text_mask=[[1, 1, 1, 1, 0]]), "(1, 5); expected (2, 5)"),
-    (dict(label=[1, 2]), "label: this network knows no classes"),
+    (dict(label=[1, 2]), "label: this network has no classes"),
     (dict(rope=2.0), "rope = 2.0: expected a RopeScaling"),
     (dict(rope="yarn"), "rope = 'yarn': expected a RopeScaling"),
     (dict(rope=RopeScaling("linear", TIME)), "rope.scale has shape (3,)"),
@@ -288,7 +290,7 @@ def test_rows_are_of_eight_lengths_an_octave_and_waste_an_eighth():
     (dict(proportional_attention_base=1), "proportional_attention_base = 1"),
   ],
 )
-def test_what_does_not_fit_is_named(given, named):
+def test_arguments_that_do_not_fit_are_named(given, named):
   usual = dict(latents=normal(2, 8, 8, 4), time=0.5, **text_of(2))
   with pytest.raises(ValueError, match=re.escape(named)):
     predict_velocity(TEXT, None, **usual | given)
@@ -297,34 +299,37 @@ def test_what_does_not_fit_is_named(given, named):
 @pytest.mark.parametrize(
   ("given", "named"),
   [
-    (dict(label=None), "label is needed: a class from 0 to 9, or 10 for none"),
-    (dict(label=[1, 11]), "label = 11: from 0 to 10"),
-    (dict(label=-1), "label = -1: from 0 to 10"),
-    (dict(label=1.7), "label is of type float64; classes are integers"),
-    (dict(label=jnp.ones(2)), "label is of type float32; classes are integers"),
-    (dict(label=True), "label is of type bool; classes are integers"),
+    (
+      dict(label=None),
+      "label is missing: pass a class from 0 to 9, or 10 for the null",
+    ),
+    (dict(label=[1, 11]), "label = 11: must be from 0 to 10"),
+    (dict(label=-1), "label = -1: must be from 0 to 10"),
+    (dict(label=1.7), "label has type float64; pass integers"),
+    (dict(label=jnp.ones(2)), "label has type float32; pass integers"),
+    (dict(label=True), "label has type bool; pass integers"),
     (dict(label=[1, 2, 3]), "label has shape (3,); expected one number, or 2"),
-    (dict(text=normal(2, 5, 24)), "text: this network takes none"),
-    (dict(text_mask=np.ones((2, 5))), "text_mask: there is no text to mask"),
+    (dict(text=normal(2, 5, 24)), "text: this network takes no text"),
+    (dict(text_mask=np.ones((2, 5))), "text_mask without text"),
   ],
 )
-def test_what_a_network_of_classes_does_not_take(given, named):
+def test_arguments_of_a_class_network_that_do_not_fit(given, named):
   usual = dict(latents=normal(2, 8, 8, 1), time=0.5, label=1)
   with pytest.raises(ValueError, match=re.escape(named)):
     predict_velocity(LABEL, None, **usual | given)
 
 
 def test_audio_takes_latents_without_a_height():
-  expected = "latents has shape (1, 5, 20, 4); expected B x (T, 5)"
+  expected = "latents has shape (1, 5, 20, 4); expected B x (axis 0, 5)"
   with pytest.raises(ValueError, match=re.escape(expected)):
     predict_velocity(AUDIO, None, normal(1, 5, 20, 4), 0.5, **text_of(1))
 
 
 @pytest.mark.parametrize("on", [np.asarray, jnp.asarray], ids=["host", "jax"])
-def test_a_kernel_that_knows_lengths_only_reads_the_right_words(
+def test_a_kernel_that_reads_lengths_reads_the_right_words(
   params, on, monkeypatch
 ):
-  """Words that count may stand anywhere in the mask; cuDNN wants them first."""
+  """The mask may have gaps; cuDNN needs the words that count first."""
   x, text = normal(1, 4, 6, 4), normal(1, 5, TEXT.text_width)
   given = dict(text=on(text), text_mask=on([[0, 1, 1, 0, 1]]))
   expected = predict_velocity(TEXT, params, x, 0.3, **given)
@@ -332,7 +337,7 @@ def test_a_kernel_that_knows_lengths_only_reads_the_right_words(
   def by_length(q, k, v, q_segments, kv_segments):
     words = (kv_segments != 0).sum(axis=1, keepdims=True)
     first = jnp.arange(kv_segments.shape[1]) < words
-    return library.dense(q, k, v, q_segments, first.astype(jnp.int32))
+    return dot_product.dense(q, k, v, q_segments, first.astype(jnp.int32))
 
   monkeypatch.setattr(kernels, "choose", lambda *_, **__: by_length)
   other = dataclasses.replace(TEXT, norm_eps=1.001e-5)  # Compiled anew.

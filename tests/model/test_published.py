@@ -20,7 +20,7 @@ every_published = pytest.mark.parametrize(
 
 
 def is_published(family, variant) -> bool:
-  """Nobody has published networks for video, or a wide one for images."""
+  """No network for video has been published, and no wide one for images."""
   wide = family is text_to_image and variant == "flag_7b"
   return variant != "tiny" and family is not text_to_video and not wide
 
@@ -45,7 +45,7 @@ def test_published_networks_build_and_come_back_equal(
   assert (count < 1e6) == (variant == "tiny")
 
 
-def test_the_widest_network_that_reads_text_has_8_4_billion_parameters():
+def test_the_widest_text_network_has_8_4_billion_parameters():
   """Width and depth of the published 7B, text of the published 5B."""
   model = text_to_image.MODELS["flag_7b"]
   assert parameters(model) == 8_371_077_136
@@ -59,7 +59,7 @@ def test_the_widest_network_that_reads_text_has_8_4_billion_parameters():
 
 
 @pytest.mark.parametrize("variant", ["flag_5b", "flag_7b", "next_2b"])
-def test_video_networks_have_a_third_axis_and_nothing_else(variant):
+def test_video_networks_differ_by_a_third_axis(variant):
   of_images = text_to_image.MODELS[variant]
   model = text_to_video.MODELS[variant]
   assert dataclasses.replace(model, patch=(2, 2)) == of_images
@@ -78,9 +78,9 @@ def test_rows_of_videos_divide_over_many_devices(variant):
   assert run.data.row_tokens % (128 * 8) == 0
   frames = {size[0] for size in run.data.sizes}
   assert len(frames) > 1 and (32, 64, 64) in run.data.sizes
-  # 128 frames, of the size that 32 of are trained, still find a rung.
+  # 128 frames, of the size that 32 of are trained, still fit the ladder.
   longest = run.model.grid(128, 64, 64).num_tokens
-  assert run.data.row_tokens < longest <= run.sampling.ladder[-1][0]
+  assert run.data.row_tokens < longest <= run.sizes.ladder[-1][0]
 
 
 @every_published
@@ -102,7 +102,7 @@ def test_published_data_fill_their_rows(family, variant):
 
 @every_published
 def test_published_recipes(family, variant):
-  """The numbers of the original's launch scripts, of video the paper's."""
+  """As in the launch scripts of the original; video as in the paper."""
   config = family.get_config(variant)
   images = config.training.batch_rows * config.data.row_samples
   assert config.optimizer.clip == 2.0 and not config.optimizer.warmup_steps

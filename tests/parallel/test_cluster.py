@@ -1,11 +1,16 @@
-"""Which processes make up a run."""
+"""The processes of a run: flags, environment, SLURM, TPU slices."""
 
 import pytest
 
 from lumina_jax.parallel import cluster, processes
-from lumina_jax.parallel.cluster import COORDINATOR, COUNT, NUMBER, Place
+from lumina_jax.parallel.cluster import (
+  COORDINATOR,
+  NUM_PROCESSES,
+  PROCESS_ID,
+  Cluster,
+)
 
-TOLD = {COORDINATOR: "host:1234", COUNT: "4", NUMBER: "2"}
+ENVIRON = {COORDINATOR: "host:1234", NUM_PROCESSES: "4", PROCESS_ID: "2"}
 STEP = {
   "SLURM_JOB_ID": "4097",
   "SLURM_STEP_NUM_TASKS": "4",
@@ -16,92 +21,95 @@ STEP = {
 }
 
 
-def test_flags_and_environment_say_the_same():
-  place = Place("host:1234", 4, 2)
-  assert cluster.told("host:1234", 4, 2, {}) == place
-  assert cluster.told("", 0, -1, TOLD) == place
-  assert cluster.told("host:1234", 4, 2, TOLD) == place
-  mixed = {name: TOLD[name] for name in (COORDINATOR, COUNT)}
-  assert cluster.told("", 0, 2, mixed) == place
-  first = cluster.told("", 0, 0, mixed)
-  assert first == Place("host:1234", 4, 0)  # 0 is a number, and not nothing.
+def test_flags_and_environment_are_equivalent():
+  expected = Cluster("host:1234", 4, 2)
+  assert cluster.from_flags("host:1234", 4, 2, {}) == expected
+  assert cluster.from_flags("", 0, -1, ENVIRON) == expected
+  assert cluster.from_flags("host:1234", 4, 2, ENVIRON) == expected
+  mixed = {name: ENVIRON[name] for name in (COORDINATOR, NUM_PROCESSES)}
+  assert cluster.from_flags("", 0, 2, mixed) == expected
+  first = cluster.from_flags("", 0, 0, mixed)
+  assert first == Cluster("host:1234", 4, 0)  # 0 counts as given.
 
 
-def test_nothing_said_is_nothing():
-  assert cluster.told("", 0, -1, {}) is None
-  assert cluster.told("", 0, -1, dict.fromkeys(TOLD, "")) is None
+def test_without_flags_and_environment_there_is_no_cluster():
+  assert cluster.from_flags("", 0, -1, {}) is None
+  assert cluster.from_flags("", 0, -1, dict.fromkeys(ENVIRON, "")) is None
 
 
 def test_one_process_needs_no_others():
-  assert cluster.told("", 1, -1, {}).count == 1
-  assert cluster.told("", 0, -1, {COUNT: "1", NUMBER: "0"}).count == 1
+  assert cluster.from_flags("", 1, -1, {}).num_processes == 1
+  environ = {NUM_PROCESSES: "1", PROCESS_ID: "0"}
+  assert cluster.from_flags("", 0, -1, environ).num_processes == 1
 
 
 @pytest.mark.parametrize(
-  ("given", "environ", "message"),
+  ("flags", "environ", "message"),
   [
-    (("host:1", 0, -1), {}, f"{COORDINATOR}=host:1 is.*{COUNT} and {NUMBER}"),
-    (("", 2, 1), {}, rf"{COUNT}=2 {NUMBER}=1 is given, but not {COORDINATOR}:"),
-    (("", 0, -1), {NUMBER: "0"}, f"{NUMBER}=0 is.*{COORDINATOR} and {COUNT}"),
+    (("host:1", 0, -1), {}, "LUMINA_COORDINATOR=host:1 is.*PROCESSES and.*ID"),
+    (("", 2, 1), {}, r"PROCESSES=2 .*_ID=1 is given, but not .*COORDINATOR:"),
+    (("", 0, -1), {PROCESS_ID: "0"}, "_ID=0 is.*COORDINATOR and .*PROCESSES"),
     (("host:1", 2, 2), {}, r"LUMINA_PROCESS_ID=2: processes count from 0 to 1"),
     (("host:1", 2, -2), {}, r"LUMINA_PROCESS_ID=-2: processes count"),
     (("host", 2, 0), {}, r"LUMINA_COORDINATOR='host': write host:port"),
-    (("", 8, -1), TOLD, r"8 was asked for, but LUMINA_NUM_PROCESSES=4"),
-    (("", 0, 0), TOLD, r"0 was asked for, but LUMINA_PROCESS_ID=2"),
-    (("", 0, -1), TOLD | {COUNT: "four"}, r"='four': must be a number"),
+    (("", 8, -1), ENVIRON, r"flag says 8, but LUMINA_NUM_PROCESSES=4"),
+    (("", 0, 0), ENVIRON, r"flag says 0, but LUMINA_PROCESS_ID=2"),
+    (
+      ("", 0, -1),
+      ENVIRON | {NUM_PROCESSES: "four"},
+      r"='four': must be a number",
+    ),
     (("", 1, 1), {}, COORDINATOR),
   ],
 )
-def test_half_told_is_an_error(given, environ, message):
+def test_incomplete_or_contradictory_values_are_refused(
+  flags, environ, message
+):
   with pytest.raises(ValueError, match=message):
-    cluster.told(*given, environ)
+    cluster.from_flags(*flags, environ)
 
 
 def test_tasks_of_a_slurm_step():
-  place = cluster.of_slurm(STEP)
-  assert place == Place("node007:61441", 4, 3, None)
+  assert cluster.from_slurm(STEP) == Cluster("node007:61441", 4, 3, None)
   for nodes, host in (("a", "a"), ("a,b", "a"), ("n-1-[3,5]", "n-1-3")):
-    place = cluster.of_slurm(STEP | {"SLURM_STEP_NODELIST": nodes})
-    assert place.coordinator == f"{host}:61441"
+    found = cluster.from_slurm(STEP | {"SLURM_STEP_NODELIST": nodes})
+    assert found.coordinator_address == f"{host}:61441"
 
 
-def test_tasks_that_share_a_host_share_its_accelerators_out():
+def test_tasks_of_one_host_use_one_accelerator_each():
   shared = STEP | {"SLURM_STEP_NUM_NODES": "1", "SLURM_LOCALID": "3"}
-  assert cluster.of_slurm(shared).devices == [3]
+  assert cluster.from_slurm(shared).local_device_ids == [3]
   several = shared | {"CUDA_VISIBLE_DEVICES": "0,1,2,3"}
-  assert cluster.of_slurm(several).devices == [3]
+  assert cluster.from_slurm(several).local_device_ids == [3]
   one = shared | {"CUDA_VISIBLE_DEVICES": "3"}
-  assert cluster.of_slurm(one).devices is None
+  assert cluster.from_slurm(one).local_device_ids is None
 
 
-def test_a_shell_on_an_allocation_is_alone():
+def test_a_shell_on_an_allocation_is_one_process():
   alone = {"SLURM_JOB_ID": "1", "SLURM_NTASKS": "8", "SLURM_PROCID": "0"}
-  assert cluster.of_slurm(alone) is None
-  assert cluster.of_slurm(alone | {"SLURM_STEP_NUM_TASKS": "1"}) is None
+  assert cluster.from_slurm(alone) is None
+  assert cluster.from_slurm(alone | {"SLURM_STEP_NUM_TASKS": "1"}) is None
 
 
 @pytest.fixture
 def slices(monkeypatch):
-  """Stands for what JAX finds on TPU hosts; nobody asks a real server."""
-  asked = []
+  """Replaces JAX's TPU clusters, which query a metadata server."""
 
   class Slice:
-    hosts, there = 4, True
+    hosts, present, queries = 4, True, 0
 
     @classmethod
     def is_env_present(cls):
-      asked.append("there?")
-      return cls.there
+      cls.queries += 1
+      return cls.present
 
     @classmethod
     def get_process_count(cls):
-      asked.append("how many?")
       if cls.hosts is None:
         raise ConnectionError("no route to the server")
       return cls.hosts
 
-  monkeypatch.setattr(cluster, "SLICES", (Slice,))
-  Slice.asked = asked
+  monkeypatch.setattr(cluster, "TPU_CLUSTERS", (Slice,))
   return Slice
 
 
@@ -116,56 +124,56 @@ def tpu(monkeypatch, platforms="tpu,cpu"):
 
 
 @pytest.mark.parametrize("platforms", ["cpu", "cuda,cpu", "", None])
-def test_without_a_tpu_nobody_is_asked(slices, monkeypatch, platforms):
+def test_without_a_tpu_no_server_is_queried(slices, monkeypatch, platforms):
   tpu(monkeypatch, platforms)
-  assert cluster.hosts_of_slice({}) == 1
-  assert not slices.asked
+  assert cluster.slice_hosts({}) == 1
+  assert not slices.queries
 
 
 def test_hosts_of_a_slice(slices, monkeypatch):
   tpu(monkeypatch)
-  assert cluster.hosts_of_slice({}) == 4
-  assert cluster.hosts_of_slice({"TPU_PROCESS_BOUNDS": "1,1,1"}) == 1
-  slices.there = False
-  assert cluster.hosts_of_slice({}) == 1
+  assert cluster.slice_hosts({}) == 4
+  assert cluster.slice_hosts({"TPU_PROCESS_BOUNDS": "1,1,1"}) == 1
+  slices.present = False
+  assert cluster.slice_hosts({}) == 1
 
 
-def test_a_tpu_host_that_cannot_ask_says_what_to_set(slices, monkeypatch):
+def test_a_metadata_server_that_fails_is_reported(slices, monkeypatch):
   tpu(monkeypatch)
   slices.hosts = None
-  with pytest.raises(OSError, match=rf"no route to the server.*{COUNT}=1"):
-    cluster.hosts_of_slice({})
+  with pytest.raises(
+    OSError, match=rf"no route to the server.*{NUM_PROCESSES}=1"
+  ):
+    cluster.slice_hosts({})
 
 
-def test_start_does_nothing_for_one_process(monkeypatch):
-  for name in TOLD:
+def test_initialize_does_nothing_for_one_process(monkeypatch):
+  for name in ENVIRON:
     monkeypatch.delenv(name, raising=False)
 
   def never(*_, **__):
-    raise AssertionError("joined somebody")
+    raise AssertionError("connected")
 
   monkeypatch.setattr(processes.jax.distributed, "initialize", never)
-  processes.start()
-  processes.start(count=1)
-  monkeypatch.setenv(COUNT, "2")
-  with pytest.raises(ValueError, match=f"{COORDINATOR} and {NUMBER}"):
-    processes.start()
+  processes.initialize()
+  processes.initialize(num_processes=1)
+  monkeypatch.setenv(NUM_PROCESSES, "2")
+  with pytest.raises(ValueError, match=f"{COORDINATOR} and {PROCESS_ID}"):
+    processes.initialize()
 
 
-def test_in_one_process_everything_is_agreed(capsys):
+def test_one_process_needs_no_communication(capsys):
   assert processes.count() == 1 and processes.is_first()
-  processes.say("a", 1)
-  with processes.one_voice():
-    print("b")
-  assert capsys.readouterr().out == "a 1\nb\n"
+  with processes.only_first_prints():
+    print("a")
+  assert capsys.readouterr().out == "a\n"
   processes.barrier("here")
-  processes.agree("whatever")
+  processes.check_equal("whatever")
   assert processes.exchange("x") == ["x"]
-  assert processes.any_of(True) and not processes.any_of(False)
-  assert processes.first_says(5) == 5
+  assert processes.broadcast(5) == 5
   processes.finish()
-  with pytest.raises(SystemExit) as left:
+  with pytest.raises(SystemExit) as exit:
     processes.finish(2)
-  assert left.value.code == 2
+  assert exit.value.code == 2
   with pytest.raises(KeyError, match="as it was raised"):
     processes.on_first(lambda: {}["as it was raised"])

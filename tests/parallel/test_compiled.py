@@ -1,10 +1,14 @@
-"""Memory of compiled programs, and what compilers say when it is short."""
+"""Memory of compiled programs, and compiler errors about it."""
 
 import jax
 import jax.numpy as jnp
 import pytest
 
-from lumina_jax.parallel.compiled import TooLarge, compile_program, too_large
+from lumina_jax.parallel.compiled import (
+  OutOfMemory,
+  compile_program,
+  parse_out_of_memory,
+)
 
 EARLY = (
   "RESOURCE_EXHAUSTED: Ran out of memory on HBM, the total memory required for "
@@ -20,25 +24,26 @@ VMEM = (
 )
 
 
-@pytest.mark.parametrize(("message", "needed"), [(EARLY, 27.16), (LATE, 17.06)])
-def test_what_libtpu_says_of_hbm(message, needed):
-  gib = 2**30
-  assert too_large(message) == TooLarge(round(needed * gib), round(15.75 * gib))
+GPU = "RESOURCE_EXHAUSTED: Out of memory while trying to allocate 123 bytes"
+GIB = 2**30
 
 
-def test_what_a_gpu_says():
-  message = (
-    "RESOURCE_EXHAUSTED: Out of memory while trying to allocate 123 bytes"
-  )
-  assert too_large(message) == TooLarge(123, 0)
+@pytest.mark.parametrize(
+  ("message", "expected"),
+  [
+    (EARLY, OutOfMemory(round(27.16 * GIB), round(15.75 * GIB))),
+    (LATE, OutOfMemory(round(17.06 * GIB), round(15.75 * GIB))),
+    (GPU, OutOfMemory(123, 0)),
+    (VMEM, None),
+    ("INVALID_ARGUMENT: no", None),
+    ("", None),
+  ],
+)
+def test_errors_about_device_memory_are_parsed(message, expected):
+  assert parse_out_of_memory(message) == expected
 
 
-@pytest.mark.parametrize("message", [VMEM, "INVALID_ARGUMENT: no", ""])
-def test_other_errors_are_not_about_hbm(message):
-  assert too_large(message) is None
-
-
-def test_they_surface_whole():
+def test_other_compiler_errors_are_raised():
   class Broken:
     def compile(self):
       raise jax.errors.JaxRuntimeError(VMEM)
@@ -47,7 +52,7 @@ def test_they_surface_whole():
     compile_program(Broken(), jax.devices()[:1])
 
 
-def test_the_peak_counts_arguments_results_and_what_lies_between():
+def test_the_peak_counts_arguments_results_and_temporaries():
   def program(x):
     return jnp.sort(jnp.sort(x @ x, axis=0) @ x, axis=1)
 

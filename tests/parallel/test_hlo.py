@@ -1,4 +1,4 @@
-"""Collectives and kernels, read off the text of compiled programs."""
+"""Collectives and kernels in the text of compiled programs."""
 
 import json
 import subprocess
@@ -9,7 +9,7 @@ from support.configs import ROOT, fake_devices
 
 from lumina_jax.parallel.hlo import Hlo, Traffic
 
-# Loops within loops on 2 x 4 devices, a row of 32 float32 = 128 bytes each.
+# Nested loops on 2 x 4 devices, a row of 32 float32 = 128 bytes each.
 CODE = """
 import json, jax, jax.numpy as jnp
 from jax.sharding import AxisType, PartitionSpec as P
@@ -37,8 +37,8 @@ found = Hlo(text).traffic(8)
 print(json.dumps({k: [t.count, t.sent] for k, t in found.items()}))
 """
 
-# As libtpu prints it: no trip counts, groups as axes of a mesh, and a gather
-# whose pieces stand in the fusions of two computations.
+# In libtpu's format: no trip counts, groups as mesh axes, and a gather whose
+# pieces are in the fusions of two computations.
 TPU = """HloModule jit_step, is_scheduled=true
 
 %add (x: f32[], y: f32[]) -> f32[] {
@@ -113,6 +113,7 @@ condition=%outer_condition, body=%outer_body
 """
 
 
+@pytest.mark.e2e
 def test_each_collective_counts_as_often_as_its_loops_run():
   done = subprocess.run(
     [sys.executable, "-c", CODE],
@@ -132,12 +133,12 @@ def test_each_collective_counts_as_often_as_its_loops_run():
   }
 
 
-def test_what_libtpu_prints():
+def test_the_format_of_libtpu():
   gathered, summed = 16 * 8 * 2, 16 * 4
   assert Hlo(TPU).traffic(8) == {
-    # Pieces of one gather count once, and not as often as the loop beside it.
+    # Pieces of one gather count once, not as often as the loop next to it.
     "all-gather": Traffic(10, 10 * 3 / 4 * gathered),
-    # Of all eight devices, and of pairs.
+    # Among all eight devices, and among pairs.
     "all-reduce": Traffic(2, 2 * (7 / 8 + 1 / 2) * summed),
     "reduce-scatter": Traffic(1, 3 / 4 * summed),
     "collective-permute": Traffic(60, 60 * 4 * 8 * 2),

@@ -1,12 +1,8 @@
 """The mesh and the rules that place arrays on it."""
 
 import itertools
-import json
 import math
-import subprocess
-import sys
 import types
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +12,6 @@ from flax import linen as nn
 from jax.experimental import mesh_utils
 from jax.sharding import AbstractMesh, AxisType
 from jax.sharding import PartitionSpec as P
-from support.configs import fake_devices
 
 from lumina_jax.parallel import mesh as mesh_module
 from lumina_jax.parallel.mesh import (
@@ -25,109 +20,108 @@ from lumina_jax.parallel.mesh import (
   MeshConfig,
   make_mesh,
   mesh_axes,
+  parse_mesh,
   replicated,
   shardings,
 )
 
-ROOT = Path(__file__).parents[2]
-DEGREES = {
-  "default": {},
-  "fsdp": dict(data=1, fsdp=-1),
-  "rest": dict(data=-1, fsdp=2, tensor=2),
-  "context": dict(data=2, context=-1, tensor=2),
-  "none": dict(data=1, fsdp=2, context=2, tensor=2),
-  "too_few": dict(data=2, fsdp=2),
-  "too_many": dict(data=1, fsdp=16),
-  "odd": dict(data=-1, fsdp=3),
-  "larger": dict(data=-1, fsdp=16),
-  "outer": dict(data=1, fsdp=-1, tensor=2, dcn_data=2),
-  "outer_same_axis": dict(data=1, fsdp=4, dcn_fsdp=2),
-  "one_process": dict(dcn_data=-1),
-  "rest_of_slices": dict(fsdp=2, dcn_data=-1, dcn_fsdp=2),
-  "three_slices": dict(dcn_data=3),
-  "slice_too_small": dict(data=1, fsdp=8, dcn_data=2),
-}
-CODE = """
-import json, sys, jax
-from lumina_jax.parallel.mesh import MeshConfig, make_mesh
-found = {}
-for name, degrees in json.loads(sys.argv[1]).items():
-  try:
-    mesh = make_mesh(MeshConfig(**degrees))
-    ids = sorted(device.id for device in mesh.devices.flat)
-    found[name] = [*mesh.devices.shape, ids == list(range(8))]
-  except ValueError as error:
-    found[name] = str(error)
-print(json.dumps(found))
-"""
+
+class FakeDevice(types.SimpleNamespace):
+  """The attributes of a device that a layout depends on."""
+
+  platform, device_kind, core_on_chip = "tpu", "TPU v6 lite", 0
+  __hash__ = object.__hash__
 
 
-@pytest.fixture(scope="module")
-def on_eight_devices():
-  """What `make_mesh` gives or raises for each of DEGREES on 8 devices."""
-  done = subprocess.run(
-    [sys.executable, "-c", CODE, json.dumps(DEGREES)],
-    cwd=ROOT,
-    env=fake_devices(8),
-    capture_output=True,
-    text=True,
-    check=True,
-  )
-  return json.loads(done.stdout)
+def tpus(slices: int) -> list[FakeDevice]:
+  """Slices of 4 x 4 chips."""
+  coords = list(itertools.product(range(4), range(4), [0]))
+  return [
+    FakeDevice(id=16 * s + n, slice_index=s, process_index=s, coords=at)
+    for s in range(slices)
+    for n, at in enumerate(coords)
+  ]
+
+
+def cpus(processes: int = 1) -> list[FakeDevice]:
+  """Eight devices."""
+  return [
+    FakeDevice(
+      id=n, process_index=n * processes // 8, platform="cpu", device_kind="cpu"
+    )
+    for n in range(8)
+  ]
+
+
+@pytest.fixture
+def grid(monkeypatch):
+  """`make_mesh` as an array of devices, since `Mesh` needs real ones."""
+  monkeypatch.setattr(mesh_module, "Mesh", lambda devices, *_, **__: devices)
+  return lambda devices, **degrees: make_mesh(MeshConfig(**degrees), devices)
 
 
 @pytest.mark.parametrize(
-  ("name", "shape"),
+  ("degrees", "shape"),
   [
-    ("default", [8, 1, 1, 1]),
-    ("fsdp", [1, 8, 1, 1]),
-    ("rest", [2, 2, 1, 2]),
-    ("context", [2, 1, 2, 2]),
-    ("none", [1, 2, 2, 2]),
-    ("outer", [2, 2, 1, 2]),
-    ("outer_same_axis", [1, 8, 1, 1]),
-    ("one_process", [8, 1, 1, 1]),
-    ("rest_of_slices", [2, 4, 1, 1]),
+    (dict(), (8, 1, 1, 1)),
+    (dict(data=1, fsdp=-1), (1, 8, 1, 1)),
+    (dict(data=-1, fsdp=2, tensor=2), (2, 2, 1, 2)),
+    (dict(data=2, context=-1, tensor=2), (2, 1, 2, 2)),
+    (dict(data=1, fsdp=2, context=2, tensor=2), (1, 2, 2, 2)),
+    (dict(data=1, fsdp=-1, tensor=2, dcn_data=2), (2, 2, 1, 2)),
+    (dict(data=1, fsdp=4, dcn_fsdp=2), (1, 8, 1, 1)),
+    (dict(dcn_data=-1), (8, 1, 1, 1)),
+    (dict(fsdp=2, dcn_data=-1, dcn_fsdp=2), (2, 4, 1, 1)),
   ],
 )
-def test_minus_1_takes_the_rest_of_the_devices(on_eight_devices, name, shape):
-  assert on_eight_devices[name] == [*shape, True]
+def test_minus_1_takes_the_rest_of_the_devices(grid, degrees, shape):
+  found = grid(cpus(), **degrees)
+  assert found.shape == shape
+  assert sorted(device.id for device in found.flat) == list(range(8))
+
+
+def test_dcn_minus_1_is_one_group_per_process(grid):
+  found = grid(cpus(processes=4)[::-1], dcn_data=-1, data=1, fsdp=-1)
+  process = np.vectorize(lambda device: device.process_index)
+  assert process(found[:, :, 0, 0]).tolist() == [[i, i] for i in range(4)]
 
 
 @pytest.mark.parametrize(
-  ("name", "needed"),
-  [("too_few", 4), ("too_many", 16), ("odd", 6), ("larger", 16)],
-)
-def test_degrees_that_do_not_fit_are_refused(on_eight_devices, name, needed):
-  message = on_eight_devices[name]
-  assert f"needs {needed} devices, there are 8" in message
-  assert "config.mesh" in message
-
-
-@pytest.mark.parametrize(
-  ("name", "message"),
+  ("devices", "degrees", "message"),
   [
-    ("three_slices", "8 devices do not divide into 3 equal slices"),
-    ("slice_too_small", "needs 8 devices, there are 4 in each of 2 slices"),
+    (cpus(), dict(data=2, fsdp=2), "needs 4 devices, there are 8; set config"),
+    (cpus(), dict(data=1, fsdp=16), "needs 16 devices, there are 8"),
+    (cpus(), dict(data=-1, fsdp=3), "needs 6 devices, there are 8"),
+    (cpus(), dict(data=-1, fsdp=16), "needs 16 devices, there are 8"),
+    (cpus(), dict(dcn_data=3), "8 devices do not divide into 3 equal slices"),
+    (cpus(), dict(data=1, fsdp=8, dcn_data=2), "are 4 in each of 2 slices"),
+    (cpus(), dict(data=0), "at most one of them -1"),
+    (cpus(), dict(fsdp=-2), "at most one of them -1"),
+    (cpus(), dict(data=-1, fsdp=-1), "at most one of them -1"),
+    (cpus(), dict(dcn_tensor=0), "at most one of them -1"),
+    (cpus(), dict(dcn_data=-1, dcn_fsdp=-1), "at most one of them -1"),
+    (tpus(2), dict(), "needs 1 slices, there are 2 of 16 devices each"),
+    (tpus(2), dict(dcn_data=4), "'dcn_data': 4.* 4 slices, there are 2"),
+    (tpus(2), dict(data=3, dcn_fsdp=-1), "3 devices, there are 16 in each"),
+    (tpus(2)[:-1], dict(dcn_data=2), r"different numbers .*\{0: 16, 1: 15\}"),
   ],
 )
-def test_slices_that_do_not_fit_are_refused(on_eight_devices, name, message):
-  assert message in on_eight_devices[name]
+def test_degrees_that_do_not_fit_are_refused(devices, degrees, message):
+  with pytest.raises(ValueError, match=message):
+    make_mesh(MeshConfig(**degrees), devices)
+
+
+def test_flags_are_parsed():
+  assert parse_mesh("fsdp=4, tensor=2") == MeshConfig(data=1, fsdp=4, tensor=2)
+  assert parse_mesh("data=-1") == MeshConfig(data=-1)
 
 
 @pytest.mark.parametrize(
-  "degrees",
-  [
-    dict(data=0),
-    dict(fsdp=-2),
-    dict(data=-1, fsdp=-1),
-    dict(dcn_tensor=0),
-    dict(dcn_data=-1, dcn_fsdp=-1),
-  ],
+  "text", ["", "dta=3", "data", "data=0", "data=-2", "data=x", "fsdp=2,fsdp=2"]
 )
-def test_senseless_degrees_are_refused(degrees):
-  with pytest.raises(ValueError, match="at most one of them -1"):
-    make_mesh(MeshConfig(**degrees))
+def test_bad_flags_are_refused(text):
+  with pytest.raises(ValueError, match=r"is not one of data=N, fsdp=N"):
+    parse_mesh(text)
 
 
 def test_the_mesh_has_automatic_axes():
@@ -135,22 +129,6 @@ def test_the_mesh_has_automatic_axes():
   assert mesh.axis_names == AXES
   assert mesh.axis_types == (AxisType.Auto,) * 4
   assert replicated(mesh).is_fully_replicated
-
-
-class Chip(types.SimpleNamespace):
-  """What a layout asks of a TPU chip of a 4 x 4 slice."""
-
-  platform, device_kind, core_on_chip = "tpu", "TPU v6 lite", 0
-  __hash__ = object.__hash__
-
-
-def chips(slices: int) -> list[Chip]:
-  coords = list(itertools.product(range(4), range(4), [0]))
-  return [
-    Chip(id=16 * s + n, slice_index=s, process_index=s, coords=at)
-    for s in range(slices)
-    for n, at in enumerate(coords)
-  ]
 
 
 @pytest.mark.parametrize(
@@ -162,14 +140,11 @@ def chips(slices: int) -> list[Chip]:
     ((1, 16, 1, 1), (1, 1, 1, 1)),
   ],
 )
-def test_slices_stand_outside_as_jax_lays_them(monkeypatch, within, across):
-  devices = chips(math.prod(across))
-  degrees = zip((*AXES, *(f"dcn_{a}" for a in AXES)), within + across,
-                strict=True)  # fmt: skip
-  # A mesh wants real devices; what counts is where they would stand.
-  monkeypatch.setattr(mesh_module, "Mesh", lambda grid, *_, **__: grid)
-  # Slices may come in any order.
-  found = make_mesh(MeshConfig(**dict(degrees)), devices[::-1])
+def test_slices_are_outermost_as_in_jax(grid, within, across):
+  devices = tpus(math.prod(across))
+  names = *AXES, *(f"dcn_{axis}" for axis in AXES)
+  degrees = dict(zip(names, within + across, strict=True))
+  found = grid(devices[::-1], **degrees)  # Slices may come in any order.
   expected = mesh_utils.create_hybrid_device_mesh(
     within, across, devices, allow_split_physical_axes=True
   )
@@ -179,28 +154,9 @@ def test_slices_stand_outside_as_jax_lays_them(monkeypatch, within, across):
   np.testing.assert_array_equal(ids(found), ids(expected))
 
 
-def test_degrees_may_split_what_is_one_axis_of_chips(monkeypatch):
-  monkeypatch.setattr(mesh_module, "Mesh", lambda grid, *_, **__: grid)
-  found = make_mesh(MeshConfig(data=1, fsdp=8, context=2), chips(1))
+def test_degrees_can_split_an_axis_of_chips(grid):
+  found = grid(tpus(1), data=1, fsdp=8, context=2)
   assert found.shape == (1, 8, 2, 1)
-
-
-@pytest.mark.parametrize(
-  ("degrees", "message"),
-  [
-    (dict(), r"needs 1 slices, there are 2 of 16 devices each"),
-    (dict(dcn_data=4), r"'dcn_data': 4.* needs 4 slices, there are 2"),
-    (dict(data=3, dcn_fsdp=-1), r"needs 3 devices, there are 16 in each of 2"),
-  ],
-)
-def test_degrees_that_do_not_fit_slices_are_refused(degrees, message):
-  with pytest.raises(ValueError, match=message):
-    make_mesh(MeshConfig(**degrees), chips(2))
-
-
-def test_slices_of_unlike_sizes_are_refused():
-  with pytest.raises(ValueError, match=r"unlike numbers .*\{0: 16, 1: 15\}"):
-    make_mesh(MeshConfig(dcn_data=2), chips(2)[:-1])
 
 
 def abstract(data=1, fsdp=1, context=1, tensor=1):
@@ -225,7 +181,7 @@ def boxed(shape, names):
     ((7, 8), (None, "text"), P(None, ("fsdp", "context"))),
   ],
 )  # fmt: skip
-def test_parameters_lie_where_the_rules_say(shape, names, spec):
+def test_parameters_are_sharded_by_the_rules(shape, names, spec):
   mesh = abstract(fsdp=2, context=2, tensor=2)
   found = shardings(boxed(shape, names), mesh)["kernel"]
   assert found.mesh == mesh
@@ -242,8 +198,8 @@ def test_a_dimension_that_does_not_divide_is_refused(shape, size, degree):
     shardings(boxed(shape, ("embed", "heads")), mesh)
 
 
-def test_fewer_heads_of_keys_than_devices_are_named_with_the_way_out():
-  """As 8 of the 2B network with GQA over 16."""
+def test_too_few_kv_heads_are_named_with_the_way_out():
+  """8 kv heads, as in the 2B network with GQA, over 16 devices."""
   names = ("embed", "heads", "head_dim")
   tree = {"attention": {"key": boxed((64, 8, 4), names)}}
   with pytest.raises(ValueError) as error:

@@ -1,4 +1,4 @@
-"""Every published network on several meshes: nothing dropped, all alike."""
+"""Published networks on several meshes: no mesh axis is dropped."""
 
 import functools
 import importlib
@@ -29,12 +29,12 @@ def abstract(degrees) -> AbstractMesh:
 @functools.cache
 def traced(name):
   """Boxed shapes of a network, and the logical axes of its activations."""
-  cfg, seen = PUBLISHED[name], set()
+  cfg, activations = PUBLISHED[name], set()
   rows, length = 2, 4
 
   def constrain(x, names):
     assert len(names) == x.ndim
-    seen.add(tuple(names))
+    activations.add(tuple(names))
     return x
 
   segments = jnp.ones((rows, length), jnp.int32)
@@ -55,12 +55,12 @@ def traced(name):
     boxed = jax.eval_shape(DiT(cfg).init, jax.random.key(0), tokens, condition)[
       "params"
     ]
-  return boxed, seen
+  return boxed, activations
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_no_axis_is_dropped_on_any_mesh(name):
-  """`shardings` raises where one is, and every large kernel is cut."""
+  """`shardings` raises if one is, and every large kernel is sharded."""
   boxed, _ = traced(name)
   for degrees in MESHES:
     mesh = abstract(degrees)
@@ -68,18 +68,18 @@ def test_no_axis_is_dropped_on_any_mesh(name):
     for array, sharding in zip(
       jax.tree.leaves(nn.unbox(boxed)), jax.tree.leaves(placed), strict=True
     ):
-      cut = math.prod(array.shape) // math.prod(
+      shards = math.prod(array.shape) // math.prod(
         sharding.shard_shape(array.shape)
       )
       if math.prod(array.shape) > 2**22:
-        assert cut >= mesh.shape["fsdp"] * mesh.shape["context"]
+        assert shards >= mesh.shape["fsdp"] * mesh.shape["context"]
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_activations_name_no_mesh_axis_twice(name):
-  seen = traced(name)[1]
-  assert ("act_batch", "act_length", "act_embed") in seen
-  for names in seen:
+  activations = traced(name)[1]
+  assert ("act_batch", "act_length", "act_embed") in activations
+  for names in activations:
     used = [axis for logical in names for axis in mesh_axes(logical)]
     assert len(used) == len(set(used)), names
 
@@ -93,15 +93,15 @@ def test_activations_name_no_mesh_axis_twice(name):
     ("imagenet", "moe_both_600m"),
   ],
 )
-def test_averages_and_moments_lie_where_their_parameters_do(family, variant):
+def test_ema_and_moments_are_sharded_like_their_parameters(family, variant):
   run = parse(importlib.import_module(f"configs.{family}").get_config(variant))
   optimizer = make_optimizer(run.optimizer, 10)
   mesh = abstract((2, 4, 2, 4))
   state, placed = state_shardings(run.network, optimizer, mesh)
   assert isinstance(placed, TrainState)
-  of_params = jax.tree.leaves(placed.params)
-  assert jax.tree.leaves(placed.ema) == of_params
-  # Adam has two moments of each parameter, beside counts of steps.
+  param_shardings = jax.tree.leaves(placed.params)
+  assert jax.tree.leaves(placed.ema) == param_shardings
+  # Adam has two moments per parameter, and counts of steps.
   shapes = jax.tree.leaves(state.opt_state)
   moments = [
     sharding
@@ -110,6 +110,6 @@ def test_averages_and_moments_lie_where_their_parameters_do(family, variant):
     )
     if shape.ndim
   ]
-  assert moments == of_params * 2
+  assert moments == param_shardings * 2
   counts = len(shapes) - len(moments)
   assert 0 < counts == sum(not shape.ndim for shape in shapes)

@@ -5,7 +5,8 @@ import numpy as np
 import optax
 import pytest
 
-from lumina_jax.training.optimizer import OptimizerConfig, make_optimizer
+from lumina_jax.training.optimizer import make_optimizer
+from lumina_jax.training.optimizer_config import OptimizerConfig
 
 torch = pytest.importorskip(
   "torch", reason="torch is an oracle: pip install -r requirements-parity.txt"

@@ -4,12 +4,15 @@ import dataclasses
 import functools
 import itertools
 import types
+import unicodedata
 
 import jax
 import numpy as np
 import pytest
+from support.captions import CLEANED
 from support.tokenizer import SENTENCES, write_tokenizer
 
+from lumina_jax.encoders import caption_cleaning
 from lumina_jax.encoders.caption_encoder import CaptionEncoder
 from lumina_jax.encoders.language import encode_tokens
 from lumina_jax.encoders.tokenizer import Tokenizer
@@ -248,3 +251,38 @@ def test_captions_are_encoded_as_in_a_diffusers_pipeline(tmp_path):
   lengths = [len(rows) for rows in features]
   assert lengths == real.sum(axis=1).tolist() and max(lengths) == 24
   assert_close(np.concatenate(features), expected.numpy()[real])
+
+
+def test_captions_are_cleaned_as_in_a_diffusers_pipeline(monkeypatch):
+  """With our HTML parser in place of the libraries that diffusers calls."""
+  lumina = pytest.importorskip("diffusers.pipelines.lumina.pipeline_lumina")
+
+  def soup(text, features):
+    return types.SimpleNamespace(text=caption_cleaning._without_tags(text))
+
+  fix = types.SimpleNamespace(
+    fix_text=lambda text: unicodedata.normalize("NFC", text)
+  )
+  monkeypatch.setattr(lumina, "BeautifulSoup", soup, raising=False)
+  monkeypatch.setattr(lumina, "ftfy", fix, raising=False)
+  monkeypatch.setattr(lumina, "is_bs4_available", lambda: True)
+  monkeypatch.setattr(lumina, "is_ftfy_available", lambda: True)
+  pipeline = object.__new__(lumina.LuminaPipeline)
+  captions = [
+    *CLEANED,
+    " ".join(CLEANED),
+    "".join(CLEANED),
+    "a\\b/c|d{e}f[g]h(i)~¡¿*",
+    "\"'quoted'\" _and_ - so: on",
+    "10 : 30 was 12:34 ",
+    "x2.5×3 2х4",
+    "mail me: a.b@c.org, or c.org/x/",
+  ]
+  expected = pipeline._text_preprocessing(captions, clean_caption=True)
+  assert [
+    caption_cleaning.clean_caption(caption) for caption in captions
+  ] == expected
+  expected = pipeline._text_preprocessing(captions)
+  assert [
+    caption_cleaning.normalize(caption) for caption in captions
+  ] == expected

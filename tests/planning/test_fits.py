@@ -1,6 +1,6 @@
-"""Programs that must fit, compiled whole by the TPU's own compiler.
+"""Programs that must fit, compiled by the real TPU compiler.
 
-One at a time, in a process of its own: libtpu keeps what it has compiled.
+Each runs in its own process, since libtpu keeps compiled programs in memory.
 """
 
 import json
@@ -14,9 +14,9 @@ FLAG_7B = "--config=configs/text_to_image.py:flag_7b"
 NEXT_2B = "--config=configs/text_to_image.py:next_2b_gqa"
 GIB = 2**30
 
-# What is compiled, kernels in it, and the most GiB that a device may need.
+# Flags, kernels in the program, and the limit of GiB per device.
 TARGETS = {
-  # Two kernels forwards, four backwards; attention to text forwards again.
+  # Two kernels forward, four backward; attention to text is recomputed.
   "7b v5p attention": (
     [FLAG_7B, "--topology=v5p:2x2x1", "--tokens=131072", "--remat=attention"],
     7,
@@ -39,7 +39,7 @@ TARGETS = {
   ),
   "7b v5p 512k sampler": (
     [FLAG_7B, "--topology=v5p:2x2x2", "--tokens=524288", "--sample"],
-    4,  # Two evaluations a step, of self-attention and of that to text.
+    4,  # Two evaluations per step, of self-attention and of cross-attention.
     16,
   ),
   "2b v5e sampler": (
@@ -50,7 +50,6 @@ TARGETS = {
 }
 
 
-@pytest.mark.slow
 @pytest.mark.compiler
 @pytest.mark.parametrize("target", TARGETS)
 def test_it_fits(target):

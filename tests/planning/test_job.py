@@ -1,4 +1,4 @@
-"""What shall be compiled: rules for what is left out, and what cannot be."""
+"""Jobs: defaults of options, and options that are refused."""
 
 import jax
 import pytest
@@ -8,7 +8,11 @@ from configs import text_to_image
 from lumina_jax.parallel.chips import CHIPS
 from lumina_jax.parallel.mesh import MeshConfig
 from lumina_jax.parallel.topology import Topology
-from lumina_jax.planning.job import default_degrees, make_job, parameters
+from lumina_jax.planning.job import (
+  count_parameters,
+  default_mesh_shape,
+  make_job,
+)
 from lumina_jax.training import run_config
 
 
@@ -23,26 +27,27 @@ def flag_5b():
 
 
 @pytest.mark.parametrize(
-  ("devices", "tokens", "degrees"),
+  ("devices", "tokens", "shape"),
   [
     (1, 131_072, (1, 1, 1, 1)),
     (16, 4096, (1, 16, 1, 1)),
     (16, 16_384, (1, 8, 2, 1)),
     (16, 131_072, (1, 1, 16, 1)),
     (64, 131_072, (1, 4, 16, 1)),
-    (2048, 4096, (2, 1024, 1, 1)),  # gcd of its widths is 1024
+    (2048, 4096, (2, 1024, 1, 1)),  # The gcd of its widths is 1024.
     (8, 3 * 8192, (1, 4, 2, 1)),
-    (6, 131_072, (3, 1, 2, 1)),  # and 3 does not divide them
+    (6, 131_072, (3, 1, 2, 1)),  # 3 does not divide them.
   ],
 )
-def test_the_mesh_of_the_rule(flag_5b, devices, tokens, degrees):
-  assert default_degrees(flag_5b, devices, tokens) == degrees
+def test_the_default_mesh(flag_5b, devices, tokens, shape):
+  assert default_mesh_shape(flag_5b, devices, tokens) == shape
 
 
 def test_tokens_make_one_sample_a_row(flag_5b):
   job = make_job(flag_5b, machine(16), tokens=16_384, rows=2)
   assert job.budget == (16_384, 128, 1)
-  assert (job.rows, job.rows_each, job.local_tokens) == (16, 2, 16_384)
+  assert (job.rows, job.rows_per_shard) == (16, 2)
+  assert job.device_tokens == 16_384
 
 
 def test_without_tokens_the_batch_is_the_configs():
@@ -50,15 +55,15 @@ def test_without_tokens_the_batch_is_the_configs():
   job = make_job(config, machine(1))
   assert job.budget == config.data.budget
   assert job.rows == config.training.batch_rows
-  drawn = make_job(config, machine(1), sample=True)
-  assert drawn.budget == config.sampling.ladder[-1]
-  assert drawn.rows == config.sampling.rows
-  assert drawn.passes == config.sampling.num_inference_steps
+  job = make_job(config, machine(1), sample=True)
+  assert job.budget == config.sizes.ladder[-1]
+  assert job.rows == config.sizes.rows
+  assert job.forward_passes == config.sampling.num_inference_steps
 
 
-def test_changes_are_of_rows_a_shard(flag_5b):
+def test_a_changed_mesh_keeps_rows_per_shard(flag_5b):
   job = make_job(flag_5b, machine(16), tokens=4096)
-  other = job.change(degrees=(1, 8, 2, 1), rows_each=4, remat="none")
+  other = job.replace(mesh_shape=(1, 8, 2, 1), rows_per_shard=4, remat="none")
   assert (other.rows, other.model.remat) == (32, "none")
   assert job.model.remat == "full"
 
@@ -66,11 +71,11 @@ def test_changes_are_of_rows_a_shard(flag_5b):
 def test_parameters_are_counted(flag_5b):
   text = flag_5b.network.shapes()["text_encoder"]
   encoder = sum(x.size for x in jax.tree.leaves(text))
-  assert parameters(flag_5b) - encoder == pytest.approx(5.0e9, rel=0.02)
+  assert count_parameters(flag_5b) - encoder == pytest.approx(5.0e9, rel=0.02)
 
 
 @pytest.mark.parametrize(
-  ("asked", "message"),
+  ("options", "message"),
   [
     (dict(mesh=MeshConfig(data=3)), "needs 3 devices, there are 8"),
     (
@@ -85,14 +90,17 @@ def test_parameters_are_counted(flag_5b):
       dict(remat="ful"),
       "unknown remat 'ful'; did you mean 'full'.*offload_hidden",
     ),
-    (dict(words=100, tokens=128), "words = 100: a multiple of 128, e.g. 128"),
+    (
+      dict(words=100, tokens=128),
+      "words = 100: use a multiple of 128, e.g. 128",
+    ),
     (dict(tokens=128, rows=0), "must be positive"),
     (dict(tokens=0), "must be positive"),
   ],
 )
-def test_bad_input(asked, message):
+def test_contradictory_options_are_refused(options, message):
   with pytest.raises(ValueError, match=message):
-    make_job(small_config(), machine(8), **asked)
+    make_job(small_config(), machine(8), **options)
 
 
 def test_rows_must_divide():

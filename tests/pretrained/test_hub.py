@@ -1,4 +1,4 @@
-"""A folder that is here, or a repository, fetched or found in the cache."""
+"""Local folders, and repositories: downloaded, or found in the cache."""
 
 import pathlib
 import types
@@ -34,8 +34,8 @@ ORIGINAL = [
 ]
 
 
-def test_weights_are_fetched_once_not_in_every_format():
-  assert hub.wanted(DIFFUSERS) == [
+def test_weights_are_downloaded_in_one_format():
+  assert hub.select_files(DIFFUSERS) == [
     "README.md",
     "LICENSE",
     "model_index.json",
@@ -57,18 +57,18 @@ def test_weights_are_fetched_once_not_in_every_format():
     (False, "consolidated.00-of-01.safetensors"),
   ],
 )
-def test_of_the_original_one_set_of_weights(ema, weights):
-  found = hub.wanted(ORIGINAL, ema)
+def test_one_set_of_the_originals_weights_is_downloaded(ema, weights):
+  found = hub.select_files(ORIGINAL, ema)
   assert sorted(found) == sorted(["README.md", weights, "model_args.pth"])
 
 
-def test_only_a_pickle_is_better_than_nothing():
+def test_pickles_are_downloaded_where_there_is_nothing_else():
   files = ["consolidated.00-of-01.pth", "model_args.pth"]
-  assert hub.wanted(files, None) == files
+  assert hub.select_files(files, None) == files
 
 
-def test_a_folder_within_a_repository_and_its_terms():
-  assert hub.wanted(DIFFUSERS, within="vae") == [
+def test_a_folder_of_a_repository_comes_with_its_licence():
+  assert hub.select_files(DIFFUSERS, within="vae") == [
     "README.md",
     "LICENSE",
     "vae/config.json",
@@ -76,27 +76,27 @@ def test_a_folder_within_a_repository_and_its_terms():
   ]
 
 
-def test_a_repository_that_is_the_folder_itself():
+def test_a_repository_may_be_the_folder_itself():
   files = ["README.md", "config.json", "diffusion_pytorch_model.safetensors"]
-  assert hub.wanted(files, within="vae") == files
+  assert hub.select_files(files, within="vae") == files
 
 
-def test_a_folder_that_is_here_is_taken_as_it_is(tmp_path, monkeypatch):
+def test_a_local_folder_is_used_as_it_is(tmp_path, monkeypatch):
   monkeypatch.chdir(tmp_path)
   pathlib.Path("owner/name").mkdir(parents=True)
   assert hub.find("owner/name") == tmp_path / "owner" / "name"
 
 
 @pytest.mark.parametrize("path", ["nowhere", "./a/b", "/a/b/c", "a b/c", ""])
-def test_neither_a_folder_nor_a_name(path, tmp_path, monkeypatch):
+def test_neither_a_folder_nor_a_repository(path, tmp_path, monkeypatch):
   monkeypatch.chdir(tmp_path)
   if not path:
     path = tmp_path / "nowhere"
-  with pytest.raises(FileNotFoundError, match=r"does not exist; name a folder"):
+  with pytest.raises(FileNotFoundError, match=r"does not exist; pass a folder"):
     hub.find(path)
 
 
-def refuse(error):
+def raises(error):
   def listing(self, name, revision=None, timeout=None):
     raise error
 
@@ -114,14 +114,12 @@ def answer(kind):
   ("kind", "message"),
   [
     (errors.GatedRepoError, "owner/name is gated: accept its terms"),
-    (errors.RepositoryNotFoundError, "neither a folder here nor a repository"),
+    (errors.RepositoryNotFoundError, "neither a local folder nor a repository"),
     (errors.RevisionNotFoundError, "has no revision 'first'"),
   ],
 )
-def test_what_the_hub_answers_is_said_with_a_way_out(
-  monkeypatch, kind, message
-):
-  monkeypatch.setattr(huggingface_hub.HfApi, "model_info", refuse(answer(kind)))
+def test_answers_of_the_hub_name_a_way_out(monkeypatch, kind, message):
+  monkeypatch.setattr(huggingface_hub.HfApi, "model_info", raises(answer(kind)))
   with pytest.raises(FileNotFoundError, match=message):
     hub.find("owner/name", revision="first")
 
@@ -131,12 +129,12 @@ def cache(tmp_path, monkeypatch):
   """The hub's cache, as an earlier download has left it; no network."""
   monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
   monkeypatch.setattr(
-    huggingface_hub.HfApi, "model_info", refuse(ConnectionError("no"))
+    huggingface_hub.HfApi, "model_info", raises(ConnectionError("no"))
   )
   return tmp_path
 
 
-def test_without_a_network_the_cache_serves(cache):
+def test_the_cache_serves_without_a_network(cache):
   commit = "0123456789abcdef0123456789abcdef01234567"
   repository = cache / "models--owner--name"
   (repository / "refs").mkdir(parents=True)
@@ -147,16 +145,16 @@ def test_without_a_network_the_cache_serves(cache):
   assert (hub.find("owner/name") / "model_index.json").read_text() == "{}"
 
 
-def test_without_a_network_and_a_cache_the_message_says_so(cache):
+def test_no_network_and_no_cache_is_an_error(cache):
   with pytest.raises(FileNotFoundError, match="hub cannot be reached"):
     hub.find("owner/name")
 
 
-def test_what_is_fetched_is_what_is_wanted(tmp_path, monkeypatch):
-  asked = {}
+def test_only_selected_files_are_downloaded(tmp_path, monkeypatch):
+  arguments = {}
 
-  def download(**arguments):
-    asked.update(arguments)
+  def download(**keywords):
+    arguments.update(keywords)
     return str(tmp_path)
 
   monkeypatch.setattr(
@@ -168,9 +166,9 @@ def test_what_is_fetched_is_what_is_wanted(tmp_path, monkeypatch):
   )
   monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
   assert hub.find("owner/name", token="t", revision="r") == tmp_path
-  assert asked == dict(
+  assert arguments == dict(
     repo_id="owner/name",
     revision="r",
     token="t",
-    allow_patterns=hub.wanted(DIFFUSERS),
+    allow_patterns=hub.select_files(DIFFUSERS),
   )

@@ -1,4 +1,4 @@
-"""A run's files in an object store: whole after any accident."""
+"""The files of a run in an object store: whole after any failure."""
 
 import io
 import json
@@ -10,33 +10,19 @@ from PIL import Image
 from support.configs import small_config
 from support.store import BUCKET, WAYS, accidents, mounted
 
-from lumina_jax import evaluate
-from lumina_jax.files import jsonl
-from lumina_jax.media import sheet as picture
+from lumina_jax import evaluate, train
+from lumina_jax.files import atomic, jsonl
+from lumina_jax.media import image
 from lumina_jax.runs import record, report
 from lumina_jax.runs import workdir as workdirs
 from lumina_jax.training import data, metrics, run_config
-from lumina_jax.training.metrics import Metrics
+from lumina_jax.training.metrics import MetricsWriter
+from lumina_jax.training.restore import has_checkpoint
 
 RUN = epath.Path(BUCKET) / "run"
 KEY = "bucket/run/"
-EVALUATION = {
-  "step": 2,
-  "accuracy": [
-    {
-      "canvas": "1x1",
-      "phrasing": "digits",
-      "example": "3",
-      "guidance": 1.0,
-      "cells": 10,
-      "accuracy": 0.75,
-      "trained": True,
-    }
-  ],
-  "memorisation": {"1.0": {"distance": 0.25, "near_duplicates": 0.0}},
-  "held_out_digits": {"distance": 0.5, "near_duplicates": 0.0},
-  "held_out_loss_by_time": [1.0, 0.5],
-}
+TABLE = {"title": "Accuracy", "columns": ["canvas"], "rows": [["0.750"]]}
+EVALUATION = {"step": 2, "loss": 1.0, "tables": [TABLE]}
 
 
 @pytest.fixture
@@ -47,9 +33,9 @@ def store(monkeypatch):
 
 @pytest.fixture
 def eager(monkeypatch):
-  """A store gets every line at once."""
-  monkeypatch.setattr(jsonl.Lines, "SECONDS", 0.0)
-  monkeypatch.setattr(jsonl.Lines, "PATIENCE", 0)
+  """A store gets every row at once."""
+  monkeypatch.setattr(jsonl.Writer, "SECONDS", 0.0)
+  monkeypatch.setattr(jsonl.Writer, "SHARE", 0)
 
 
 def grey(value, side=80):
@@ -68,8 +54,8 @@ def names(store):
 
 
 def log(start, stop, saved=None):
-  """Steps of a run that goes on from a checkpoint; each third has another."""
-  out = Metrics(RUN, start)
+  """Logs steps of a run that resumes; each third step has a checkpoint."""
+  out = MetricsWriter(RUN, start)
   for step in range(start + 1, stop + 1):
     out.write(step, {"loss": 1 / step})
     if step % 3 == 0:
@@ -92,9 +78,9 @@ def test_a_config_is_the_old_or_the_new_one(store):
 
 
 def test_a_record_never_loses_a_start(store):
-  record.write(RUN, seed=1, step=0)
+  record.add_start(RUN, seed=1, step=0)
   counts = set()
-  for how in accidents(store, lambda: record.write(RUN, seed=2, step=7)):
+  for how in accidents(store, lambda: record.add_start(RUN, seed=2, step=7)):
     starts = record.read(RUN)
     assert [s["from_step"] for s in starts] in ([0], [0, 7]), how
     counts.add(len(starts))
@@ -102,24 +88,22 @@ def test_a_record_never_loses_a_start(store):
   assert counts == {1, 2}
 
 
-def test_a_picture_is_whole_or_not_there(store):
+def test_a_sheet_is_whole_or_missing(store):
   path = RUN / "samples" / "a.png"
-  picture.save(grey(10), path)
+  image.save(grey(10), path)
   seen = set()
   texts = {"prompt": "seven"}
-  for _ in accidents(store, lambda: picture.save(grey(20), path, texts)):
+  for _ in accidents(store, lambda: image.save(grey(20), path, texts)):
     seen.add(np.asarray(png(path)).max())
     assert names(store) == {"samples/a.png"}
   assert seen == {10, 20}
-  picture.save(grey(20), path, texts)
+  image.save(grey(20), path, texts)
   assert png(path).text == texts
 
 
-def test_a_picture_that_cannot_be_encoded_leaves_the_old_one(
-  store, monkeypatch
-):
+def test_a_sheet_that_cannot_be_encoded_leaves_the_old_one(store, monkeypatch):
   path = RUN / "a.png"
-  picture.save(grey(10), path)
+  image.save(grey(10), path)
   whole = path.read_bytes()
 
   def half(image, file, **_):
@@ -128,17 +112,17 @@ def test_a_picture_that_cannot_be_encoded_leaves_the_old_one(
 
   monkeypatch.setattr(Image.Image, "save", half)
   with pytest.raises(ValueError, match="no such mode"):
-    picture.save(grey(20), path)
+    image.save(grey(20), path)
   assert path.read_bytes() == whole
 
 
 @pytest.mark.parametrize("every_line", [True, False])
-def test_metrics_after_any_accident_go_on_from_the_checkpoint(
+def test_metrics_after_any_failure_continue_at_the_checkpoint(
   store, monkeypatch, every_line
 ):
   if every_line:
-    monkeypatch.setattr(jsonl.Lines, "SECONDS", 0.0)
-    monkeypatch.setattr(jsonl.Lines, "PATIENCE", 0)
+    monkeypatch.setattr(jsonl.Writer, "SECONDS", 0.0)
+    monkeypatch.setattr(jsonl.Writer, "SHARE", 0)
   saved = [0]
 
   def run():
@@ -155,11 +139,11 @@ def test_metrics_after_any_accident_go_on_from_the_checkpoint(
     assert names(store) == {metrics.FILE}
 
 
-def test_no_accident_at_a_resume_loses_what_the_checkpoint_has_seen(store):
+def test_no_failure_at_a_resume_loses_rows_before_the_checkpoint(store):
   log(0, 5)
   wanted = [{"step": step, "loss": 1 / step} for step in range(1, 6)]
   counts = set()
-  for how in accidents(store, lambda: Metrics(RUN, 3)):
+  for how in accidents(store, lambda: MetricsWriter(RUN, 3)):
     rows = metrics.read(RUN)
     assert rows == wanted[: len(rows)], how
     assert len(rows) >= 3, how
@@ -170,30 +154,30 @@ def test_no_accident_at_a_resume_loses_what_the_checkpoint_has_seen(store):
 def test_an_evaluation_is_the_old_or_the_new_one(store):
   run_config.save(small_config(), RUN)
   evaluate.write(EVALUATION, RUN)
-  new = EVALUATION | {"held_out_loss_by_time": [2.0]}
+  new = EVALUATION | {"loss": 2.0}
   seen = set()
   for _ in accidents(store, lambda: evaluate.write(new, RUN)):
-    found = json.loads((RUN / evaluate.FILE).read_text())
+    found = json.loads((RUN / report.EVALUATION).read_text())
     assert found in (EVALUATION, new)
-    seen.add(found["held_out_loss_by_time"][0])
+    seen.add(found["loss"])
     page = (RUN / report.FILE).read_text()
     assert page.endswith("</html>\n")
     assert "0.750" in page
-    assert names(store) == {run_config.FILE, evaluate.FILE, report.FILE}
+    assert names(store) == {run_config.FILE, report.EVALUATION, report.FILE}
   assert seen == {1.0, 2.0}
 
 
 def test_a_report_shows_what_lies_in_the_store(store, eager):
   run_config.save(small_config(), RUN)
-  record.write(RUN, seed=1, step=0)
+  record.add_start(RUN, seed=1, step=0)
   log(0, 3)
   for step in (1, 2):
-    picture.save(grey(step), RUN / "samples" / f"step_{step:06d}.png")
+    image.save(grey(step), RUN / "samples" / f"step_{step:06d}.png")
   report.write(RUN)
   old = (RUN / report.FILE).read_text()
   assert "at step 3" in old
   assert old.index("samples at step 2") < old.index("samples at step 1")
-  picture.save(grey(3), RUN / "samples" / "step_000003.png")
+  image.save(grey(3), RUN / "samples" / "step_000003.png")
   pages = set()
   for _ in accidents(store, lambda: report.write(RUN), ways=WAYS[:2]):
     pages.add((RUN / report.FILE).read_text())
@@ -202,16 +186,16 @@ def test_a_report_shows_what_lies_in_the_store(store, eager):
   assert all(page.endswith("</html>\n") for page in pages)
 
 
-def test_a_store_is_claimed_and_tried_like_a_disk(store):
+def test_a_store_is_claimed_like_a_disk(store):
   config = small_config()
   assert workdirs.claim(config, str(RUN), False) == RUN
   assert not store.objects
   run_config.save(config, RUN)
-  assert not workdirs.has_checkpoint(RUN)
+  assert not has_checkpoint(RUN)
   store.objects[f"{KEY}checkpoints/3/ema/array"] = b""
-  assert not workdirs.has_checkpoint(RUN)  # It may have died within.
+  assert not has_checkpoint(RUN)  # It may have died while saving.
   store.objects[f"{KEY}checkpoints/3/commit_success.txt"] = b""
-  assert workdirs.has_checkpoint(RUN)
+  assert has_checkpoint(RUN)
   other = small_config(training__steps=8)
   with pytest.raises(ValueError, match=r"training\.steps: 6 -> 8"):
     workdirs.claim(other, RUN, False)
@@ -221,16 +205,16 @@ def test_a_store_is_claimed_and_tried_like_a_disk(store):
 def test_a_store_that_refuses_is_named(store):
   store.revive(fails=0, way="refusal")
   with pytest.raises(OSError, match=r"cannot write to gs://bucket/run.*503"):
-    workdirs.make_folder(RUN)
+    atomic.make_folder(RUN)
 
 
 class InMemory:
-  """In place of checkpoints, which C++ writes to a store."""
+  """Replaces checkpoints, which C++ writes to a store."""
 
   rows: tuple[int, ...] = ()
 
   def __init__(self, *_, **__):
-    """Takes what checkpoints take."""
+    """Takes the arguments of checkpoints."""
 
   def __enter__(self):
     return self
@@ -248,16 +232,12 @@ class InMemory:
     return lambda *_, **__: None
 
 
-@pytest.mark.slow
-@pytest.mark.long
+@pytest.mark.e2e
+@pytest.mark.usefixtures("shared_programs")
 def test_a_run_writes_all_else_into_the_store(store, monkeypatch):
-  from lumina_jax import train
-
   monkeypatch.setattr(train, "Checkpoints", InMemory)
   monkeypatch.setattr(InMemory, "rows", ())
-  config = small_config(
-    training__steps=2, training__checkpoint_every=1, optimizer__warmup_steps=1
-  )
+  config = small_config(training__steps=3, training__checkpoint_every=1)
   folder = workdirs.claim(config, str(RUN), False)
   train.train(config, folder)
   assert names(store) == {
@@ -265,11 +245,11 @@ def test_a_run_writes_all_else_into_the_store(store, monkeypatch):
     record.FILE,
     metrics.FILE,
     report.FILE,
-    data.PINNED,
+    data.FINGERPRINT,
     "samples/data.png",
-    "samples/step_000002.png",
+    "samples/step_000003.png",
   }
   assert run_config.load(RUN) == config
-  assert InMemory.rows == (1, 2)
-  assert [row["step"] for row in metrics.read(RUN)] == [1, 2]
-  assert png(RUN / "samples" / "step_000002.png").width > 1
+  assert InMemory.rows == (1, 2, 3)
+  assert [row["step"] for row in metrics.read(RUN)] == [1, 2, 3]
+  assert png(RUN / "samples" / "step_000003.png").width > 1

@@ -1,43 +1,24 @@
-"""What callers bring: pictures, lists of latents, noise levels."""
+"""Values of callers: numbers, lists, seeds, arrays of any library."""
 
-import pathlib
-
+import jax.numpy as jnp
 import numpy as np
 import pytest
-from PIL import Image
-from support.configs import randomised, small_config
 
-from lumina_jax.media import image as image_file
-from lumina_jax.sampling import source_image
-from lumina_jax.sampling import times as time_grid
+from lumina_jax.sampling import arguments
 
-SHADES = np.arange(256, dtype=np.uint8).reshape(8, 32)
-CALL = dict(num_inference_steps=1, output_type="latent")
+EMBEDS = np.zeros((2, 3, 4), np.float32)
 
 
-def test_what_a_call_reads_as_a_picture():
-  """Arrays in bytes and in fractions are the same as Pillow's."""
-  expected = image_file.pixels(Image.fromarray(SHADES), 1)
-  for image in (
-    SHADES,
-    SHADES[..., None],
-    SHADES / 255,
-    Image.fromarray(SHADES),
-  ):
-    for given in (image, [image]):
-      one, two = source_image.images(given, 2, 1)
-      np.testing.assert_allclose(one, expected, atol=1e-6)
-      np.testing.assert_array_equal(one, two)
-  both = source_image.images(np.stack([SHADES, 255 - SHADES])[..., None], 2, 1)
-  np.testing.assert_allclose(both[1], -expected, atol=1e-6)
+class TorchGenerator:
+  def initial_seed(self):
+    return 7
 
 
-class Tensor:
-  """What is asked of torch's: numpy cannot read those in bfloat16."""
+class TorchTensor:
+  """What arrays of torch offer; numpy cannot read their bfloat16."""
 
-  def __init__(self, values, dtype):
-    self.values, self.dtype = values, f"torch.{dtype}"
-    self.ndim = values.ndim
+  def __init__(self, values):
+    self.values = values
 
   def detach(self):
     return self
@@ -45,93 +26,109 @@ class Tensor:
   float = cpu = detach
 
   def numpy(self):
-    return self.values.astype(np.float32)
+    return self.values
 
 
-def test_tensors_are_read_by_their_own_type():
-  expected = image_file.pixels(Image.fromarray(SHADES), 1)
-  for tensor in (Tensor(SHADES, "uint8"), Tensor(SHADES / 255, "bfloat16")):
-    np.testing.assert_allclose(
-      source_image.images(tensor, 1, 1)[0], expected, atol=1e-6
-    )
+def test_one_value_serves_every_prompt():
+  for value in (3, "a", None, np.float32(2), jnp.int32(5)):
+    assert arguments.per_prompt(value, 2, "name") == [value] * 2
+  for values in ([1, 2], (1, 2), np.array([1, 2])):
+    assert list(arguments.per_prompt(values, 2, "name")) == [1, 2]
+  assert arguments.prompts("7") == ["7"] == arguments.prompts(("7",))
 
 
-@pytest.mark.parametrize(
-  ("image", "message"),
-  [
-    ("cat.png", r"image = 'cat\.png': open it first, e\.g\. by PIL\.Image\.op"),
-    (["cat.png"], r"image = 'cat\.png': open it first"),
-    (pathlib.Path("cat.png"), r"Path\('cat\.png'\): open it first"),
-    (b"\x89PNG", "image = bytes: open it first"),
-    ([], "0 pictures for 1 prompts; give one, or one for each"),
-    ([[0.0, 1.0], [1.0, 0.0]], "type list: pass a picture of PIL or an array"),
-    ((0.5, 0.5), "type float: pass a picture"),
-    (0.5, "type float"),
-    ([None], "type NoneType"),
-    ({}, "type dict"),
-    (np.zeros((0, 8, 1)), r"shape \(0, 8, 1\): no pixels"),
-    (np.zeros(8), r"shape \(8,\): this pipeline takes \(H, W, 1\)"),
-    (SHADES.astype(int), "from 0 to 255: bytes, or numbers from 0 to 1"),
-  ],
-)
-def test_what_is_no_picture(image, message):
-  with pytest.raises(ValueError, match=message):
-    source_image.images(image, 1, 1)
+def test_what_stands_for_a_seed():
+  generator = np.random.default_rng(3)
+  drawn = int(np.random.default_rng(3).integers(2**32))
+  for value, seed in (
+    (7, 7),
+    (np.int64(7), 7),
+    (TorchGenerator(), 7),
+    ([TorchGenerator()], 7),
+    (generator, drawn),
+  ):
+    assert arguments.seeds(None, value, 1) == [(seed, 0)]
+  assert arguments.seeds(None, None, 1) == [(0, 0)]
+  assert arguments.seeds(4, None, 1, each=2) == [(4, 0), (4, 1)]
+  assert arguments.seeds([4, 5], None, 2) == [(4, 0), (5, 0)]
+  # Generators one for each sample, as in diffusers.
+  found = arguments.seeds(None, [1, 2, 3, 4], 2, each=2)
+  assert found == [(1, 0), (2, 0), (3, 0), (4, 0)]
 
 
-@pytest.fixture(scope="module")
-def pipe():
-  return randomised(small_config())
+def test_arrays_of_any_library_and_lists_of_different_sizes():
+  rows = [np.ones((8, 16, 1), np.float32), np.zeros((8, 8, 1), np.float32)]
+  shapes = [row.shape for row in rows]
+  for convert in (np.asarray, jnp.asarray, TorchTensor, np.ndarray.tolist):
+    found = arguments.latents([convert(row) for row in rows], shapes)
+    for one, row in zip(found, rows, strict=True):
+      np.testing.assert_array_equal(one, row)
+  assert arguments.latents(None, shapes) == [None, None]
 
 
-def test_lists_of_latents_of_unlike_sizes(pipe):
-  """Arrays of unlike sizes are no array, which numpy says loudly."""
-  prompts, shapes = ["3 1", "7"], [(8, 16, 1), (8, 8, 1)]
-  rng = np.random.default_rng(0)
-  given = [rng.standard_normal(shape, np.float32) for shape in shapes]
-  drawn = pipe(prompts, **CALL, latents=given).images
-  assert [x.shape for x in drawn] == shapes
-  for prompt, latents, found in zip(prompts, given, drawn, strict=True):
-    (alone,) = pipe(prompt, **CALL, latents=[latents]).images
-    np.testing.assert_allclose(found, alone, atol=1e-4)
-  with pytest.raises(ValueError, match=r"latents\[0\] has shape \(8, 8, 1\)"):
-    pipe(prompts, **CALL, latents=given[::-1])
-
-
-def test_callbacks_that_hand_back_latents_of_unlike_sizes(pipe):
-  prompts = ["3 1", "7"]
-  expected = pipe(prompts, **CALL).images
-  same = pipe(prompts, **CALL, callback=lambda step, t, x: x).images
-  changed = pipe(
-    prompts,
-    **CALL,
-    callback_on_step_end=lambda pipe, step, t, values: {
-      "latents": [x + 1 for x in values["latents"]]
-    },
-  ).images
-  for one, other, moved in zip(expected, same, changed, strict=True):
-    np.testing.assert_allclose(other, one, atol=1e-4)
-    np.testing.assert_allclose(moved, one + 1, atol=1e-4)
+def test_masked_embeddings_are_dropped():
+  mask = [[1, 0, 1], [True, True, False]]
+  kept = arguments.embeddings(EMBEDS, mask, 4, "prompt_embeds")
+  assert [len(row) for row in kept] == [2, 2]
+  whole = arguments.embeddings(list(EMBEDS), None, 4, "prompt_embeds")
+  assert [len(row) for row in whole] == [3, 3]
 
 
 @pytest.mark.parametrize(
-  ("sigmas", "message"),
+  ("function", "values", "message"),
   [
-    (0.5, r"sigmas = 0\.5: noise levels, as \[1\.0"),
-    ("karras", "sigmas = 'karras': .* what has a name is a schedule"),
-    (["karras"], "sigmas = 'karras'"),
-    (np.ones((2, 2)), "sigmas = array"),
-    ([[1.0], [0.5, 0.2]], r"sigmas = \[1\.0\]"),
-    ({1.0, 0.5}, "sigmas = {"),
+    (arguments.prompts, (None,), "prompt = None: must be a string or a list"),
+    (arguments.prompts, ([3],), r"prompt = \[3\]"),
+    (arguments.prompts, ([],), 'prompt is empty; "" is an unconditional'),
+    (arguments.prompts, (["a", "\ud800"],), "is not Unicode"),
+    (arguments.prompts, ([None], "negative_prompt"), "negative_prompt = .None"),
+    (arguments.per_prompt, ([1], 2, "seed"), "seed has 1 values for 2 prompts"),
+    (arguments.number, ("high", "shift"), "shift = 'high': must be a finite"),
+    (arguments.number, (float("nan"), "shift"), "shift = nan"),
+    (arguments.whole, (1.5, "steps"), "steps = 1.5: must be a whole number"),
+    (arguments.positive, (0, "each"), "each = 0: must be at least 1"),
+    (arguments.seeds, (1, 2, 1), "seed = 1 and a generator: pass one"),
+    (arguments.seeds, (None, "x", 1), "generator = 'x': must be an int or"),
+    (arguments.seeds, ("abc", None, 1), "seed = 'abc'"),
+    (arguments.seeds, ([None], None, 1), "seed = None"),
+    (arguments.seeds, (2**32, None, 1), "seed = 4294967296: must be from 0"),
+    (arguments.seeds, (-1, None, 1), "seed = -1"),
+    (arguments.seeds, (None, [1, 2], 1), "seed has 2 values for 1 prompts"),
+    (arguments.latents, (3, [(4,)]), "latents = 3: must be an array or a list"),
+    (
+      arguments.latents,
+      ([["a"]], [(1,)]),
+      "latents is not an array of numbers",
+    ),
+    (arguments.latents, (EMBEDS, [(3, 4)]), "latents has 2 rows for 1 samples"),
+    (
+      arguments.latents,
+      (EMBEDS[:1], [(5, 4)]),
+      r"latents\[0\] has shape \(3, 4\), its sample \(5, 4\)$",
+    ),
+    (
+      arguments.latents,
+      (np.zeros((1, 4, 8, 6)), [(8, 6, 4)]),
+      r"latents\[0\] .*; move the channels to the last axis",
+    ),
+    (
+      arguments.embeddings,
+      (EMBEDS, None, 5, "prompt_embeds"),
+      r"prompt_embeds\[0\] has shape \(3, 4\); this network takes f32\[S, 5\]",
+    ),
+    (arguments.embeddings, (3, None, 4, "prompt_embeds"), "prompt_embeds = 3"),
+    (
+      arguments.embeddings,
+      (EMBEDS, [[1, 1, 1]], 4, "prompt_embeds"),
+      "prompt_embeds has 2 rows, its mask 1",
+    ),
+    (
+      arguments.embeddings,
+      (EMBEDS, np.ones((2, 2)), 4, "prompt_embeds"),
+      r"mask of prompt_embeds\[0\] has shape \(2,\); expected \(3,\)",
+    ),
   ],
 )
-def test_what_is_no_list_of_noise_levels(sigmas, message):
+def test_values_that_do_not_fit_are_named(function, values, message):
   with pytest.raises(ValueError, match=message):
-    time_grid.choose(small_config().sampling, sigmas=sigmas)
-
-
-def test_kinds_of_lists_of_noise_levels():
-  sampling, levels = small_config().sampling, [1.0, 0.5]
-  for given in (levels, tuple(levels), np.asarray(levels), ["1", "0.5"]):
-    found = time_grid.choose(sampling, sigmas=given).times
-    np.testing.assert_array_equal(found, np.float32([0, 0.5, 1]))
+    function(*values)

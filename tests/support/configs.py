@@ -18,6 +18,8 @@ SMALL = {
   "text_encoder.width": 32,
   "data.records_per_canvas": 16,
   "optimizer.warmup_steps": 2,
+  # Runs of different lengths compile the same program.
+  "optimizer.decay": "constant",
   "training.steps": 6,
   "training.batch_rows": 8,
   "training.log_every": 1,
@@ -40,7 +42,7 @@ TINY = {
   "training.samples_per_prompt": 1,
   "sampling.num_inference_steps": 1,
   "sampling.solver": "euler",
-  "sampling.rows": 4,
+  "sizes.rows": 4,
 }
 
 
@@ -84,18 +86,20 @@ def _config(family: str, variant: str, values: dict):
 
 
 def randomised(config):
-  """A pipeline none of whose weights is zero: every prompt shows."""
+  """A pipeline with random weights, none of them zero: every prompt matters."""
   import jax
   import numpy as np
 
+  from lumina_jax.model.offload import Offloadable
   from lumina_jax.pipeline import LuminaPipeline
+  from lumina_jax.runs.workdir import components_of
 
   rng = np.random.default_rng(0)
   params = jax.tree.map(
     lambda leaf: 0.3 * rng.standard_normal(leaf.shape, dtype=np.float32),
     config.network.shapes(),
   )
-  return LuminaPipeline(config.network, params, config.sampling)
+  return LuminaPipeline(components_of(config, Offloadable.pinned(params)))
 
 
 def fake_devices(count: int) -> dict[str, str]:

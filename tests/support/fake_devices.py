@@ -1,28 +1,58 @@
-"""Runs scripts beside this file on fake devices, in one process or in two."""
+"""Runs scripts and commands on fake devices, in one process or in several."""
 
-import os
+import json
+import pathlib
 import socket
-import subprocess
-import sys
 
+from support import zygote
 from support.configs import ROOT
 
-HERE = ROOT / "tests/distributed"
+SCRIPTS = ROOT / "tests/distributed"
 
 
-def start(devices: int, *words) -> str:
-  """Runs python on that many fake devices; returns what it printed."""
-  return _finish(_begin(devices, *words))
-
-
-def start_two(devices: int, *words) -> list[str]:
-  """Runs python in two processes that talk over localhost.
+def run(devices: int, target: str | pathlib.Path, *words) -> str:
+  """Runs a script or a command; returns what it printed.
 
   Args:
-    devices: of each.
-    words: what python runs; "process=", "of=" and "port=" are added.
+    devices: number of fake devices.
+    target: a script, or a module such as "lumina_jax.infer".
+    words: its arguments.
   """
-  running = begin_two(devices, *words)
+  return _finish(zygote.start(target, *words, devices=devices))
+
+
+def start_all(
+  processes: int, devices: int, target: str | pathlib.Path, *words
+) -> list[zygote.Process]:
+  """Starts processes that find each other through LUMINA_COORDINATOR.
+
+  Args:
+    processes: number of processes; a single one finds no others.
+    devices: number of fake devices of each.
+    target: a script, or a module such as "lumina_jax.train".
+    words: its arguments.
+  """
+  with socket.socket() as free:
+    free.bind(("localhost", 0))
+    port = free.getsockname()[1]
+  return [
+    zygote.start(
+      target,
+      *words,
+      devices=devices,
+      LUMINA_COORDINATOR=f"localhost:{port}" if processes > 1 else "",
+      LUMINA_NUM_PROCESSES=str(processes),
+      LUMINA_PROCESS_ID=str(number),
+    )
+    for number in range(processes)
+  ]
+
+
+def run_all(
+  processes: int, devices: int, target: str | pathlib.Path, *words
+) -> list[str]:
+  """Like `start_all`; returns what each process printed."""
+  running = start_all(processes, devices, target, *words)
   try:
     return [_finish(process) for process in running]
   finally:
@@ -30,31 +60,16 @@ def start_two(devices: int, *words) -> list[str]:
       process.kill()
 
 
-def begin_two(devices: int, *words) -> list[subprocess.Popen]:
-  """Like `start_two`, but returns the processes while they run."""
-  with socket.socket() as free:
-    free.bind(("localhost", 0))
-    port = free.getsockname()[1]
-  return [
-    _begin(devices, *words, f"process={i}", "of=2", f"port={port}")
-    for i in range(2)
-  ]
+def lines(text: str) -> list[str]:
+  """Lines of an output, without those of the transport between processes."""
+  return [line for line in text.splitlines() if "[Gloo]" not in line]
 
 
-def _begin(devices: int, *words) -> subprocess.Popen:
-  flags = f"--xla_force_host_platform_device_count={devices}"
-  path = os.pathsep.join([str(HERE.parent), str(ROOT)])
-  return subprocess.Popen(
-    [sys.executable, *map(str, words)],
-    cwd=ROOT,
-    env=os.environ | {"XLA_FLAGS": flags, "PYTHONPATH": path},
-    stdout=subprocess.PIPE,
-    stderr=subprocess.PIPE,
-    text=True,
-  )
+def result(text: str):
+  """The JSON in the last line of an output."""
+  return json.loads(lines(text)[-1])
 
 
-def _finish(process: subprocess.Popen) -> str:
-  out, errors = process.communicate(timeout=600)
-  assert process.returncode == 0, errors
-  return out
+def _finish(process: zygote.Process) -> str:
+  assert process.wait() == 0, process.output()
+  return process.stdout

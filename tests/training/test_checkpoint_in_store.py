@@ -1,4 +1,4 @@
-"""A broken checkpoint in a store is left where it is, and marked."""
+"""Corrupt checkpoints in a store stay where they are, and are marked."""
 
 import jax
 import numpy as np
@@ -7,7 +7,8 @@ from orbax.checkpoint._src.path import gcs_utils
 from support.store import BUCKET, mounted
 
 from lumina_jax.files import atomic
-from lumina_jax.training.checkpoint import FOLDER, Checkpoints, read_ema
+from lumina_jax.training.checkpoint import Checkpoints
+from lumina_jax.training.restore import FOLDER, read_ema
 from lumina_jax.training.state import TrainState
 
 KEY = f"bucket/run/{FOLDER}/"
@@ -24,20 +25,20 @@ ABSTRACT = jax.eval_shape(lambda: state(1))
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
-  """A disk that is taken for a store; orbax itself takes it for a disk."""
+  """A disk that we take for a store; Orbax takes it for a disk."""
   monkeypatch.setattr(atomic, "in_store", lambda _: True)
   save(tmp_path, 2, 4, 6)
   return tmp_path
 
 
 def save(folder, *steps, keep=3):
-  saved = Checkpoints(folder, keep)
+  checkpoints = Checkpoints(folder, keep)
   for step in steps:
-    saved.save(state(step))
-  saved.close()
+    checkpoints.save(state(step))
+  checkpoints.close()
 
 
-def harm(folder, step):
+def damage(folder, step):
   for path in (folder / FOLDER / str(step)).rglob("*"):
     if path.is_file():
       path.write_bytes(b"")
@@ -47,41 +48,41 @@ def names(folder):
   return {p.name for p in (folder / FOLDER).iterdir()} - {"metadata"}
 
 
-def test_what_is_broken_stays_marked_until_the_run_is_there_again(folder):
-  harm(folder, 6)
-  for _ in range(2):  # The second start knows it by the mark.
-    saved = Checkpoints(folder, 3)
-    assert int(saved.restore(ABSTRACT).step) == 4
-    assert saved.latest_step() == 4
-    saved.close()
+def test_a_corrupt_checkpoint_stays_marked_until_it_is_replaced(folder):
+  damage(folder, 6)
+  for _ in range(2):  # The second start finds the mark.
+    checkpoints = Checkpoints(folder, 3)
+    assert int(checkpoints.restore(ABSTRACT).step) == 4
+    assert checkpoints.latest_step() == 4
+    checkpoints.close()
     assert names(folder) == {"2", "4", "6", "6.corrupt"}
-  saved = Checkpoints(folder, 3)
+  checkpoints = Checkpoints(folder, 3)
   for step in (5, 6):
-    saved.save(state(step))
-  saved.close()
+    checkpoints.save(state(step))
+  checkpoints.close()
   assert names(folder) == {"4", "5", "6"}
   again = Checkpoints(folder, 3)
   np.testing.assert_array_equal(again.restore(ABSTRACT).ema["kernel"], 6)
   again.close()
 
 
-def test_a_broken_one_pushes_no_good_one_out(folder):
-  harm(folder, 6)
-  saved = Checkpoints(folder, 1)
-  assert int(saved.restore(ABSTRACT).step) == 4
-  saved.save(state(5))
-  saved.close()
+def test_a_corrupt_checkpoint_displaces_no_intact_one(folder):
+  damage(folder, 6)
+  checkpoints = Checkpoints(folder, 1)
+  assert int(checkpoints.restore(ABSTRACT).step) == 4
+  checkpoints.save(state(5))
+  checkpoints.close()
   assert names(folder) == {"5", "6", "6.corrupt"}
   assert read_ema(folder, ABSTRACT.ema)[0] == 5
 
 
-def test_when_all_are_broken_the_second_start_is_from_the_beginning(folder):
+def test_when_all_are_corrupt_the_second_start_is_from_scratch(folder):
   for step in (2, 4, 6):
-    harm(folder, step)
-  saved = Checkpoints(folder, 3)
+    damage(folder, step)
+  checkpoints = Checkpoints(folder, 3)
   with pytest.raises(OSError, match=r"6\.corrupt, 4\.corrupt, 2\.corrupt"):
-    saved.restore(ABSTRACT)
-  saved.close()
+    checkpoints.restore(ABSTRACT)
+  checkpoints.close()
   again = Checkpoints(folder, 3)
   assert again.restore(ABSTRACT) is None
   again.save(state(2))
@@ -90,18 +91,18 @@ def test_when_all_are_broken_the_second_start_is_from_the_beginning(folder):
   assert read_ema(folder, ABSTRACT.ema)[0] == 2
 
 
-def test_a_mark_without_its_checkpoint_does_no_harm(folder):
-  atomic.write_text(folder / FOLDER / "8.corrupt", "killed half way")
-  saved = Checkpoints(folder, 3)
-  assert int(saved.restore(ABSTRACT).step) == 6
-  saved.save(state(8))
-  saved.close()
+def test_a_mark_without_its_checkpoint_does_no_damage(folder):
+  atomic.write_text(folder / FOLDER / "8.corrupt", "killed while marking")
+  checkpoints = Checkpoints(folder, 3)
+  assert int(checkpoints.restore(ABSTRACT).step) == 6
+  checkpoints.save(state(8))
+  checkpoints.close()
   assert names(folder) == {"4", "6", "8"}
 
 
 @pytest.fixture
 def store(monkeypatch):
-  # What kind of bucket it is, orbax would ask the real service.
+  # Orbax would ask the real service for the kind of bucket.
   monkeypatch.setattr(
     gcs_utils, "is_hierarchical_namespace_enabled", lambda _: False
   )
@@ -110,7 +111,7 @@ def store(monkeypatch):
 
 
 def put(store, step, committed=True):
-  """What orbax writes, as far as its Python reads it."""
+  """The files that Orbax's Python code looks at."""
   for item in ("ema", "train"):
     for name in ("d/0", "manifest.ocdbt", COMMITTED):
       store.objects[f"{KEY}{step}/{item}/{name}"] = b""
@@ -119,15 +120,15 @@ def put(store, step, committed=True):
     store.objects[f"{KEY}{step}/{COMMITTED}"] = b""
 
 
-def test_orbax_sees_what_is_committed_and_leaves_marks_alone(store):
+def test_orbax_lists_committed_checkpoints_and_ignores_marks(store):
   for step in (2, 4):
     put(store, step)
-  put(store, 6, committed=False)  # Killed while it saved.
-  saved = Checkpoints(f"{BUCKET}/run", 3)
-  assert saved.latest_step() == 4
-  saved._mark(4, ValueError("manifest is empty"))
-  assert saved.latest_step() == 2
-  saved.close()
+  put(store, 6, committed=False)  # Killed while it checkpoints.
+  checkpoints = Checkpoints(f"{BUCKET}/run", 3)
+  assert checkpoints.latest_step() == 4
+  checkpoints._mark_corrupt(4, "manifest is empty")
+  assert checkpoints.latest_step() == 2
+  checkpoints.close()
   again = Checkpoints(f"{BUCKET}/run", 3)
   assert again.latest_step() == 2
   again._manager._maybe_await_cleanup_tmp_directory()

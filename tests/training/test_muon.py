@@ -13,7 +13,8 @@ from support.configs import tiny_config
 from lumina_jax.backbone import shapes
 from lumina_jax.backbone.config import PUBLISHED
 from lumina_jax.training import muon
-from lumina_jax.training.optimizer import OptimizerConfig, make_optimizer
+from lumina_jax.training.optimizer import make_optimizer
+from lumina_jax.training.optimizer_config import OptimizerConfig
 
 STEPS = 10
 CFG = OptimizerConfig(
@@ -184,8 +185,8 @@ def matrices(cfg):
   """Name in a block -> (kernels, inputs, outputs) of what Muon takes."""
   found = {}
   for path, leaf in traverse_util.flatten_dict(shapes(cfg), sep="/").items():
-    if how := muon.matrix(f"backbone/{path}"):
-      inputs, outputs = how.axes(leaf.ndim)
+    if how := muon.matrix_axes(f"backbone/{path}"):
+      inputs, outputs = how.split(leaf.ndim)
       sizes = [leaf.shape[: how.stacked]] + [
         [leaf.shape[axis] for axis in axes] for axes in (inputs, outputs)
       ]
@@ -231,6 +232,8 @@ def test_every_kernel_of_a_block_was_thought_of():
     left = {
       name.split("blocks/")[1].split("/")[-2]
       for name in names
-      if "blocks/" in name and name.endswith("kernel") and not muon.matrix(name)
+      if "blocks/" in name
+      and name.endswith("kernel")
+      and not muon.matrix_axes(name)
     }
     assert left <= {"project", "router"}  # project is the modulation's.

@@ -1,4 +1,4 @@
-"""The step: microbatches, and updates that are not finite."""
+"""The training step: objectives, skipped updates, one shape for all batches."""
 
 import functools
 
@@ -7,124 +7,121 @@ import numpy as np
 import optax
 import pytest
 from support.configs import small_config
+from support.networks import AffineNetwork
 
-from lumina_jax.parallel.mesh import make_mesh
+from lumina_jax.flow.loss import TimeDistribution
+from lumina_jax.flow.objective import Objective
 from lumina_jax.training import data
-from lumina_jax.training import step as steps
-from lumina_jax.training.gradient import TIME_BINS, flow_gradient, flow_loss
 from lumina_jax.training.optimizer import make_optimizer
-from lumina_jax.training.state import create_state
+from lumina_jax.training.schedule import make_schedule
+from lumina_jax.training.state import TrainState
+from lumina_jax.training.step import make_train_step
+
+UNIFORM = TimeDistribution("uniform")
+# Each path, prediction and weight at least once; tests/flow has all products.
+OBJECTIVES = (
+  ("linear", "velocity", "none"),
+  ("linear", "noise", "likelihood"),
+  ("gvp", "score", "velocity"),
+  ("gvp", "data", "none"),
+  ("vp", "data", "likelihood"),
+  ("vp", "velocity", "velocity"),
+)
+
+
+@pytest.fixture(scope="module")
+def batch():
+  return data.make_batches(small_config()).batch(0)
+
+
+def new_state(tx):
+  params, zero = AffineNetwork.params(), np.int32(0)
+  return TrainState(zero, zero, params, params, tx.init(params))
+
+
+@pytest.mark.parametrize("words", OBJECTIVES, ids="-".join)
+def test_steps_are_finite_and_move(words, batch):
+  tx = optax.adam(1e-2)
+  network = AffineNetwork(Objective(*words))
+  # Not jitted, so that all objectives share what is compiled.
+  step = make_train_step(network, tx, UNIFORM, 0.9, seed=0)
+  state = new_state(tx)
+  for _ in range(2):
+    state, metrics = step(state, batch)
+    assert np.isfinite([metrics["loss"], metrics["grad_norm"]]).all()
+    assert metrics["grad_norm"] > 0
+  moved = (state.params[name] for name in "abc")
+  assert all(np.isfinite(x) and x != 0 for x in moved)
+
+
+def test_weights_of_a_plain_objective_leave_no_trace(batch):
+  tx = optax.sgd(0.1)
+
+  def program(objective):
+    step = make_train_step(AffineNetwork(objective), tx, UNIFORM, 0.9, seed=0)
+    return jax.jit(step).lower(new_state(tx), batch).as_text()
+
+  assert program(Objective()) == program(Objective(weight="velocity"))
+  assert program(Objective()) != program(Objective(weight="likelihood"))
 
 
 @functools.cache
-def run():
-  """A config, its batch 0, and random parameters."""
-  config = small_config(training__steps=9, training__batch_rows=8)
-  shapes = config.network.shapes()
-  rng = np.random.default_rng(0)
-  params = jax.tree.map(
-    lambda x: 0.1 * rng.standard_normal(x.shape, np.float32), shapes
+def real_optimizer():
+  """A step of a small network with the optimizer of a run."""
+  config = small_config()
+  cfg, steps = config.optimizer, config.training.steps
+  tx = make_optimizer(cfg, steps)
+  schedule = make_schedule(cfg, steps)
+  step = make_train_step(
+    AffineNetwork(), tx, UNIFORM, 0.9, seed=0, schedule=schedule
   )
-  return config, data.make_batches(config).batch(0), params
+  return jax.jit(step), new_state(tx)
 
 
-@functools.cache
-def gradient(microbatches):
-  config, batch, params = run()
-  return jax.jit(
-    lambda p, b: flow_gradient(
-      config.network, p, b, config.time, jax.random.key(3), microbatches
-    )
-  )(params, batch)
-
-
-@pytest.mark.parametrize("microbatches", [2, 8])
-def test_microbatches_give_the_gradient_of_the_whole_batch(microbatches):
-  """Though rows hold unequal numbers of samples."""
-  _, (tokens, _), _ = run()
-  assert len(set(tokens.segments.max(axis=1))) > 1
-  (whole, values), (parts, summed) = gradient(1), gradient(microbatches)
-  scale = float(optax.tree.norm(whole))
-  difference = jax.tree.map(lambda a, b: a - b, whole, parts)
-  assert float(optax.tree.norm(difference)) < 1e-5 * scale
-  for name in values:
-    np.testing.assert_allclose(summed[name], values[name], rtol=1e-5)
-
-
-def test_losses_by_time_are_those_of_the_samples():
-  config, batch, params = run()
-  flow = jax.jit(
-    lambda p, b: flow_loss(config.network, p, b, config.time, jax.random.key(3))
-  )(params, batch)
-  loss, exists, times = (np.asarray(x) for x in flow[:3])
-  _, values = gradient(1)
-  for number in range(TIME_BINS):
-    low, high = number / TIME_BINS, (number + 1) / TIME_BINS
-    inside = exists & (times >= low) & (times < high)
-    assert values["samples_by_time"][number] == inside.sum()
-    np.testing.assert_allclose(
-      values["loss_by_time"][number], loss[inside].sum(), rtol=1e-4
-    )
-  assert values["samples"] == exists.sum() == values["samples_by_time"].sum()
-
-
-@functools.cache
-def compiled():
-  config, batch, _ = run()
-  mesh = make_mesh(config.mesh)
-  tx = make_optimizer(config.optimizer, config.training.steps)
-  with jax.set_mesh(mesh):
-    step = steps.compile_step(
-      steps.configured(config, tx), config.network, tx, mesh, batch
-    )
-
-  def advance(state, batch):
-    with jax.set_mesh(mesh):
-      return step(state, steps.place_batch(batch, mesh))
-
-  def fresh():
-    with jax.set_mesh(mesh):
-      return create_state(config.network, tx, mesh, 0)
-
-  return advance, fresh
-
-
-def broken(batch):
+def corrupt(batch):
   tokens, condition = batch
   patches = tokens.patches.copy()
   patches[0, 0, 0] = np.nan
   return tokens._replace(patches=patches), condition
 
 
-def copied(state):
-  return jax.tree.map(np.array, state)
-
-
-def test_an_update_that_is_not_finite_changes_nothing_but_counts():
-  advance, fresh = compiled()
-  _, batch, _ = run()
-  state, values = advance(fresh(), batch)
-  assert values["finite"] and values["learning_rate"] == 0
-  before = copied(state)
-  state, values = advance(state, broken(batch))
-  assert not values["finite"]
-  after = copied(state)
-  assert (after.step, after.skipped) == (2, 1)
+def test_an_update_that_is_not_finite_changes_nothing_but_counts(batch):
+  step, state = real_optimizer()
+  before, metrics = step(state, batch)
+  assert metrics["finite"] and metrics["learning_rate"] == 0
+  before, _ = step(before, batch)
+  after, metrics = step(before, corrupt(batch))
+  assert not metrics["finite"]
+  assert (after.step, after.skipped) == (3, 1)
   for name in ("params", "ema", "opt_state"):
     jax.tree.map(
       np.testing.assert_array_equal, getattr(after, name), getattr(before, name)
     )
 
 
-def test_what_comes_after_a_skipped_update_counts_it_not():
-  """Learning rate and average go by updates; data and noise by batches."""
-  advance, fresh = compiled()
-  _, batch, _ = run()
-  state, _ = advance(fresh(), batch)
-  state, _ = advance(state, broken(batch))
-  skipped, values = advance(state, batch)
-  plain, _ = advance(fresh(), batch)
-  plain, second = advance(plain, batch)
-  assert values["learning_rate"] == second["learning_rate"] > 0
+def test_learning_rate_and_average_ignore_skipped_updates(batch):
+  """Data and noise go by batches."""
+  step, start = real_optimizer()
+  once, _ = step(start, batch)
+  skipped, _ = step(once, corrupt(batch))
+  skipped, metrics = step(skipped, batch)
+  plain, second = step(once, batch)
+  assert metrics["learning_rate"] == second["learning_rate"] > 0
   assert int(skipped.step) == 3 and int(plain.step) == 2
-  assert values["loss"] != second["loss"]  # Noise of step 2, not of step 1.
+  assert metrics["loss"] != second["loss"]  # Noise of step 2, not of step 1.
+
+
+@pytest.mark.parametrize(
+  ("variant", "sizes"),
+  [("next", {4, 8, 12, 16}), ("flag", {6, 10, 12, 14, 18, 20})],
+)
+def test_batches_of_all_canvas_sizes_have_one_shape(variant, sizes):
+  """So one compiled step, which accepts one shape only, trains them all."""
+  batches = data.make_batches(small_config(variant))
+  shapes, packings = set(), set()
+  for i in range(4):
+    batch = batches.batch(i)
+    shapes.add(tuple((x.shape, x.dtype) for x in jax.tree.leaves(batch)))
+    packings |= {tuple(np.bincount(r)[1:]) for r in batch[0].segments}
+  assert len(shapes) == 1
+  assert len(packings) > 4 and set().union(*packings) == sizes
