@@ -163,11 +163,11 @@ def measure(
   Cases that do not fit into memory have no result.
   """
   params = weights(cases[0].cfg)
-  made = {name: make(cases[0].cfg, params) for name, make in sides.items()}
+  ready = {name: make(cases[0].cfg, params) for name, make in sides.items()}
   results = {}
   for case in cases:
     try:
-      measured = _in_turn(made, case, calls, rounds)
+      measured = _in_turn(ready, case, calls, rounds)
     except RuntimeError as error:
       if not _out_of_memory(error):
         raise

@@ -1,4 +1,4 @@
-"""What the backbone computes once per call instead of at each evaluation.
+"""Text keys and values, computed once per call instead of at each evaluation.
 
 B rows, N samples a row, S text tokens, G kv heads, K head channels, C cond
 width.

@@ -1,4 +1,4 @@
-"""What the backward pass keeps of each block and what it recomputes.
+"""Rematerialization policies: what the backward pass keeps and recomputes.
 
 Every policy but "none" checkpoints whole blocks: it keeps the residual stream
 at the input of each (Chen et al. 2016). A policy may keep more by name, or

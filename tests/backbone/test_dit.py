@@ -142,7 +142,7 @@ def test_packing_padding_and_order_change_nothing(cfg):
   first, a, b, b_again, a_again = in_rows
   alone, b_alone = (
     velocity(cfg, params, *single(cfg, sample(cfg, number)))[0]
-    for number in (0, 2)  # Of one size; each size compiles anew.
+    for number in (0, 2)  # Of one size; others recompile.
   )
   for found, expected in (
     (first, alone),
