@@ -25,13 +25,6 @@ COUNT = 11
 SHIFT = 0.3
 
 
-@pytest.fixture(autouse=True, scope="module")
-def quickly_compiled():
-  jax.config.update("jax_disable_most_optimizations", True)
-  yield
-  jax.config.update("jax_disable_most_optimizations", False)
-
-
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory):
   """Folders of a tiny autoencoder and a tiny language model."""

@@ -152,7 +152,11 @@ FAR = r"from {:g} to 1: .* takes {} slots, more than 20,000,000. Raise the"
   ("sizes", "weights", "message"),
   [
     ([], None, "no records"),
-    ([(1, 1, 1), (17, 1, 1)], None, r"takes \(17, 1, 1\)"),
+    (
+      [(1, 1, 1), (17, 1, 1)],
+      None,
+      r"size \(17, 1, 1\), which exceeds the budget",
+    ),
     ([(1, 1, 1)] * 2, [1.0], "1 weights of 2 records"),
     ([(1, 1, 1)] * 2, [1.0, 0.0], "must be positive and finite"),
     ([(1, 1, 1)] * 2, [1.0, -1.0], "must be positive and finite"),

@@ -29,7 +29,7 @@ COVARIANCE = FACTOR @ FACTOR.T
 STEPS = 40
 DOPRI5 = DormandPrince(rtol=1e-6, atol=1e-7)
 DATA = MEAN + np.random.default_rng(2).standard_normal((5, 3)) @ FACTOR.T
-long = [pytest.mark.slow, pytest.mark.long]
+long = pytest.mark.long
 
 
 @pytest.fixture
@@ -120,7 +120,7 @@ def test_random_probes_estimate_it_without_bias(solver):
   assert abs(found.mean() - normal_log_density(x)[0]) < 3 * error
 
 
-@pytest.mark.slow
+@pytest.mark.e2e
 @pytest.mark.long
 def test_more_probes_scatter_less():
   x, keys = DATA[:1].astype(np.float32), jax.random.split(jax.random.key(2), 60)
@@ -156,7 +156,7 @@ def test_the_flow_carries_the_noise_to_the_data():
   np.testing.assert_allclose(solve(noise), DATA, atol=1e-4)
 
 
-@pytest.mark.slow
+@pytest.mark.e2e
 @pytest.mark.long
 def test_a_volume_preserving_flow_is_no_trouble():
   # Its integral stays 0, where no relative tolerance can be met.
@@ -171,7 +171,7 @@ def test_a_volume_preserving_flow_is_no_trouble():
 
 
 @pytest.mark.parametrize(
-  "scale", [0.25, pytest.param(3.0, marks=pytest.mark.slow)]
+  "scale", [0.25, pytest.param(3.0, marks=pytest.mark.e2e)]
 )
 def test_other_units_change_it_by_the_log_of_the_scale(scale):
   scaled = functools.partial(exact, scale=scale)
@@ -181,7 +181,7 @@ def test_other_units_change_it_by_the_log_of_the_scale(scale):
   np.testing.assert_allclose(found, expected().log_density + change, atol=2e-4)
 
 
-@pytest.mark.slow
+@pytest.mark.e2e
 @pytest.mark.long
 @pytest.mark.parametrize("solver", [RK4, DOPRI5], ids=["rk4", "dopri5"])
 def test_samples_do_not_affect_each_other(solver):

@@ -23,7 +23,7 @@ MEAN, COVARIANCE = np.array([1.0, -0.5]), np.array([[0.5, 0.3], [0.3, 0.4]])
 every_solver = pytest.mark.parametrize("Solver", SOLVERS)
 every_form = pytest.mark.parametrize("form", FORMS)
 every_path = pytest.mark.parametrize("path", PATHS.values(), ids=PATHS)
-long = [pytest.mark.slow, pytest.mark.long]
+long = pytest.mark.long
 
 
 @pytest.fixture

@@ -115,12 +115,9 @@ def assert_close(found, expected):
 
 
 @pytest.fixture(autouse=True, scope="module")
-def exact_and_quick():
-  """In full precision; compiled in half the time."""
-  jax.config.update("jax_disable_most_optimizations", True)
+def full_precision():
   with jax.default_matmul_precision("highest"):
     yield
-  jax.config.update("jax_disable_most_optimizations", False)
 
 
 def both(variant, folder):
