@@ -1,4 +1,4 @@
-"""What takes part in `benchmarks.attention`: sizes and contestants."""
+"""Sizes and candidates of `benchmarks.attention`."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import numpy as np
 
 from benchmarks.peer import Work
 
-# Products, forward being two: five backward, of which one anew (Dao 2023,
-# section 4.1).
+# FLOPs over those of the forward pass, which has two products; the backward
+# pass has five, one of them recomputed (Dao 2023, section 4.1).
 PASSES = {"forward": 1.0, "and backward": 3.5}
 
 
@@ -20,14 +20,14 @@ class Plan:
   """What is measured.
 
   Attributes:
-    kernels: of ours; the first is what others are compared with.
-    tokens: L, one size after the other.
+    kernels: our kernels; the first is the reference of ratios.
+    tokens: values of L.
     heads: H.
-    head_dims: K, one after the other.
-    row_tokens: B L, at least.
-    dtype: of all arrays.
-    calls: in a row, that a time is the mean of: what it costs to start one
-      hides behind the one before, as it would in a network.
+    head_dims: values of K.
+    row_tokens: B L, rounded up to whole rows.
+    dtype: dtype of all arrays.
+    calls: successive calls that a time is the mean of. As in a network, each is
+      launched while the one before still runs.
   """
 
   kernels: list[str]
@@ -40,31 +40,31 @@ class Plan:
 
 
 class Size(NamedTuple):
-  """The shape `[B, L, H, K]` of queries, keys and values alike."""
+  """The shape `[B, L, H, K]` of queries, keys and values."""
 
   rows: int
   tokens: int
   heads: int
   head_dim: int
 
-  def flops(self, which: str) -> float:
-    """Operations of a pass of `PASSES`."""
+  def flops(self, direction: str) -> float:
+    """FLOPs of a pass of `PASSES`."""
     B, L, H, K = self
-    return PASSES[which] * 4 * B * L**2 * H * K
+    return PASSES[direction] * 4 * B * L**2 * H * K
 
-  def draw(self) -> list[np.ndarray]:
+  def random_arrays(self) -> list[np.ndarray]:
     """Queries, keys, values and the cotangent of the output."""
     rng = np.random.default_rng(0)
     return [rng.standard_normal(self, np.float32) for _ in range(4)]
 
 
-class Contestant(NamedTuple):
+class Candidate(NamedTuple):
   """One way to compute a pass.
 
   Attributes:
-    outputs: computes once; the output, and in the second pass gradients.
-    work: what is timed.
-    memory: temporary bytes of the program; None where it does not tell.
+    outputs: computes the output and, in the second pass, gradients.
+    work: the call that is timed.
+    memory: temporary bytes of the program, if known.
   """
 
   outputs: Callable[[], list[np.ndarray]]

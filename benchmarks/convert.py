@@ -1,8 +1,8 @@
 """Memory and time of converting weights: python -m benchmarks.convert
 
-Makes a random checkpoint of a published size in the original layout, converts
-it from format to format, each in a process of its own, and prints what each
-took at its peak. Needs room on the disk for about four copies.
+Writes a random checkpoint of a published size in the original layout, converts
+it between formats, each in its own process, and prints time and peak memory.
+Needs disk space for about four copies.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ jax.devices()
 print(convert.peak_memory())
 """
 ROOT = pathlib.Path(__file__).parent.parent
-# Source, destination, layout, dtype; each destination is made once.
+# (source, destination, layout, dtype), in order.
 ROUTE = (
   ("original_float32", "ours_float32", "lumina_jax", "float32"),
   ("original_float32", "ours_bfloat16", "lumina_jax", "bfloat16"),
@@ -41,8 +41,8 @@ ROUTE = (
 )
 
 
-class Random:
-  """Weights of a network, drawn when they are read."""
+class RandomWeights:
+  """Random weights of a network, generated when they are read."""
 
   def __init__(self, network: str):
     self.cfg = cfg = PUBLISHED[network]
@@ -55,18 +55,18 @@ class Random:
     return rng.random(self._shapes[path], np.float32)
 
 
-def run(*words: str) -> tuple[float, str]:
-  """Seconds of a process, and the last line that it printed."""
-  began = time.perf_counter()
-  command = [sys.executable, *words]
-  done = subprocess.run(
+def run(*arguments: str) -> tuple[float, str]:
+  """Seconds of a Python process, and the last line that it printed."""
+  start = time.perf_counter()
+  command = [sys.executable, *arguments]
+  finished = subprocess.run(
     command, cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True
   )
-  return time.perf_counter() - began, done.stdout.splitlines()[-1]
+  return time.perf_counter() - start, finished.stdout.splitlines()[-1]
 
 
 def size(path: pathlib.Path) -> int:
-  """Bytes of a file, or of all files in a folder, hard links once."""
+  """Bytes of a file, or of all files in a folder; hard links count once."""
   files = (
     [path] if path.is_file() else [f for f in path.rglob("*") if f.is_file()]
   )
@@ -80,28 +80,30 @@ def main(_) -> None:
   print(f"{network}: largest parameter {4 * largest / 1e9:.2f} GB")
   with tempfile.TemporaryDirectory(dir=flags.FLAGS.folder) as folder:
     folder = pathlib.Path(folder)
-    pytorch_writer.write(Random(network), folder / "original_float32", "lumina")
-    seconds, least = run("-c", IDLE)
-    print(f"JAX started, nothing converted: {int(least) / 1e9:.2f} GB")
-    for source, made, layout, dtype in ROUTE:
+    pytorch_writer.write(
+      RandomWeights(network), folder / "original_float32", "lumina"
+    )
+    idle = int(run("-c", IDLE)[1])
+    print(f"JAX started, nothing converted: {idle / 1e9:.2f} GB")
+    for source, destination, layout, dtype in ROUTE:
       seconds, line = run(
         "-m",
         "lumina_jax.convert",
         str(folder / source),
-        str(folder / made),
+        str(folder / destination),
         f"--layout={layout}",
         f"--dtype={dtype}",
       )
       print(
-        f"{source} -> {made}: {PEAK.search(line)[0]}, {seconds:.0f} s, "
-        f"{size(folder / made) / 1e9:.2f} GB written",
+        f"{source} -> {destination}: {PEAK.search(line)[0]}, {seconds:.0f} s, "
+        f"{size(folder / destination) / 1e9:.2f} GB written",
         flush=True,
       )
 
 
 if __name__ == "__main__":
   flags.DEFINE_enum(
-    "network", "next_dit_t2i_2b_gqa", list(PUBLISHED), "Which size."
+    "network", "next_dit_t2i_2b_gqa", list(PUBLISHED), "Published size."
   )
-  flags.DEFINE_string("folder", None, "Where to write; default: temporary.")
+  flags.DEFINE_string("folder", None, "Parent of the temporary folder.")
   app.run(main)

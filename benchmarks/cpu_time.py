@@ -1,4 +1,4 @@
-"""Seconds of CPU that work takes, here and in processes started for it."""
+"""CPU seconds of this process and its children."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from typing import NamedTuple
 
 
 class Clock(NamedTuple):
-  """Seconds since some moment.
+  """Seconds since an arbitrary moment.
 
   Attributes:
-    wall: of the clock.
-    cpu: of all threads of this process and its children, whether these still
-      run or have been waited for.
+    wall: wall-clock time.
+    cpu: CPU time of all threads of this process and of its children, running
+      or finished.
   """
 
   wall: float
@@ -25,14 +25,14 @@ class Clock(NamedTuple):
 
 
 class Rate(NamedTuple):
-  """What an example takes, in seconds."""
+  """Seconds per example."""
 
   wall: float
   cpu: float
 
 
 def now() -> Clock:
-  """Reads the clocks; needs /proc where there are children."""
+  """Reads the clocks; needs /proc if there are children."""
   children = multiprocessing.active_children()
   cpu = time.process_time() + sum(_of(child.pid) for child in children)
   done = resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -40,34 +40,33 @@ def now() -> Clock:
 
 
 def rate(stream: Iterator[int], batches: int, skipped: int) -> Rate:
-  """Seconds an example of so many batches, between others.
+  """Seconds per example of some batches in the middle of a stream.
 
-  Those that are skipped before, and those that are left, keep all makers at
-  work when the clock starts and when it stops: as much is made ahead then.
+  Batches before and after them keep all workers busy when the clock starts and
+  when it stops, so that equally many are prefetched.
 
   Args:
-    stream: examples of each batch, made as they are asked for or before; it is
-      read to its end.
-    batches: that count.
-    skipped: before the clock starts.
+    stream: number of examples of each batch; read to its end.
+    batches: number of measured batches.
+    skipped: batches before them.
   """
   for _ in range(skipped):
     next(stream)
-  began = now()
+  start = now()
   examples = sum(next(stream) for _ in range(batches))
-  ended = now()
-  for _ in stream:  # Else it would go on during what comes next.
+  stop = now()
+  for _ in stream:  # Otherwise its workers would disturb the next measurement.
     pass
   return Rate(
-    (ended.wall - began.wall) / examples, (ended.cpu - began.cpu) / examples
+    (stop.wall - start.wall) / examples, (stop.cpu - start.cpu) / examples
   )
 
 
 def _of(process: int) -> float:
-  """As Linux tells: numbers 14 and 15, counted from the name's end."""
+  """CPU seconds of a process: fields 14 and 15 of Linux's stat."""
   try:
     text = pathlib.Path(f"/proc/{process}/stat").read_text()
-  except FileNotFoundError:  # Gone since, and among those waited for.
+  except FileNotFoundError:  # It has finished; RUSAGE_CHILDREN includes it.
     return 0.0
   user, system = text.rpartition(")")[2].split()[11:13]
   return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")

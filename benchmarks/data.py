@@ -1,15 +1,15 @@
 """From JPEGs to batches, here and with PyTorch: python -m benchmarks.data
 
-Examples a second of a core: a photograph is decoded, cropped to one of the four
-buckets that fit it best, and its caption tokenized. Ours is `Batches.read`,
-which `lumina_jax.train` reads (it also cuts pictures into patches and packs
-rows); theirs a torch DataLoader whose dataset takes the original's steps, the
-same decoder (PIL) with and without leave to halve pictures while it decodes
-(`draft`). Crops alone come first, without loaders. Crops of both have to be
-alike, or the benchmark fails.
+Examples per second and core: a photograph is decoded, cropped to one of the
+four buckets that fit it best, and its caption tokenized. Our loader is
+`Batches.read` of `lumina_jax.train`; it also cuts images into patches and packs
+rows. PyTorch's is a DataLoader whose dataset takes the original's steps with
+the same decoder (PIL), which may halve images while it decodes (`draft`) or
+not. Crops without loaders come first. The benchmark fails if the crops of both
+differ.
 
-All take turns in one process. CPU seconds are those of all threads and workers,
-without their start; ratios are medians of those of each round. Needs Linux.
+All take turns in one process. CPU seconds include all threads and workers, but
+not their start; ratios are medians over rounds. Needs Linux.
 """
 
 from __future__ import annotations
@@ -27,13 +27,19 @@ from PIL import Image, features
 
 from benchmarks import cpu_time, photographs
 from benchmarks.cpu_time import Rate
-from benchmarks.readers import BATCH, PATCH, Contestants, ours, theirs
+from benchmarks.loaders import (
+  BATCH,
+  PATCH,
+  Loaders,
+  our_loaders,
+  torch_loaders,
+)
 from benchmarks.table import print_head, print_row
 from data_pipelines.buckets import Buckets
 from data_pipelines.records import Record
 from data_pipelines.scan import scan
 
-# Ours and theirs, of equal numbers of makers.
+# (ours, PyTorch's) to compare.
 PAIRS = (
   ("crop, draft", "torch crop, draft"),
   ("crop, full", "torch crop, full"),
@@ -50,28 +56,30 @@ PAIRS = (
 
 
 def in_turn(
-  contestants: Contestants, rounds: int, batches: int
+  loaders: Loaders, rounds: int, batches: int
 ) -> dict[str, list[Rate]]:
-  """What an example takes each in each round, after one batch not counted."""
-  taken: dict[str, list[Rate]] = {name: [] for name in contestants}
+  """Rates of each loader, one per round, after a warm-up of one batch."""
+  measured: dict[str, list[Rate]] = {name: [] for name in loaders}
   for number in range(rounds + 1):
-    for name, one in contestants.items():
+    for name, loader in loaders.items():
       count = batches if number else 1
-      # As a DataLoader: two batches on their way for every worker.
-      whole = one.makers + count + 2 * one.makers
-      with contextlib.closing(one.open(number, whole)) as stream:
-        rate = cpu_time.rate(stream, count, one.makers)
-      gc.collect()  # Shared memory of workers' batches.
+      # Like a DataLoader, every worker prefetches two batches.
+      total = loader.workers + count + 2 * loader.workers
+      with contextlib.closing(loader.open(number, total)) as stream:
+        rate = cpu_time.rate(stream, count, loader.workers)
+      gc.collect()  # Frees the workers' batches in shared memory.
       if number:
-        taken[name].append(rate)
-  return taken
+        measured[name].append(rate)
+  return measured
 
 
-def report(side: int, taken: dict[str, list[Rate]]) -> None:
-  """Every contestant a line, then every pair."""
+def report(side: int, measured: dict[str, list[Rate]]) -> None:
+  """Prints a table of all loaders, then one of all pairs."""
   print()
-  print_head(["side", "who", "examples/s", "of a core", "range", "CPU ms each"])
-  for name, rates in taken.items():
+  print_head(
+    ["side", "loader", "examples/s", "per core", "range", "CPU ms each"]
+  )
+  for name, rates in measured.items():
     wall, cpu = (np.asarray(x) for x in zip(*rates, strict=True))
     print_row(
       [
@@ -80,41 +88,50 @@ def report(side: int, taken: dict[str, list[Rate]]) -> None:
         f"{1e3 * np.median(cpu):.1f}",
       ]
     )
-  pairs = [(a, b) for a, b in PAIRS if a in taken and b in taken]
+  pairs = [(a, b) for a, b in PAIRS if a in measured and b in measured]
   if not pairs:
     return
   print()
-  print_head(["side", "ours", "theirs", "of a core", "range", "of the clock"])
-  for mine, other in pairs:
-    cpu, wall = (ratios(taken, mine, other, of) for of in ("cpu", "wall"))
+  print_head(["side", "ours", "torch", "per core", "range", "wall clock"])
+  for ours, other in pairs:
+    cpu, wall = (ratios(measured, ours, other, key) for key in ("cpu", "wall"))
     print_row(
       [
-        *(str(side), mine, other, f"{np.median(cpu):.2f}"),
+        *(str(side), ours, other, f"{np.median(cpu):.2f}"),
         *(span(cpu, ".2f"), f"{np.median(wall):.2f}"),
       ]
     )
 
 
-def ratios(taken: dict[str, list[Rate]], mine: str, other: str, of: str) -> Any:
-  """Theirs over ours of each round: above 1 we are faster."""
-  pairs = zip(taken[mine], taken[other], strict=True)
-  return np.asarray([getattr(b, of) / getattr(a, of) for a, b in pairs])
+def ratios(
+  measured: dict[str, list[Rate]], ours: str, other: str, key: str
+) -> np.ndarray:
+  """Time of the other loader over ours in each round; above 1 ours is faster.
+
+  Args:
+    measured: rates by loader.
+    ours: our loader.
+    other: the other loader.
+    key: "wall" or "cpu".
+  """
+  pairs = zip(measured[ours], measured[other], strict=True)
+  return np.asarray([getattr(b, key) / getattr(a, key) for a, b in pairs])
 
 
-def span(values: np.ndarray, form: str) -> str:
-  return f"{values.min():{form}} to {values.max():{form}}"
+def span(values: np.ndarray, spec: str) -> str:
+  return f"{values.min():{spec}} to {values.max():{spec}}"
 
 
 def main(_) -> None:
   args = flags.FLAGS
   with tempfile.TemporaryDirectory() as name:
     folder = pathlib.Path(name)
-    size = photographs.write_folder(folder, args.pictures, args.longer)
+    size = photographs.write_folder(folder, args.images, args.longer)
     (group,) = scan(name)
     print(
       f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}; PIL "
       f"{Image.__version__}, libjpeg {features.version('jpg')}\n"
-      f"{len(group.records)} pictures of {args.longer} pixels, "
+      f"{len(group.records)} images of {args.longer} pixels, "
       f"{size / 1e3:.0f} KB each; medians of {args.rounds} rounds of "
       f"{args.batches} batches of {BATCH}",
       flush=True,
@@ -126,28 +143,33 @@ def main(_) -> None:
 def compare(
   records: tuple[Record, ...], side: int, folder: pathlib.Path, args: Any
 ) -> None:
-  """Measures crops of one side."""
+  """Measures and reports one size of crops."""
   buckets = Buckets([side], PATCH)
-  contestants = ours(records, buckets, side, args.most)
+  loaders = our_loaders(records, buckets, side, args.max_workers)
   if args.torch:
-    from benchmarks import crops_alike, torch_loader
+    import torch
 
-    contestants |= theirs(records, buckets, side, args.most)
-    apart = crops_alike.check(records[:4], side, args.longer, folder)
+    from benchmarks import check_crops, torch_loader
+
+    torch_loader.use_one_thread()
+    loaders |= torch_loaders(records, buckets, side, args.max_workers)
+    error = check_crops.check(records[:4], side, args.longer, folder)
     print(
-      f"\n{torch_loader.describe()}; crops, from -1 to 1, differ by "
-      f"{apart:.2g} in the mean at the most",
+      f"\ntorch {torch.__version__}; largest mean difference of crops, of "
+      f"values from -1 to 1: {error:.2g}",
       flush=True,
     )
-  report(side, in_turn(contestants, args.rounds, args.batches))
+  report(side, in_turn(loaders, args.rounds, args.batches))
 
 
 if __name__ == "__main__":
-  flags.DEFINE_list("sides", ["256", "1024"], "Of the square like buckets.")
-  flags.DEFINE_integer("pictures", 256, "Photographs.", lower_bound=1)
+  flags.DEFINE_list(
+    "sides", ["256", "1024"], "Sides of the square whose area buckets have."
+  )
+  flags.DEFINE_integer("images", 256, "Photographs.", lower_bound=1)
   flags.DEFINE_integer("longer", 1500, "Their longer side.", lower_bound=64)
-  flags.DEFINE_integer("batches", 8, "Of a round.", lower_bound=1)
-  flags.DEFINE_integer("rounds", 5, "Rounds that are timed.", lower_bound=1)
-  flags.DEFINE_integer("most", 2, "Threads and workers.", lower_bound=1)
+  flags.DEFINE_integer("batches", 8, "Batches of a round.", lower_bound=1)
+  flags.DEFINE_integer("rounds", 5, "Timed rounds.", lower_bound=1)
+  flags.DEFINE_integer("max_workers", 2, "Threads, workers.", lower_bound=1)
   flags.DEFINE_bool("torch", True, "Whether to compare with PyTorch.")
   app.run(main)

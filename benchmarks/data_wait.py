@@ -1,12 +1,9 @@
-"""What share of its time a training step waits for data:
-
-  python -m benchmarks.data_wait
+"""How long training steps wait for data: python -m benchmarks.data_wait
 
 Photographs are decoded, cropped and packed while steps run. First a step is a
-sleep, as where an accelerator computes and the cores are free: `Batches.read`
-through the goodput tracker of `lumina_jax.train`. Then `lumina_jax.train`
-itself, with a small network whose step takes the same cores: `data_wait` of its
-metrics.
+sleep, as with an accelerator that leaves the cores free: `Batches.read` with
+the goodput tracker of `lumina_jax.train`. Then `lumina_jax.train` itself trains
+a small network on the same cores: `data_wait` of its metrics.
 """
 
 from __future__ import annotations
@@ -25,7 +22,7 @@ import numpy as np
 from absl import flags
 from etils import epath
 
-from benchmarks import photographs, readers
+from benchmarks import loaders, photographs
 from benchmarks.table import print_head, print_row
 from configs import text_to_image
 from data_pipelines.batches import PREFETCH, Batches
@@ -41,24 +38,25 @@ from lumina_jax.training import run_config
 from lumina_jax.training.goodput import GoodputTracker
 from lumina_jax.training.run_config import RunConfig
 
-READINGS = (
+OPTIONS = (
   LoaderOptions(threads=1),
   LoaderOptions(threads=2),
   LoaderOptions(workers=1),
   LoaderOptions(workers=2),
 )
 FILE = "metrics.jsonl"
-Wait = tuple[float, float]  # Share of the time, and seconds a step.
-Found = dict[tuple[str, LoaderOptions], list[Wait]]  # By step, of each round.
+Wait = tuple[float, float]  # Share of the time that is waiting, seconds a step.
+# Of each round, by the kind of step and loader.
+Waits = dict[tuple[str, LoaderOptions], list[Wait]]
 
 
-def asleep(batches: Batches, seconds: float, steps: int, first: int) -> Wait:
-  """Share of waiting, and seconds a step, where a step is a sleep.
+def sleeping(batches: Batches, seconds: float, steps: int, first: int) -> Wait:
+  """Measures steps that sleep.
 
   Args:
-    batches: to read.
-    seconds: of a step.
-    steps: that count, after those whose batches were ready at the start.
+    batches: the batches to read.
+    seconds: seconds of a step.
+    steps: measured steps, after those whose batches are prefetched.
     first: number of the first batch.
   """
   goodput = GoodputTracker()
@@ -67,55 +65,55 @@ def asleep(batches: Batches, seconds: float, steps: int, first: int) -> Wait:
     stream = goodput.track_data(reading)
     for _ in range(2 * PREFETCH):
       next(stream)
-    waited, began = goodput.badput["data"], time.monotonic()
+    waited, start = goodput.badput["data"], time.monotonic()
     for _ in range(steps):
       next(stream)
       time.sleep(seconds)
-    taken = time.monotonic() - began
-  return (goodput.badput["data"] - waited) / taken, taken / steps
+    total = time.monotonic() - start
+  return (goodput.badput["data"] - waited) / total, total / steps
 
 
-def trained(
-  folder: str, side: int, width: int, steps: int, reading: LoaderOptions
+def training(
+  folder: str, side: int, width: int, steps: int, options: LoaderOptions
 ) -> Wait:
-  """Share of waiting, and seconds a step, of a run of `lumina_jax.train`."""
-  config = make_config(folder, side, width, steps, reading)
+  """Measures a run of `lumina_jax.train`."""
+  config = make_config(folder, side, width, steps, options)
   with tempfile.TemporaryDirectory() as name:
     workdir = pathlib.Path(name)
     train(config, epath.Path(workdir))
     lines = (workdir / FILE).read_text().splitlines()
-  # The first line has the steps for which batches were ready at the start.
+  # The first row of metrics includes prefetched batches.
   line = json.loads(lines[-1])
   return line["data_wait"], 1 / line["steps_per_second"]
 
 
 def make_config(
-  folder: str, side: int, width: int, steps: int, reading: LoaderOptions
+  folder: str, side: int, width: int, steps: int, options: LoaderOptions
 ) -> RunConfig:
-  """The tiny text-to-image run on photographs, its network as wide as asked."""
+  """The tiny text-to-image run, on photographs, with another width."""
   tiny = run_config.parse(text_to_image.get_config("tiny"))
-  tokens, words = (side // readers.PATCH) ** 2, readers.TEXT.max_words
+  tokens, words = (side // loaders.PATCH) ** 2, loaders.TEXT.max_words
   data = CaptionedConfig(
     sources=(folder,),
     resolutions=(side,),
-    row_tokens=readers.EACH * tokens,
-    row_words=readers.EACH * words,
-    row_samples=readers.EACH,
-    threads=reading.threads,
-    workers=reading.workers,
+    row_tokens=loaders.PER_ROW * tokens,
+    row_words=loaders.PER_ROW * words,
+    row_samples=loaders.PER_ROW,
+    threads=options.threads,
+    workers=options.workers,
   )
   model = dataclasses.replace(
     tiny.model,
     channels=3,
-    patch=(readers.PATCH,) * 2,
+    patch=(loaders.PATCH,) * 2,
     width=width,
     cond_width=width,
     text_width=width,
   )
-  training = dataclasses.replace(
+  plan = dataclasses.replace(
     tiny.training,
     steps=2 * steps,
-    batch_rows=readers.ROWS,
+    batch_rows=loaders.ROWS,
     log_every=steps,
     checkpoint_every=2 * steps,
     sample_every=2 * steps,
@@ -133,7 +131,7 @@ def make_config(
     data=data,
     model=model,
     text_encoder=Utf8Config(width=width, max_words=words),
-    training=training,
+    training=plan,
     sampling=sampling,
     sizes=sizes,
   )
@@ -143,71 +141,73 @@ def main(_) -> None:
   args = flags.FLAGS
   print(
     f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}; photographs of "
-    f"{args.longer} pixels to {args.side}, batches of {readers.BATCH}; medians "
-    f"of {args.rounds} rounds of {args.steps} steps, of training "
-    f"{args.trainings}",
+    f"{args.longer} pixels to {args.side}, batches of {loaders.BATCH}; medians "
+    f"of {args.rounds} rounds of {args.steps} steps, {args.trainings} of "
+    "training",
     flush=True,
   )
   with (
     tempfile.TemporaryDirectory() as name,
     tempfile.TemporaryDirectory() as cache,
   ):
-    jax.config.update("jax_compilation_cache_dir", cache)  # All train one.
-    photographs.write_folder(pathlib.Path(name), args.pictures, args.longer)
+    # All runs train the same network.
+    jax.config.update("jax_compilation_cache_dir", cache)
+    photographs.write_folder(pathlib.Path(name), args.images, args.longer)
     (group,) = scan(name)
-    found = asleep_in_turn(group.records, args)
-    found |= trained_in_turn(name, args)
+    waits = measure_sleeping(group.records, args) | measure_training(name, args)
   print()
-  print_head(["step", "read by", "waits", "range", "ms a step"])
-  for (step, reading), values in found.items():
-    shares, taken = np.asarray(values).T
+  print_head(["step", "loader", "waits", "range", "ms a step"])
+  for (step, options), values in waits.items():
+    shares, seconds = np.asarray(values).T
     print_row(
       [
-        *(step, named(reading), f"{np.median(shares):.1%}"),
+        *(step, describe(options), f"{np.median(shares):.1%}"),
         f"{shares.min():.1%} to {shares.max():.1%}",
-        f"{1e3 * np.median(taken):.0f}",
+        f"{1e3 * np.median(seconds):.0f}",
       ]
     )
 
 
-def asleep_in_turn(records: tuple[Record, ...], args: Any) -> Found:
-  images = readers.source(records, Buckets([args.side], readers.PATCH))
-  found: Found = {}
+def measure_sleeping(records: tuple[Record, ...], args: Any) -> Waits:
+  images = loaders.make_source(records, Buckets([args.side], loaders.PATCH))
+  waits: Waits = {}
   for number in range(args.rounds):
     for ms in map(int, args.milliseconds):
-      for reading in READINGS[: args.readings]:
-        batches = readers.batches_of(images, args.side, reading)
+      for options in OPTIONS[: args.loaders]:
+        batches = loaders.make_batches(images, args.side, options)
         first = number * (args.steps + 2 * PREFETCH)
-        how = asleep(batches, ms / 1e3, args.steps, first)
-        found.setdefault((f"sleeps {ms} ms", reading), []).append(how)
-  return found
+        wait = sleeping(batches, ms / 1e3, args.steps, first)
+        waits.setdefault((f"sleeps {ms} ms", options), []).append(wait)
+  return waits
 
 
-def trained_in_turn(folder: str, args: Any) -> Found:
-  found: Found = {}
+def measure_training(folder: str, args: Any) -> Waits:
+  waits: Waits = {}
   for _ in range(args.trainings):
-    for reading in READINGS[: args.readings]:
-      how = trained(folder, args.side, args.width, args.steps, reading)
-      found.setdefault(("lumina_jax.train", reading), []).append(how)
-  return found
+    for options in OPTIONS[: args.loaders]:
+      wait = training(folder, args.side, args.width, args.steps, options)
+      waits.setdefault(("lumina_jax.train", options), []).append(wait)
+  return waits
 
 
-def named(reading: LoaderOptions) -> str:
-  if reading.workers:
-    return readers.plural(reading.workers, "worker")
-  return readers.plural(reading.threads, "thread")
+def describe(options: LoaderOptions) -> str:
+  if options.workers:
+    return loaders.plural(options.workers, "worker")
+  return loaders.plural(options.threads, "thread")
 
 
 if __name__ == "__main__":
-  flags.DEFINE_list("milliseconds", ["50", "200"], "Steps that are sleeps.")
-  flags.DEFINE_integer("side", 256, "Of the square like buckets.")
-  flags.DEFINE_integer("pictures", 256, "Photographs.", lower_bound=1)
+  flags.DEFINE_list("milliseconds", ["50", "200"], "Lengths of sleeping steps.")
+  flags.DEFINE_integer(
+    "side", 256, "Side of the square whose area buckets have."
+  )
+  flags.DEFINE_integer("images", 256, "Photographs.", lower_bound=1)
   flags.DEFINE_integer("longer", 1500, "Their longer side.", lower_bound=64)
-  flags.DEFINE_integer("width", 256, "Of the network that trains.")
-  flags.DEFINE_integer("steps", 20, "Of a round.", lower_bound=1)
-  flags.DEFINE_integer("rounds", 5, "Of sleeping steps.", lower_bound=1)
+  flags.DEFINE_integer("width", 256, "Width of the network.")
+  flags.DEFINE_integer("steps", 20, "Steps of a round.", lower_bound=1)
+  flags.DEFINE_integer("rounds", 5, "Rounds of sleeping steps.", lower_bound=1)
   flags.DEFINE_integer("trainings", 2, "Rounds of training.", lower_bound=0)
   flags.DEFINE_integer(
-    "readings", 2, "1 and 2 threads, then workers.", lower_bound=1
+    "loaders", 2, "How many of: 1, 2 threads, 1, 2 workers.", lower_bound=1
   )
   entry_point.run(main)

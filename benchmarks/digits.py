@@ -1,8 +1,8 @@
-"""What the digits cost on this machine: python -m benchmarks.digits
+"""Sampling and training digits: python -m benchmarks.digits
 
 Sampling: 100 single digits with 20 midpoint steps, guided and unguided, with
 the shipped weights; the first call, which compiles, and the best of three more.
-Training: seconds per step of configs/digits.py and useful tokens per second.
+Training: milliseconds per step of configs/digits.py, useful tokens per second.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ TRAIN_STEPS = 30
 
 
 def seconds(work: Callable[[], object]) -> float:
-  """Wall time of one call, until its arrays are there."""
+  """Wall time of one call, until its arrays are ready."""
   start = time.perf_counter()
   jax.block_until_ready(work())
   return time.perf_counter() - start
@@ -40,7 +40,7 @@ def sampling() -> None:
   prompts = [str(i % 10) for i in range(100)]
   for guidance in (2.0, 1.0):
 
-    def draw(guidance=guidance):
+    def generate(guidance=guidance):
       return pipe(
         prompts,
         seed=list(range(100)),
@@ -50,8 +50,8 @@ def sampling() -> None:
         output_type="uint8",
       ).images
 
-    first = seconds(draw)
-    best = min(seconds(draw) for _ in range(REPEATS))
+    first = seconds(generate)
+    best = min(seconds(generate) for _ in range(REPEATS))
     print(
       f"sampling 100 single digits, 20 midpoint steps, guidance {guidance:g}: "
       f"{best:.2f} s compiled, {first:.2f} s the first time"
@@ -62,13 +62,11 @@ def training(variant: str) -> None:
   config = run_config.parse(configs.digits.get_config(variant))
   mesh, batches = make_mesh(config.mesh), make_batches(config)
   tx = make_optimizer(config.optimizer, config.training.steps)
-  pure = steps.make_train_step(
-    config.network, tx, config.time, config.optimizer.ema_decay, config.seed
-  )
+  train_step = steps.configured(config, tx)
   with jax.set_mesh(mesh):
     state = create_state(config.network, tx, mesh, config.seed)
     example = batches.batch(0)
-    step = steps.jit_train_step(pure, config.network, tx, mesh, example)
+    step = steps.jit_train_step(train_step, config.network, tx, mesh, example)
     placed = [steps.place_batch(batches.batch(i), mesh) for i in range(8)]
     useful = np.mean([np.count_nonzero(b[0].segments) for b in placed])
     state, _ = step(state, placed[0])

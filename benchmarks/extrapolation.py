@@ -1,14 +1,14 @@
 """Rules for positions, compared on digits: python -m benchmarks.extrapolation
 
-Two ways of drawing what was never trained, with the shipped weights:
+Two kinds of canvases that the shipped weights were not trained on:
 
-- resolution: the same canvases at 1.5 and 2 times their trained size; pixels
-  are averaged down to the trained size again before a classifier reads them;
-- layout: more digits in a row, a column or a square than ever in training,
-  with positions as they are or stretched as from the nearest trained canvas.
+- resolution: trained canvases at 1.5 and 2 times their size; a classifier reads
+  them after pixels are averaged to the trained size;
+- layout: more digits in a row, a column or a square than in training; positions
+  are stretched from the nearest trained canvas.
 
-Every rule draws the same prompts from the same noise. Prints the tables and
-writes docs/extrapolation.json.
+All rules use the same prompts and noise. Prints tables and writes
+docs/extrapolation.json.
 """
 
 from __future__ import annotations
@@ -29,263 +29,291 @@ from data_pipelines.digit_captions import SIDE
 from data_pipelines.digits import split
 from lumina_jax.backbone.rope import RULES
 from lumina_jax.commands import start as entry_point
-from lumina_jax.evaluation.digits import DigitClassifier, split_canvases
+from lumina_jax.evaluation.digits import (
+  PHRASINGS,
+  DigitClassifier,
+  split_canvases,
+)
+from lumina_jax.media.image import to_uint8
 from lumina_jax.pipeline import LuminaPipeline
-from lumina_jax.sampling import arguments as inputs
-from lumina_jax.sampling import output
-from lumina_jax.sampling import run as drawing
-from lumina_jax.sampling import times as time_grid
-from lumina_jax.sampling.batch import Picture
-from lumina_jax.sampling.extrapolation import Extrapolation
+from lumina_jax.sampling import call
+from lumina_jax.sampling.prompts import prompt_encoder
+from lumina_jax.sampling.request import Request, make_requests
+from lumina_jax.sampling.run import run
+from lumina_jax.sampling.times import time_grid
 
 RESULTS = pathlib.Path(__file__).parents[1] / "docs" / "extrapolation.json"
-HOW = dict(solver="midpoint", num_inference_steps=8)
+OPTIONS = dict(solver="midpoint", num_inference_steps=8)
 GUIDANCE = 2.0
-OTHER_GUIDANCE = (1.0, 3.0)  # For the best rule and for none.
+OTHER_GUIDANCE = (1.0, 3.0)  # Of the best rule and of "none".
 Canvas = tuple[int, int]
-# Rows and columns of digits: how many canvases of each, largest first.
+Setting = tuple[str, bool]  # A rule, and whether attention is proportional.
+Row = dict[str, Any]  # Of a table.
+# (rows, columns) of digits: number of canvases, largest first.
 SAME = {(2, 2): 30, (1, 2): 50, (1, 1): 80}
 LARGER = {(3, 3): 34, (1, 5): 60, (4, 1): 75, (1, 4): 75}
 NEAREST = {(3, 3): (2, 2), (1, 5): (1, 3), (4, 1): (3, 1), (1, 4): (1, 3)}
 
 
-class Asked(NamedTuple):
-  """Canvases to draw.
+class Canvases(NamedTuple):
+  """Canvases to generate.
 
   Attributes:
-    labels: `i64[rows, columns]` of each.
-    pictures: what the pipeline makes of them.
-    factor: of their size.
+    labels: digits `i64[rows, columns]` of each.
+    requests: requests of the pipeline.
   """
 
   labels: list[np.ndarray]
-  pictures: list[Picture]
-  factor: float
+  requests: list[Request]
 
 
-def ask(
+def make_canvases(
   pipe: LuminaPipeline,
   counts: dict[Canvas, int],
   factor: float = 1.0,
   guidance: float = GUIDANCE,
-) -> Asked:
-  """Random labels on these canvases, drawn at so many times their size."""
+) -> Canvases:
+  """Canvases of random digits at a multiple of their trained size."""
   rng = np.random.default_rng(0)
   labels = [
     rng.integers(10, size=canvas)
     for canvas, count in counts.items()
     for _ in range(count)
   ]
-  pictures = pipe.pictures(
-    [" / ".join(" ".join(map(str, row)) for row in x) for x in labels],
-    height=[round(factor * SIDE * x.shape[0]) for x in labels],
-    width=[round(factor * SIDE * x.shape[1]) for x in labels],
-    guidance_scale=guidance,
-    start=inputs.Start(seed=list(range(len(labels)))),
+  components = pipe.components
+  parsed = call.parse(
+    components.medium,
+    dict(
+      height=[round(factor * SIDE * x.shape[0]) for x in labels],
+      width=[round(factor * SIDE * x.shape[1]) for x in labels],
+      guidance_scale=guidance,
+      seed=list(range(len(labels))),
+    ),
   )
-  return Asked(labels, pictures, factor)
+  prompts = [PHRASINGS["figures"](x) for x in labels]
+  encoder = prompt_encoder(components)
+  requests = make_requests(
+    components, parsed, components.options, prompts, encoder
+  )
+  return Canvases(labels, requests)
 
 
-def from_nearest(pipe: LuminaPipeline, asked: Asked) -> Asked:
-  """The same, stretched as from the nearest trained canvas."""
+def from_nearest(pipe: LuminaPipeline, canvases: Canvases) -> Canvases:
+  """The same canvases, stretched from the nearest trained ones."""
 
   def natural(labels):
     rows, columns = NEAREST[labels.shape]
     return pipe.network.model.grid(rows * SIDE, columns * SIDE)
 
-  pictures = [
-    dataclasses.replace(picture, natural=natural(labels))
-    for picture, labels in zip(asked.pictures, asked.labels, strict=True)
+  requests = [
+    dataclasses.replace(request, natural=natural(labels))
+    for request, labels in zip(canvases.requests, canvases.labels, strict=True)
   ]
-  return asked._replace(pictures=pictures)
+  return canvases._replace(requests=requests)
 
 
-def draw(
-  pipe: LuminaPipeline, asked: Asked, rule: str, proportional: bool
+def generate(
+  pipe: LuminaPipeline, canvases: Canvases, setting: Setting
 ) -> list[np.ndarray]:
-  """Latents of the canvases, with positions by a rule."""
-  beyond = Extrapolation(
-    rule=rule, side=0, base_tokens=0, proportional=proportional
+  """Latents of the canvases."""
+  rule, proportional = setting
+  options = dataclasses.replace(
+    pipe.options,
+    rope_scaling=rule,
+    proportional_attention=proportional,
+    **OPTIONS,
   )
-  sampling = dataclasses.replace(pipe.sampling, beyond=beyond, **HOW)
-  times = time_grid.choose(sampling)
-  drawn = drawing.images(
-    pipe, asked.pictures, sampling, times, None, None, decode=False
+  times = time_grid(options)
+  results = run(
+    pipe.components, canvases.requests, options, times, decode=False
   )
-  return [one.image for one in drawn]
+  return [result.sample for result in results]
 
 
-def averaged(image: np.ndarray, canvas: Canvas) -> np.ndarray:
-  """Pixels `f32[H, W, 1]` of any size, averaged to the trained size."""
+def average(image: np.ndarray, canvas: Canvas) -> np.ndarray:
+  """Averages pixels `f32[H, W, 1]` to the trained size of a canvas."""
   rows, columns = canvas
   size = columns * SIDE, rows * SIDE
-  shown = Image.fromarray(np.clip(image[..., 0], -1, 1).astype(np.float32))
-  return np.asarray(shown.resize(size, Image.Resampling.BOX))[..., None]
+  clipped = Image.fromarray(np.clip(image[..., 0], -1, 1).astype(np.float32))
+  return np.asarray(clipped.resize(size, Image.Resampling.BOX))[..., None]
 
 
-def right(
-  reader: DigitClassifier, asked: Asked, images: list[np.ndarray]
+def correct(
+  classifier: DigitClassifier, canvases: Canvases, images: list[np.ndarray]
 ) -> np.ndarray:
-  """`f64[N]`, how many digits of each canvas are read as asked."""
+  """The number of correctly classified digits of each canvas, `f64[N]`."""
 
   def one(image, labels):
-    pixels = output.to_uint8(averaged(image, labels.shape))
-    share = reader.accuracy(
-      split_canvases([pixels], *labels.shape), labels.ravel()
-    )
-    return share * labels.size
+    pixels = to_uint8(average(image, labels.shape))
+    digits = split_canvases([pixels], *labels.shape)
+    return classifier.accuracy(digits, labels.ravel()) * labels.size
 
-  pairs = zip(images, asked.labels, strict=True)
+  pairs = zip(images, canvases.labels, strict=True)
   return np.array([one(image, labels) for image, labels in pairs])
 
 
 def estimate(hits: np.ndarray, cells: np.ndarray) -> tuple[float, float]:
-  """A share of all cells, and its standard error between canvases."""
+  """The share of hits in all cells, and its standard error over canvases."""
   share = hits.sum() / cells.sum()
-  off = hits - share * cells
-  return float(share), float(np.sqrt(np.sum(off**2)) / cells.sum())
+  residuals = hits - share * cells
+  return float(share), float(np.sqrt(np.sum(residuals**2)) / cells.sum())
 
 
-def rows_of(
-  asked: Asked, hits: np.ndarray, plain: np.ndarray, **what: Any
-) -> Iterator[dict[str, Any]]:
-  """Figures of each canvas and of all; plain are the hits without a rule."""
-  shapes = [labels.shape for labels in asked.labels]
-  cells = np.array([labels.size for labels in asked.labels], float)
+def make_rows(
+  canvases: Canvases, hits: np.ndarray, baseline: np.ndarray, **fields: Any
+) -> Iterator[Row]:
+  """Accuracy on all canvases and on each kind, and its gain over a baseline.
+
+  Args:
+    canvases: the canvases.
+    hits: correct digits of each, `f64[N]`.
+    baseline: correct digits without a rule, `f64[N]`.
+    **fields: other fields of the rows.
+  """
+  shapes = [labels.shape for labels in canvases.labels]
+  cells = np.array([labels.size for labels in canvases.labels], float)
   for canvas in [None, *dict.fromkeys(shapes)]:
-    of = np.array([canvas in (None, shape) for shape in shapes])
-    share, noise = estimate(hits[of], cells[of])
-    gain, unsure = estimate(hits[of] - plain[of], cells[of])
-    yield what | dict(
+    mask = np.array([canvas in (None, shape) for shape in shapes])
+    share, noise = estimate(hits[mask], cells[mask])
+    gain, gain_noise = estimate(hits[mask] - baseline[mask], cells[mask])
+    yield fields | dict(
       canvas="all" if canvas is None else f"{canvas[0]}x{canvas[1]}",
-      cells=int(cells[of].sum()),
+      cells=int(cells[mask].sum()),
       accuracy=share,
       noise=noise,
       gain=gain,
-      gain_noise=unsure,
+      gain_noise=gain_noise,
     )
 
 
 def compare(
   pipe: LuminaPipeline,
-  reader: DigitClassifier,
-  asked: Asked,
-  lines: Sequence[tuple[str, bool]],
-  **what: Any,
-) -> list[dict[str, Any]]:
-  """Draws by each (rule, proportional), the first being no rule at all."""
-  found, plain = [], None
-  for rule, proportional in lines:
-    hits = right(reader, asked, draw(pipe, asked, rule, proportional))
-    plain = hits if plain is None else plain
-    named = dict(rule=rule, proportional=proportional) | what
-    found += rows_of(asked, hits, plain, **named)
-  return found
+  classifier: DigitClassifier,
+  canvases: Canvases,
+  settings: Sequence[Setting],
+  **fields: Any,
+) -> list[Row]:
+  """Rows of every setting; the first, without a rule, is the baseline."""
+  rows, baseline = [], None
+  for setting in settings:
+    images = generate(pipe, canvases, setting)
+    hits = correct(classifier, canvases, images)
+    baseline = hits if baseline is None else baseline
+    rule, proportional = setting
+    rows += make_rows(
+      canvases, hits, baseline, rule=rule, proportional=proportional, **fields
+    )
+  return rows
 
 
-def every_line() -> list[tuple[str, bool]]:
+def all_settings() -> list[Setting]:
   names = ["none", *(rule for rule in RULES if rule != "none")]
-  return [(rule, on) for rule in names for on in (False, True)]
+  return [
+    (rule, proportional) for rule in names for proportional in (False, True)
+  ]
 
 
-def best(found: list[dict[str, Any]]) -> tuple[str, bool]:
-  """Rule and proportional of the most accurate line."""
-  lines = [row for row in found if row["canvas"] == "all"]
-  top = max(lines, key=lambda row: row["accuracy"])
+def best(rows: list[Row]) -> Setting:
+  """The most accurate setting."""
+  rows = [row for row in rows if row["canvas"] == "all"]
+  top = max(rows, key=lambda row: row["accuracy"])
   return top["rule"], top["proportional"]
 
 
-def show(found: list[dict[str, Any]], title: str) -> None:
-  """Prints a table, a line for each rule."""
-  names = list(dict.fromkeys(row["canvas"] for row in found))[1:]
+def show(rows: list[Row], title: str) -> None:
+  """Prints a table with a line for each setting."""
+  names = list(dict.fromkeys(row["canvas"] for row in rows))[1:]
   table = Table("rule", "proportional", *names, "all", "gain", title=title)
   table.box = box.MARKDOWN
-  for rule, on in dict.fromkeys((r["rule"], r["proportional"]) for r in found):
-    by = {
-      r["canvas"]: r
-      for r in found
-      if (r["rule"], r["proportional"]) == (rule, on)
+  settings = dict.fromkeys((row["rule"], row["proportional"]) for row in rows)
+  for rule, proportional in settings:
+    by_canvas = {
+      row["canvas"]: row
+      for row in rows
+      if (row["rule"], row["proportional"]) == (rule, proportional)
     }
-    cells = [f"{by[name]['accuracy']:.3f}" for name in [*names, "all"]]
-    gain = f"{by['all']['gain']:+.3f} ± {by['all']['gain_noise']:.3f}"
-    table.add_row(rule, "yes" if on else "no", *cells, gain)
+    cells = [f"{by_canvas[name]['accuracy']:.3f}" for name in [*names, "all"]]
+    total = by_canvas["all"]
+    gain = f"{total['gain']:+.3f} ± {total['gain_noise']:.3f}"
+    table.add_row(rule, "yes" if proportional else "no", *cells, gain)
   Console(width=120).print(table)
 
 
 def resolution(
-  pipe: LuminaPipeline, reader: DigitClassifier, factor: float
-) -> list[dict[str, Any]]:
-  """All rules at a size; the best also at other scales of guidance."""
-  what = dict(table="resolution", factor=factor)
-  asked = ask(pipe, SAME, factor)
-  found = compare(pipe, reader, asked, every_line(), guidance=GUIDANCE, **what)
-  show(found, f"{factor:g} times the trained size, guidance {GUIDANCE:g}")
-  lines = [("none", False), best(found)]
-  for scale in OTHER_GUIDANCE:
-    asked = ask(pipe, SAME, factor, scale)
-    more = compare(pipe, reader, asked, lines, guidance=scale, **what)
-    show(more, f"{factor:g} times the trained size, guidance {scale:g}")
-    found += more
-  return found
+  pipe: LuminaPipeline, classifier: DigitClassifier, factor: float
+) -> list[Row]:
+  """All settings at a size; the best also at other scales of guidance."""
+  title = f"{factor:g} times the trained size, guidance"
+  fields = dict(table="resolution", factor=factor)
+
+  def measure(settings, guidance):
+    canvases = make_canvases(pipe, SAME, factor, guidance)
+    rows = compare(
+      pipe, classifier, canvases, settings, guidance=guidance, **fields
+    )
+    show(rows, f"{title} {guidance:g}")
+    return rows
+
+  rows = measure(all_settings(), GUIDANCE)
+  settings = [("none", False), best(rows)]
+  return rows + [row for g in OTHER_GUIDANCE for row in measure(settings, g)]
 
 
-def layout(
-  pipe: LuminaPipeline, reader: DigitClassifier
-) -> list[dict[str, Any]]:
-  """All rules on canvases of more digits than in training."""
-  asked = from_nearest(pipe, ask(pipe, LARGER))
-  what = dict(table="layout", factor=1.0, guidance=GUIDANCE)
-  found = compare(pipe, reader, asked, every_line(), **what)
-  show(found, f"larger canvases, guidance {GUIDANCE:g}")
-  return found
+def layout(pipe: LuminaPipeline, classifier: DigitClassifier) -> list[Row]:
+  """All settings on canvases of more digits than in training."""
+  canvases = from_nearest(pipe, make_canvases(pipe, LARGER))
+  fields = dict(table="layout", factor=1.0, guidance=GUIDANCE)
+  rows = compare(pipe, classifier, canvases, all_settings(), **fields)
+  show(rows, f"larger canvases, guidance {GUIDANCE:g}")
+  return rows
 
 
-def parts(
-  pipe: LuminaPipeline, reader: DigitClassifier
-) -> list[dict[str, Any]]:
-  """What wrong canvases show instead, digit by digit at the trained size.
+def mistakes(pipe: LuminaPipeline, classifier: DigitClassifier) -> list[Row]:
+  """What wrong canvases show instead, read at the trained size of a digit.
 
-  The quarters of a single digit at twice its size are read as that digit; each
-  line of 4x1 is read as the first line and as its own.
+  Each quarter of a single digit at twice its size is compared with that digit;
+  each line of 4x1 with its own digit and with the first one.
   """
-  found = []
-  asked = ask(pipe, {(1, 1): 80}, 2.0)
-  labels = np.concatenate([x.ravel() for x in asked.labels])
+  rows: list[Row] = []
+  canvases = make_canvases(pipe, {(1, 1): 80}, 2.0)
+  labels = np.concatenate([x.ravel() for x in canvases.labels])
   for rule in ("none", "linear", "ntk", "watershed"):
-    images = [output.to_uint8(x) for x in draw(pipe, asked, rule, False)]
-    share = reader.accuracy(split_canvases(images, 2, 2), np.repeat(labels, 4))
-    found.append(dict(table="quarters", rule=rule, accuracy=share))
-  asked = ask(pipe, {(4, 1): 100})
-  images = [output.to_uint8(x) for x in draw(pipe, asked, "none", False)]
+    images = [to_uint8(x) for x in generate(pipe, canvases, (rule, False))]
+    quarters = split_canvases(images, 2, 2)
+    accuracy = classifier.accuracy(quarters, np.repeat(labels, 4))
+    rows.append(dict(table="quarters", rule=rule, accuracy=accuracy))
+  canvases = make_canvases(pipe, {(4, 1): 100})
+  images = [to_uint8(x) for x in generate(pipe, canvases, ("none", False))]
   lines = split_canvases(images, 4, 1).reshape(-1, 4, SIDE, SIDE)
-  wanted = np.stack([x.ravel() for x in asked.labels])
+  labels = np.stack([x.ravel() for x in canvases.labels])
   for line in range(4):
     own, first = (
-      reader.accuracy(lines[:, line], wanted[:, which]) for which in (line, 0)
+      classifier.accuracy(lines[:, line], labels[:, other])
+      for other in (line, 0)
     )
-    found.append(dict(table="lines", line=line + 1, own=own, first=first))
-  for row in found:
+    rows.append(dict(table="lines", line=line + 1, own=own, first=first))
+  for row in rows:
     print(row)
-  return found
+  return rows
 
 
-def save(found: list[dict[str, Any]]) -> None:
-  """One line for each row, so that a change shows as such."""
-  lines = ",\n".join(json.dumps(row) for row in found)
+def save(rows: list[Row]) -> None:
+  """Writes one row per line, so that diffs are readable."""
+  lines = ",\n".join(json.dumps(row) for row in rows)
   RESULTS.write_text(f"[\n{lines}\n]\n")
 
 
 def main(_) -> None:
   pipe = LuminaPipeline.from_pretrained()
-  reader, found = DigitClassifier(split(0.2)[0]), []
-  for part in (
-    lambda: resolution(pipe, reader, 2.0),
-    lambda: parts(pipe, reader),
-    lambda: layout(pipe, reader),
-    lambda: resolution(pipe, reader, 1.5),
+  classifier, rows = DigitClassifier(split(0.2)[0]), []
+  for measure in (
+    lambda: resolution(pipe, classifier, 2.0),
+    lambda: mistakes(pipe, classifier),
+    lambda: layout(pipe, classifier),
+    lambda: resolution(pipe, classifier, 1.5),
   ):
-    found += part()
-    save(found)
+    rows += measure()
+    save(rows)
 
 
 if __name__ == "__main__":

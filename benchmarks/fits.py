@@ -1,9 +1,9 @@
 """The smallest slice each published size trains on: python -m benchmarks.fits
 
-Compiles the real training step, one row of one sample on each data x fsdp
-shard, on ever larger slices of each chip until one fits, and writes
-docs/fits.md. What was compiled is kept in docs/fits.json: start it again and
-it goes on. All of it takes hours; a few cells are
+Compiles the training step, one row of one sample on each data x fsdp shard, for
+ever larger slices of each chip until one fits, and writes docs/fits.md. Results
+are kept in docs/fits.json, and a restart continues there. The whole table takes
+hours; flags select cells:
 
   python -m benchmarks.fits --sizes=flag_dit_t2i_5b --chips=v5e --tokens=4096
 
@@ -42,7 +42,7 @@ TPUS = ("v5e", "v5p", "v6e", "v7x")
 GIB = 2**30
 # The network of Lumina-T2X's "7B" that reads text.
 SIZES = PUBLISHED | {"flag_7b": text_to_image.MODELS["flag_7b"]}
-UNTRIED = "·"
+NOT_TRIED = "·"
 HEAD = """# The smallest slice for each size
 
 The smallest slice of each chip on which the real training step compiles and
@@ -63,7 +63,7 @@ Names are keys of `lumina_jax.backbone.PUBLISHED`; `flag_7b` is a variant of
 
 
 def make_config(model: ModelConfig) -> RunConfig:
-  """A run of any network; its data do not matter here."""
+  """A run of any network; its data does not matter."""
   base = run_config.parse(text_to_image.get_config())
   text = model.text_width and Utf8Config(model.text_width, max_words=128)
   return dataclasses.replace(base, model=model, text_encoder=text or None)
@@ -72,10 +72,10 @@ def make_config(model: ModelConfig) -> RunConfig:
 def smallest(
   name: str, tokens: int, chip: Chip, remat: str, known: dict[str, Any]
 ) -> None:
-  """Adds to `known` what is missing to say which slice is the smallest.
+  """Compiles for slices, smallest first, until one fits; adds to `known`.
 
-  From the first slice upwards that can do as estimated. It is the one sought
-  or just below, so a bisection would compile more: both ends of every cell.
+  Starts at the first slice that fits by the estimate, which is the right one or
+  slightly too small. A bisection would compile more.
   """
   config = make_config(SIZES[name])
   for shape in chip.slices:
@@ -92,14 +92,14 @@ def smallest(
 
 
 def result(job: Job) -> dict[str, Any]:
-  """What became of a job, or the first line of what the compiler said."""
+  """The outcome of a job, or the first line of the compiler's error."""
   try:
     return report.to_json(compile_job(job))
   except (ValueError, jax.errors.JaxRuntimeError) as error:
     print(f"{job.topology.name}, {job.budget}: {error}", flush=True)
     return {"fits": False, "error": str(error).splitlines()[0]}
   finally:
-    jax.clear_caches()  # Programs are large and none is run.
+    jax.clear_caches()  # Programs are large and none runs.
 
 
 def key_of(name: str, tokens: int, chip: Chip, remat: str, shape: str) -> str:
@@ -109,7 +109,7 @@ def key_of(name: str, tokens: int, chip: Chip, remat: str, shape: str) -> str:
 def cell(
   name: str, tokens: int, chip: Chip, remat: str, known: dict[str, Any]
 ) -> str:
-  """The smallest slice of a size, as far as it is known."""
+  """The cell of the table: the smallest slice, if it is known."""
   tried = False
   for shape in chip.slices:
     found = known.get(key_of(name, tokens, chip, remat, shape))
@@ -118,11 +118,11 @@ def cell(
       return "?"
     if found and found["fits"]:
       return f"{shape} ({found['memory']['peak'] / GIB:.1f})"
-  return "none" if tried else UNTRIED
+  return "none" if tried else NOT_TRIED
 
 
 def table(known: dict[str, Any], remat: str) -> str:
-  """docs/fits.md."""
+  """The text of docs/fits.md."""
   largest = ", ".join(f"{n}:{CHIPS[n].slices[-1]}" for n in TPUS)
   lines = [
     HEAD.format(
@@ -141,7 +141,7 @@ def table(known: dict[str, Any], remat: str) -> str:
     missing = []
     for name in SIZES:
       cells = [cell(name, n, chip, remat, known) for n in TOKENS]
-      if set(cells) == {UNTRIED}:
+      if set(cells) == {NOT_TRIED}:
         missing.append(name)
       else:
         lines.append(f"| {name} | {' | '.join(cells)} |")
@@ -169,8 +169,8 @@ def main(_) -> None:
 
 
 if __name__ == "__main__":
-  flags.DEFINE_multi_enum("sizes", list(SIZES), list(SIZES), "Of networks.")
-  flags.DEFINE_multi_enum("chips", list(TPUS), list(TPUS), "Kinds of TPUs.")
-  flags.DEFINE_multi_integer("tokens", list(TOKENS), "Of a row.")
+  flags.DEFINE_multi_enum("sizes", list(SIZES), list(SIZES), "Networks.")
+  flags.DEFINE_multi_enum("chips", list(TPUS), list(TPUS), "Chips.")
+  flags.DEFINE_multi_integer("tokens", list(TOKENS), "Tokens of a row.")
   flags.DEFINE_string("remat", "full", "A policy of backbone/remat.py.")
   app.run(main)

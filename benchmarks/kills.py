@@ -1,17 +1,17 @@
-"""Kills a run of the digits at random moments: does it come back the same?
+"""Kills a training run at random moments and checks that it resumes exactly.
 
   python -m benchmarks.kills --kills=50
 
-Trains the digits with a checkpoint every few steps, sends SIGKILL after a
-random time, starts the same command again, and so on; then lets it come to its
-end. Every start has to go on where a checkpoint stands, nothing but steps after
-the newest one may be lost, and the parameters, the average and the metrics at
-the end have to be those of a run that was never interrupted, bit for bit.
+Trains digits with a checkpoint every few steps, sends SIGKILL after a random
+time, starts the same command again, and so on; then lets it finish. Every start
+must resume from the newest checkpoint, and the final parameters, EMA and
+metrics must equal those of an uninterrupted run bit for bit.
 """
 
 from __future__ import annotations
 
 import json
+import logging
 import os
 import pathlib
 import random
@@ -19,6 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from typing import Any
 
 import jax
 import numpy as np
@@ -46,7 +47,7 @@ SMALL = {
 
 
 def command(workdir: pathlib.Path, steps: int) -> list[str]:
-  """Trains a small network for so many steps."""
+  """A command that trains a small network."""
   values = SMALL | {"training.steps": steps, "training.sample_every": steps}
   return [
     sys.executable,
@@ -58,7 +59,7 @@ def command(workdir: pathlib.Path, steps: int) -> list[str]:
   ]
 
 
-def saved(workdir: pathlib.Path) -> int:
+def newest_step(workdir: pathlib.Path) -> int:
   """Step of the newest complete checkpoint; -1 = none."""
   folder = workdir / FOLDER
   names = [path.name for path in folder.iterdir()] if folder.exists() else []
@@ -66,31 +67,31 @@ def saved(workdir: pathlib.Path) -> int:
 
 
 def kill_once(
-  words: list[str], workdir: pathlib.Path, wait: float, early: bool
-) -> dict:
+  arguments: list[str], workdir: pathlib.Path, wait: float, early: bool
+) -> dict[str, Any]:
   """Starts a run and kills it.
 
   Args:
-    words: its command.
-    workdir: where it trains.
+    arguments: command of the run.
+    workdir: its workdir.
     wait: seconds before it is killed.
-    early: from its start on, so perhaps before or while it restores a
-      checkpoint; else from its first step on.
+    early: whether these count from its start, so that it may be killed before
+      or while it restores a checkpoint, or from its first step.
 
   Returns:
-    Where it began, where it stood when it was killed, and whether a save was
-    under way.
+    Newest checkpoint at the start and at the kill, whether a save was under
+    way, and the exit code.
 
   Raises:
-    RuntimeError: if it does not begin where the newest checkpoint is.
+    RuntimeError: if the run does not resume from the newest checkpoint.
   """
-  before, log = saved(workdir), workdir.with_suffix(".log")
+  before, log = newest_step(workdir), workdir.with_suffix(".log")
   with log.open("w") as out:
-    process = subprocess.Popen(words, stdout=out, stderr=subprocess.STDOUT)
+    process = subprocess.Popen(arguments, stdout=out, stderr=subprocess.STDOUT)
   deadline = time.monotonic() + 300
   while not early and "training:" not in log.read_text():
     if process.poll() is not None or time.monotonic() > deadline:
-      raise RuntimeError(f"it did not start:\n{log.read_text()}")
+      raise RuntimeError(f"the run did not start:\n{log.read_text()}")
     time.sleep(0.02)
   time.sleep(wait)
   process.kill()
@@ -99,17 +100,17 @@ def kill_once(
   if start not in text and ("training:" in text or "steps, " in text):
     raise RuntimeError(f"expected {start!r}:\n{text}")
   folder = workdir / FOLDER
-  left = list(folder.iterdir()) if folder.exists() else []
-  saving = any("tmp" in path.name for path in left)
-  stood = saved(workdir)
-  if stood < before:
-    raise RuntimeError(f"checkpoint {before} is gone, the newest is {stood}")
-  return {"began": before, "stood": stood, "saving": saving, "rc": code}
+  names = [path.name for path in folder.iterdir()] if folder.exists() else []
+  after = newest_step(workdir)
+  if after < before:
+    raise RuntimeError(f"checkpoint {before} is gone, the newest is {after}")
+  saving = any("tmp" in name for name in names)
+  return {"before": before, "after": after, "saving": saving, "rc": code}
 
 
 def arrays(workdir: pathlib.Path) -> dict[str, np.ndarray]:
-  """Everything in the newest checkpoint, by item and path."""
-  folder = workdir / FOLDER / str(saved(workdir))
+  """All arrays of the newest checkpoint, by item and path."""
+  folder = workdir / FOLDER / str(newest_step(workdir))
   found = {}
   for item in ("ema", "train"):
     tree = ocp.PyTreeCheckpointer().restore((folder / item).absolute())
@@ -119,62 +120,77 @@ def arrays(workdir: pathlib.Path) -> dict[str, np.ndarray]:
 
 
 def compare(workdir: pathlib.Path, other: pathlib.Path) -> list[str]:
-  """Names of what differs between the ends of two runs."""
-  mine, theirs = arrays(workdir), arrays(other)
-  wrong = [
+  """Names of the arrays and metrics that differ between two finished runs."""
+  ours, others = arrays(workdir), arrays(other)
+  different = [
     name
-    for name in sorted(mine.keys() | theirs.keys())
-    if name not in mine
-    or name not in theirs
-    or not np.array_equal(mine[name], theirs[name])
+    for name in sorted(ours.keys() | others.keys())
+    if name not in ours
+    or name not in others
+    or not np.array_equal(ours[name], others[name])
   ]
   losses = [
     [(row["step"], row["loss"]) for row in read(folder)]
     for folder in (workdir, other)
   ]
-  return wrong + ([] if losses[0] == losses[1] else ["metrics: losses"])
+  return different + ([] if losses[0] == losses[1] else ["metrics: losses"])
 
 
-def torture(kills: int, steps: int, seed: int, folder: pathlib.Path) -> None:
-  """Prints a line for each kill; exits with 1 if the ends differ."""
+def measure(kills: int, steps: int, seed: int, folder: pathlib.Path) -> bool:
+  """Prints a line for each kill and the result; returns whether all is equal.
+
+  Args:
+    kills: number of kills.
+    steps: steps of the run.
+    seed: seed of the moments.
+    folder: folder for two workdirs.
+  """
   rng = random.Random(seed)
-  whole, broken = folder / "whole", folder / "broken"
-  began = time.monotonic()
-  subprocess.run(command(whole, steps), check=True, stdout=subprocess.DEVNULL)
-  words = command(broken, steps)
-  done = []
+  uninterrupted, killed = folder / "uninterrupted", folder / "killed"
+  start = time.monotonic()
+  subprocess.run(
+    command(uninterrupted, steps), check=True, stdout=subprocess.DEVNULL
+  )
+  arguments = command(killed, steps)
+  results = []
   for number in range(kills):
     early = rng.random() < 0.25
     wait = rng.uniform(0, 12 if early else 2)
-    done.append(kill_once(words, broken, wait, early))
-    print(f"kill {number + 1:2d}: {json.dumps(done[-1])}", flush=True)
-    if done[-1]["rc"] == 0:
-      break  # It came to its end before the kill.
-  subprocess.run(words, check=True, stdout=subprocess.DEVNULL)
-  wrong = compare(broken, whole)
-  killed = sum(one["rc"] != 0 for one in done)
-  saving = sum(one["saving"] for one in done)
+    results.append(kill_once(arguments, killed, wait, early))
+    print(f"kill {number + 1:2d}: {json.dumps(results[-1])}", flush=True)
+    if results[-1]["rc"] == 0:
+      break  # The run finished before the kill.
+  subprocess.run(arguments, check=True, stdout=subprocess.DEVNULL)
+  different = compare(killed, uninterrupted)
+  count = sum(result["rc"] != 0 for result in results)
+  saving = sum(result["saving"] for result in results)
   print(
-    f"{killed} kills, {saving} of them while a checkpoint was being written, "
-    f"{time.monotonic() - began:.0f} s; {len(arrays(whole))} arrays and "
-    f"{steps // EVERY} losses: "
-    + (f"DIFFERENT: {', '.join(wrong[:8])}" if wrong else "equal bit for bit")
+    f"{count} kills, {saving} of them while a checkpoint was being written, "
+    f"{time.monotonic() - start:.0f} s; {len(arrays(uninterrupted))} arrays "
+    f"and {steps // EVERY} losses: "
+    + (
+      f"DIFFERENT: {', '.join(different[:8])}"
+      if different
+      else "equal bit for bit"
+    )
   )
-  sys.exit(1 if wrong or killed < kills else 0)
+  return not different and count == kills
 
 
 def main(_) -> None:
   args = flags.FLAGS
+  logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax reports each step.
   os.environ.setdefault("JAX_PLATFORMS", "cpu")
   with tempfile.TemporaryDirectory() as folder:
-    # Or each start would compile anew, which takes longer than what it is for.
+    # Otherwise each start would compile for longer than it trains.
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", f"{folder}/cache")
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
-    torture(args.kills, args.steps, args.seed, pathlib.Path(folder))
+    equal = measure(args.kills, args.steps, args.seed, pathlib.Path(folder))
+  sys.exit(0 if equal else 1)
 
 
 if __name__ == "__main__":
-  flags.DEFINE_integer("kills", 50, "How often to kill.", lower_bound=1)
-  flags.DEFINE_integer("steps", 3000, "Of the run.", lower_bound=EVERY)
-  flags.DEFINE_integer("seed", 0, "Of the moments.")
+  flags.DEFINE_integer("kills", 50, "Number of kills.", lower_bound=1)
+  flags.DEFINE_integer("steps", 3000, "Steps of the run.", lower_bound=EVERY)
+  flags.DEFINE_integer("seed", 0, "Seed of the moments.")
   app.run(main)

@@ -1,9 +1,9 @@
 """Memory and time of loading a network: python -m benchmarks.load
 
-Writes a random checkpoint of a published size in bfloat16, as diffusers and as
-the original code have it, and loads each into bfloat16 parameters by
-`LuminaPipeline.from_pretrained`, in a process of its own. On a CPU the host's
-memory holds the parameters too, so the least possible peak is their size.
+Writes a random checkpoint of a published size in bfloat16, in the layouts of
+diffusers and of the original code, and loads each by
+`LuminaPipeline.from_pretrained` as bfloat16, in its own process. On a CPU the
+parameters are in the same memory, so the peak is at least their size.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import tempfile
 
 from absl import app, flags
 
-from benchmarks.convert import IDLE, Random, run, size
+from benchmarks.convert import IDLE, RandomWeights, run, size
 from lumina_jax.backbone import PUBLISHED
 from lumina_jax.interop import pytorch_writer
 from lumina_jax.pretrained.diffusers import INDEX
@@ -31,21 +31,23 @@ print(convert.peak_memory())
 def main(_) -> None:
   network = flags.FLAGS.network
   with tempfile.TemporaryDirectory(dir=flags.FLAGS.folder) as name:
-    folders = pathlib.Path(name) / "diffusers", pathlib.Path(name) / "original"
-    folders[0].mkdir()
-    pytorch_writer.write(
-      Random(network), folders[0] / "transformer", "diffusers", "bfloat16"
-    )
+    diffusers = pathlib.Path(name) / "diffusers"
+    original = pathlib.Path(name) / "original"
+    diffusers.mkdir()
     index = {"_class_name": "LuminaPipeline"}
-    (folders[0] / INDEX).write_text(json.dumps(index))
-    pytorch_writer.write(Random(network), folders[1], "lumina", "bfloat16")
+    (diffusers / INDEX).write_text(json.dumps(index))
+    for folder, layout in (
+      (diffusers / "transformer", "diffusers"),
+      (original, "lumina"),
+    ):
+      pytorch_writer.write(RandomWeights(network), folder, layout, "bfloat16")
     idle = int(run("-c", IDLE)[1])
     print(f"JAX started, nothing loaded: {idle / 1e9:.2f} GB")
-    for folder in folders:
+    for folder in (diffusers, original):
       seconds, peak = run("-c", LOAD, str(folder))
       nbytes = size(folder)
       print(
-        f"{folder.name}: {nbytes / 1e9:.2f} GB on the disk, peak "
+        f"{folder.name}: {nbytes / 1e9:.2f} GB on disk, peak "
         f"{int(peak) / 1e9:.2f} GB = {int(peak) / nbytes:.2f} times, "
         f"{seconds:.0f} s",
         flush=True,
@@ -54,7 +56,7 @@ def main(_) -> None:
 
 if __name__ == "__main__":
   flags.DEFINE_enum(
-    "network", "next_dit_t2i_2b_gqa", list(PUBLISHED), "Which size."
+    "network", "next_dit_t2i_2b_gqa", list(PUBLISHED), "Published size."
   )
-  flags.DEFINE_string("folder", None, "Where to write; default: temporary.")
+  flags.DEFINE_string("folder", None, "Parent of the temporary folder.")
   app.run(main)

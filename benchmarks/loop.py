@@ -1,12 +1,10 @@
-"""What the loop of training costs beyond the step itself.
+"""Overhead of the training loop over the step: python -m benchmarks.loop
 
-  python -m benchmarks.loop --milliseconds=50
-
-Runs the compiled step on one batch again and again, and the whole loop of
-`lumina_jax.train` with its reading ahead, metrics, watchdog and poll, in turns;
-as many rows as make a step take about so long here. Prints the ratio: with
-batches that are ready, which is the loop alone, and with digits that are
-composed meanwhile, which on a CPU takes the cores that the step wants.
+Runs the compiled step on one batch, and the whole loop of `lumina_jax.train`
+with prefetching, metrics and watchdog, in turn. The number of rows is doubled
+until a step takes `--milliseconds`. Prints the ratio of both: with batches that
+are ready, which shows the loop alone, and with digits that are loaded at the
+same time, which on a CPU competes with the step for cores.
 """
 
 from __future__ import annotations
@@ -41,7 +39,7 @@ NEVER = 10**9
 
 
 def make_config(rows: int, count: int) -> RunConfig:
-  """The digits, for so many steps of so many rows, without pictures."""
+  """A run on digits without checkpoints and samples."""
   config = run_config.parse(digits.get_config())
   plan = dataclasses.replace(
     config.training,
@@ -56,8 +54,8 @@ def make_config(rows: int, count: int) -> RunConfig:
   return dataclasses.replace(config, training=plan)
 
 
-class Bare:
-  """The step alone, its batch on the device."""
+class StepOnly:
+  """The compiled step, on a batch that is on the device."""
 
   def __init__(self, config: RunConfig):
     self._mesh = make_mesh(config.mesh)
@@ -72,21 +70,21 @@ class Bare:
       self._batch = steps.place_batch(batch, self._mesh, rows)
 
   def seconds(self, count: int) -> float:
-    """Of a step, over so many that follow each other without a pause."""
+    """Seconds per step of so many successive steps."""
     with jax.set_mesh(self._mesh):
-      began = time.monotonic()
+      start = time.monotonic()
       for _ in range(count):
         self._state, values = self._step(self._state, self._batch)
       jax.block_until_ready(values)
-    return (time.monotonic() - began) / count
+    return (time.monotonic() - start) / count
 
 
 def loop_seconds(config: RunConfig, ready: bool) -> float:
-  """Of a step within the whole loop, as its metrics have it.
+  """Seconds per step of the whole loop, from its metrics.
 
   Args:
-    config: of the run.
-    ready: whether its batches cost nothing.
+    config: config of the run.
+    ready: whether loading a batch takes no time.
   """
   with contextlib.ExitStack() as stack:
     folder = stack.enter_context(tempfile.TemporaryDirectory())
@@ -98,44 +96,42 @@ def loop_seconds(config: RunConfig, ready: bool) -> float:
       )
     training.train(config, epath.Path(folder))
     rows = metrics.read(pathlib.Path(folder))
-  # The first line holds what comes with the first steps.
+  # The first row includes the start.
   return 1 / statistics.median(row["steps_per_second"] for row in rows[1:])
 
 
 def main(_) -> None:
   logging.getLogger("absl").setLevel(logging.ERROR)
   args, rows = flags.FLAGS, 1
-  wanted = args.milliseconds / 1000
   while True:
-    bare = Bare(make_config(rows, args.steps))
-    bare.seconds(3)
-    if bare.seconds(10) >= wanted or rows >= 512:
+    config = make_config(rows, args.steps)
+    step = StepOnly(config)
+    step.seconds(3)
+    if step.seconds(10) >= args.milliseconds / 1000 or rows >= 512:
       break
     rows *= 2
-  config = make_config(rows, args.steps)
-  bare, ratios = Bare(config), []
-  bare.seconds(5)
+  ratios = []
   print(f"{rows} rows of 40 tokens, {args.steps} steps a round")
-  print_head(["round", "step, ms", "batches ready", "digits composed"])
+  print_head(["round", "step, ms", "batches ready", "digits loaded"])
   for number in range(args.rounds):
-    alone, found = [bare.seconds(args.steps // 2)], []
+    alone, loops = [step.seconds(args.steps // 2)], []
     for ready in (True, False):
-      found.append(loop_seconds(config, ready))
-      alone.append(bare.seconds(args.steps // 2))
-    # Each beside the steps right before and right after it.
+      loops.append(loop_seconds(config, ready))
+      alone.append(step.seconds(args.steps // 2))
+    # Each loop is compared with the steps right before and after it.
     around = [statistics.mean(alone[i : i + 2]) for i in range(2)]
-    ratios.append([a / b for a, b in zip(found, around, strict=True)])
-    print_row([f"{number + 1}", f"{1e3 * around[0]:.1f}", *_show(ratios[-1])])
+    ratios.append([a / b for a, b in zip(loops, around, strict=True)])
+    print_row([f"{number + 1}", f"{1e3 * around[0]:.1f}", *_format(ratios[-1])])
   medians = map(statistics.median, zip(*ratios, strict=True))
-  print_row(["median", "", *_show(medians)])
+  print_row(["median", "", *_format(medians)])
 
 
-def _show(ratios: Iterable[float]) -> list[str]:
+def _format(ratios: Iterable[float]) -> list[str]:
   return [f"{ratio:.3f}" for ratio in ratios]
 
 
 if __name__ == "__main__":
-  flags.DEFINE_float("milliseconds", 50.0, "That a step shall take at least.")
-  flags.DEFINE_integer("steps", 200, "Of a round.", lower_bound=30)
-  flags.DEFINE_integer("rounds", 3, "How often.", lower_bound=1)
+  flags.DEFINE_float("milliseconds", 50.0, "Least time of a step.")
+  flags.DEFINE_integer("steps", 200, "Steps of a round.", lower_bound=60)
+  flags.DEFINE_integer("rounds", 3, "Rounds.", lower_bound=1)
   app.run(main)

@@ -1,20 +1,12 @@
-"""What a pipeline takes of one TPU chip: python -m benchmarks.one_chip
+"""Memory of a pipeline on one TPU chip: python -m benchmarks.one_chip
 
-Compiles, for a chip that need not be there, what a call runs one after the
-other: the language model, the sampler and the autoencoder's decoder, of the
-published 2B network at 1024 x 1024 in bfloat16. Prints the memory of each
-against the chip's. Needs libtpu: pip install -e ".[tpu]".
+Compiles the programs that a call runs one after the other: the language model,
+the sampler and the autoencoder's decoder, of the published 2B network at 1024 x
+1024 in bfloat16. Prints the memory of each against the chip's. Nothing runs, so
+no TPU is needed, but libtpu: pip install -e ".[tpu]".
 """
 
 from __future__ import annotations
-
-import os
-
-# Before JAX is imported: it runs on the CPU, and libtpu only compiles.
-os.environ.setdefault("JAX_PLATFORMS", "cpu")
-os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
-os.environ.setdefault("TPU_ACCELERATOR_TYPE", "v5litepod-1")
-os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
 
 import functools
 import time
@@ -25,23 +17,24 @@ import jax.numpy as jnp
 import numpy as np
 from absl import app, flags
 from flax import linen as nn
-from jax.experimental import topologies
 
 from lumina_jax.backbone import PUBLISHED
 from lumina_jax.encoders import language, vae
 from lumina_jax.interop.language_config import language_config
 from lumina_jax.model.network import Network
+from lumina_jax.parallel import topology
+from lumina_jax.parallel.chips import CHIPS, GIB
+from lumina_jax.parallel.compiled import OutOfMemory, compile_program
 from lumina_jax.parallel.mesh import MeshConfig, make_mesh, replicated
+from lumina_jax.parallel.topology import Topology
 from lumina_jax.pretrained import defaults
-from lumina_jax.sampling import program as sampler
+from lumina_jax.sampling import program
 from lumina_jax.sampling.batch import make_batches
 from lumina_jax.sampling.options import configured_solver
 from lumina_jax.sampling.request import Request
 from lumina_jax.sampling.times import time_grid
 
-GIB = 2**30
-USABLE = {"v5e": 15.75, "v6e": 31.25}  # GiB that the compiler may fill.
-# What config.json of google/gemma-2b says.
+# config.json of google/gemma-2b.
 GEMMA_2B = dict(
   model_type="gemma",
   vocab_size=256_000,
@@ -59,83 +52,87 @@ GEMMA_2B = dict(
 
 
 def programs(pixels: int) -> dict[str, tuple[Any, tuple]]:
-  """Functions and the shapes that they are called with, by name."""
-  model = PUBLISHED["next_dit_t2i_2b_gqa"]
+  """Functions and their arguments, as shapes or arrays, by name."""
+  model, side = PUBLISHED["next_dit_t2i_2b_gqa"], pixels // 8
   network = Network(model, defaults.text_config(model))
-  options = defaults.options(model)
-  reader = language_config(GEMMA_2B, "penultimate", "bfloat16")
-  decoder = vae.PUBLISHED["sdxl"]
-  side = pixels // 8
-  sizes = defaults.sizes(model, side)
+  options, sizes = defaults.options(model), defaults.sizes(model, side)
+  gemma = language_config(GEMMA_2B, "penultimate", "bfloat16")
+  sdxl = vae.PUBLISHED["sdxl"]
   words = np.zeros((2, network.text_encoder.max_tokens), np.int32)
-  features = np.zeros((words.shape[1], reader.width), np.float32)
+  text = np.zeros((words.shape[1], gemma.width), np.float32)
   request = Request(
-    "", model.grid(side, side), features, features, 0, 0, options.guidance_scale
+    prompt="",
+    grid=model.grid(side, side),
+    text=text,
+    negative=text,
+    seed=0,
+    number=0,
+    guidance_scale=options.guidance_scale,
   )
   times = time_grid(options)
   (batch,) = make_batches([request], network, options, sizes, times)
-  program = sampler.Program(network, configured_solver(options))
-  sample = functools.partial(sampler.sample, program=program)
+  sampler = program.Program(network, configured_solver(options))
   boxed = jax.eval_shape(network.init, jax.random.key(0))
   return {
     "language model": (
-      functools.partial(language.encode_tokens, reader),
-      (_in(language.boxed_shapes(reader), jnp.bfloat16), words, words),
+      functools.partial(language.encode_tokens, gemma),
+      (_as(language.boxed_shapes(gemma), jnp.bfloat16), words, words),
     ),
-    "sampler": (sample, (_in(boxed, jnp.bfloat16), batch.inputs)),
+    "sampler": (
+      functools.partial(program.sample, program=sampler),
+      (_as(boxed, jnp.bfloat16), batch.inputs),
+    ),
     "decoder": (
-      lambda params, z: vae.decode(decoder, params, z),
+      functools.partial(vae.decode, sdxl),
       (
-        _in(vae.boxed_shapes(decoder), jnp.float32),
+        _as(vae.boxed_shapes(sdxl), jnp.float32),
         np.zeros((1, side, side, 4), np.float32),
       ),
     ),
   }
 
 
-def _in(boxed: Any, dtype: Any) -> Any:
+def _as(boxed: Any, dtype: Any) -> Any:
   return jax.tree.map(
     lambda x: jax.ShapeDtypeStruct(x.shape, dtype), nn.unbox(boxed)
   )
 
 
-def peak(function: Any, args: tuple, device: Any) -> int:
-  """Bytes of a device that a program takes, arguments included."""
-  mesh = make_mesh(MeshConfig(), [device])
+def peak(function: Any, args: tuple, machine: Topology) -> int:
+  """Bytes of the device that a program needs, arguments included."""
+  mesh = make_mesh(MeshConfig(), list(machine.devices))
   args = jax.tree.map(
     lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=replicated(mesh)),
     args,
   )
-  with jax.set_mesh(mesh):  # It tells attention what it is compiled for.
-    compiled = jax.jit(function).lower(*args).compile()
-  return compiled.memory_analysis().peak_memory_in_bytes
+  with jax.set_mesh(mesh):  # Attention chooses its kernel by the mesh.
+    lowered = jax.jit(function).lower(*args)
+  found = compile_program(lowered, machine.devices)
+  return found.needed if isinstance(found, OutOfMemory) else found.peak
 
 
 def main(_) -> None:
-  chip = flags.FLAGS.chip
-  topology = topologies.get_topology_desc(
-    platform="tpu",
-    topology_name=f"{chip}:1x1",
-    chips_per_host_bounds=(1, 1, 1),
-  )
-  print(f"one {chip} chip, {USABLE[chip]} GiB; {flags.FLAGS.pixels} pixels")
+  args = flags.FLAGS
+  chip, machine = CHIPS[args.chip], topology.find(f"{args.chip}:1x1")
+  print(f"one {chip.name} chip, {chip.usable / GIB} GiB; {args.pixels} pixels")
   total = 0
-  for name, (function, args) in programs(flags.FLAGS.pixels).items():
-    began = time.perf_counter()
-    taken = peak(function, args, topology.devices[0]) / GIB
-    weights = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(args[0]))
-    total += weights / GIB
+  for name, (function, inputs) in programs(args.pixels).items():
+    start = time.perf_counter()
+    needed = peak(function, inputs, machine)
+    weights = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(inputs[0]))
+    total += weights
     print(
-      f"{name}: peak {taken:.2f} GiB, of it weights {weights / GIB:.2f}; "
-      f"compiled in {time.perf_counter() - began:.0f} s",
+      f"{name}: peak {needed / GIB:.2f} GiB, weights {weights / GIB:.2f} GiB; "
+      f"compiled in {time.perf_counter() - start:.0f} s",
       flush=True,
     )
-    if taken > USABLE[chip]:
-      raise SystemExit(f"DOES NOT FIT: {taken - USABLE[chip]:.2f} GiB too much")
-  print(f"all weights together: {total:.2f} GiB")
+    if needed > chip.usable:
+      excess = (needed - chip.usable) / GIB
+      raise SystemExit(f"DOES NOT FIT: {excess:.2f} GiB too much")
+  print(f"weights of all: {total / GIB:.2f} GiB")
 
 
 if __name__ == "__main__":
-  flags.DEFINE_enum("chip", "v5e", list(USABLE), "Kind of chip.")
-  flags.DEFINE_integer("pixels", 1024, "Along a side.")
+  flags.DEFINE_enum("chip", "v5e", ["v5e", "v6e"], "Kind of chip.")
+  flags.DEFINE_integer("pixels", 1024, "Side of the image.")
   app.run(main)

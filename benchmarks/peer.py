@@ -1,4 +1,4 @@
-"""diffusers' Next-DiT under PyTorch, to be timed beside ours."""
+"""diffusers' Next-DiT under PyTorch, to compare ours with."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ from lumina_jax.commands import start as entry_point
 from lumina_jax.interop import save_pytorch
 from lumina_jax.tokens import Condition
 
-Work = Callable[[], Any]  # One call; returns once its arrays are there.
-Contestants = dict[str, Work]
+Work = Callable[[], Any]  # One call; returns once its arrays are ready.
+Candidates = dict[str, Work]
 
 
 class Sample(NamedTuple):
-  """What all contestants are fed: latents `f32[B, H, W, C]` and condition."""
+  """Inputs of all candidates: latents `f32[B, H, W, C]` and condition."""
 
   latents: np.ndarray
   condition: Condition
 
 
 class Torch:
-  """diffusers' LuminaNextDiT2DModel with weights of ours.
+  """diffusers' LuminaNextDiT2DModel with our weights.
 
   Attributes:
-    versions: of the libraries.
-    threads: that PyTorch uses.
+    versions: versions of the libraries.
+    threads: number of threads of PyTorch.
   """
 
   def __init__(self, cfg: ModelConfig, params: Any, device: str, dtype: str):
@@ -57,28 +57,28 @@ class Torch:
       )
     self._model = model.to(self._device)
 
-  def forward(self, sample: Sample) -> Contestants:
+  def forward(self, sample: Sample) -> Candidates:
     def velocity(model, arguments):
       with self._torch.inference_mode():
         return self._velocity(model, arguments)
 
-    return self._contestants(velocity, sample)
+    return self._candidates(velocity, sample)
 
-  def training(self, sample: Sample) -> Contestants:
+  def training(self, sample: Sample) -> Candidates:
     def step(model, arguments):
       model.zero_grad(set_to_none=True)
       loss = (self._velocity(model, arguments) ** 2).mean()
       loss.backward()
       return loss.detach()
 
-    return self._contestants(step, sample)
+    return self._candidates(step, sample)
 
-  def forget(self) -> None:
-    """Frees the gradients and what torch.compile compiled."""
+  def free(self) -> None:
+    """Frees the gradients and compiled programs."""
     self._model.zero_grad(set_to_none=True)
     self._torch._dynamo.reset()
 
-  def _contestants(self, function: Callable, sample: Sample) -> Contestants:
+  def _candidates(self, function: Callable, sample: Sample) -> Candidates:
     arguments = self._arguments(sample)
 
     def work(model):
@@ -103,20 +103,21 @@ class Torch:
     rotary = embeddings.get_2d_rotary_pos_embed_lumina(
       cfg.head_dim, *cfg.grid(*sample.latents.shape[1:3]).counts
     )
-    place = self._torch.as_tensor
-    here, there = {"device": self._device}, {"dtype": self._dtype}
+
+    def tensor(array, dtype=None):
+      return self._torch.as_tensor(array, device=self._device, dtype=dtype)
+
+    latents = np.moveaxis(sample.latents, -1, 1).copy()
     return dict(
-      hidden_states=place(
-        np.moveaxis(sample.latents, -1, 1).copy(), **here, **there
-      ),
-      timestep=place(condition.time[:, 0], **here),
-      encoder_hidden_states=place(condition.text, **here, **there),
-      encoder_mask=place(condition.text_segments, **here),
+      hidden_states=tensor(latents, self._dtype),
+      timestep=tensor(condition.time[:, 0]),
+      encoder_hidden_states=tensor(condition.text, self._dtype),
+      encoder_mask=tensor(condition.text_segments),
       image_rotary_emb=rotary.to(self._device),
       cross_attention_kwargs={},
       return_dict=False,
     )
 
   def _velocity(self, model: Any, arguments: dict[str, Any]) -> Any:
-    """`[B, C, H, W]`; the model predicts as many channels more, unused."""
+    """`[B, C, H, W]`, the first half of the predicted channels."""
     return model(**arguments)[0][:, : self._cfg.channels].float()

@@ -1,8 +1,8 @@
-"""Made photographs: a folder of JPEGs with captions, as large as real ones.
+"""Synthetic photographs: a folder of JPEGs with captions.
 
-Decoding takes as long as the file is large. The strength of noise that falls
-with the frequency f as f^-1.2 gives about 480 KB for 1500 x 1000 pixels at
-quality 85, which a camera's pictures have as well.
+The time of decoding depends on the size of a file. Noise whose amplitude falls
+with the frequency f as f^-1.2 takes about 480 KB for 1500 x 1000 pixels at
+quality 85, as photographs do.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import pathlib
 import numpy as np
 from PIL import Image
 
-FALL = 1.2
+DECAY = 1.2
 QUALITY = 85
 WORDS = (
   "a an the old small bright quiet wooden orange cat house river stone tree "
@@ -24,13 +24,14 @@ WORDS = (
 def write_folder(
   folder: pathlib.Path, count: int, longer: int = 1500, seed: int = 0
 ) -> float:
-  """Writes count pictures, a third of them upright, and captions beside them.
+  """Writes images, a third of them portraits, and a caption file for each.
 
   Args:
-    folder: that is there.
-    count: pictures.
-    longer: side in pixels; the other is 2/3 of it, both by up to a tenth less.
-    seed: of pictures and captions.
+    folder: an existing folder.
+    count: number of images.
+    longer: longer side in pixels, and 1.5 times the shorter; sides vary down to
+      0.9 of these.
+    seed: seed of images and captions.
 
   Returns:
     Mean size of a file in bytes.
@@ -45,7 +46,7 @@ def write_folder(
     if number % 3 == 2:
       width, height = height, width
     path = folder / f"{number:05}.jpg"
-    image = Image.fromarray(_picture(noise, height, width, rng))
+    image = Image.fromarray(_image(noise, height, width, rng))
     image.save(path, quality=QUALITY)
     path.with_suffix(".txt").write_text(_caption(rng), encoding="utf-8")
     sizes.append(path.stat().st_size)
@@ -53,32 +54,32 @@ def write_folder(
 
 
 def _noise(side: int, rng: np.random.Generator) -> np.ndarray:
-  """`f32[side, side, 3]` of mean 0 and deviation 1; its edges meet."""
+  """Periodic noise `f32[side, side, 3]` of mean 0 and standard deviation 1."""
   rows, columns = np.fft.fftfreq(side)[:, None], np.fft.rfftfreq(side)
   frequency = np.hypot(rows, columns)
   frequency[0, 0] = np.inf
   channels = []
   for _ in range(3):
     white = np.fft.rfft2(rng.standard_normal((side, side), np.float32))
-    x = np.fft.irfft2(white / frequency**FALL, s=(side, side))
+    x = np.fft.irfft2(white / frequency**DECAY, s=(side, side))
     channels.append(x / x.std())
   return np.stack(channels, axis=-1).astype(np.float32)
 
 
-def _picture(
+def _image(
   noise: np.ndarray, height: int, width: int, rng: np.random.Generator
 ) -> np.ndarray:
-  """`u8[height, width, 3]`: two cuts of the noise, one upon the other."""
+  """An image `u8[height, width, 3]`: the sum of two crops of the noise."""
 
-  def cut():
+  def crop():
     top, left = (
-      rng.integers(whole - part + 1)
-      for whole, part in zip(noise.shape[:2], (height, width), strict=True)
+      rng.integers(side - size + 1)
+      for side, size in zip(noise.shape[:2], (height, width), strict=True)
     )
     return noise[top : top + height, left : left + width]
 
-  shades = 128 + 50 * cut() + 25 * cut()[::-1]
-  return np.clip(shades, 0, 255).astype(np.uint8)
+  values = 128 + 50 * crop() + 25 * crop()[::-1]
+  return np.clip(values, 0, 255).astype(np.uint8)
 
 
 def _caption(rng: np.random.Generator) -> str:

@@ -1,10 +1,10 @@
-"""A prompt to a picture, here and in diffusers: python -m benchmarks.pipeline
+"""A prompt to an image, here and in diffusers: python -m benchmarks.pipeline
 
-One folder, written by diffusers with random weights of a middle size, is loaded
-by both; both draw it with the same starting latents, Euler steps, guidance 4,
-in turn and with all threads. The first call of ours, which compiles, is timed
-apart. On a GPU, which has to be there, the 2B network with the published shapes
-of Gemma-2B and SDXL's autoencoder:
+Both load one folder, written by diffusers with random weights of a medium size,
+and generate images from the same latents with Euler steps and guidance 4, in
+turn and with all threads. The first call, which compiles, is timed separately.
+On a GPU, the 2B network with the published shapes of Gemma-2B and SDXL's
+autoencoder:
 
   python -m benchmarks.pipeline --device=gpu --dtype=bfloat16 --network=2b \
     --size=1024 --solver=midpoint --compile
@@ -28,7 +28,7 @@ from lumina_jax.commands import start as entry_point
 PROMPT = "an orange cat sits on a wooden chair"
 GUIDANCE = 4.0
 TRANSFORMERS = {
-  "middle": dict(
+  "medium": dict(
     hidden_size=768,
     num_layers=12,
     num_attention_heads=12,
@@ -46,7 +46,7 @@ TRANSFORMERS = {
   ),
 }
 GEMMAS = {
-  "middle": dict(
+  "medium": dict(
     hidden_size=512,
     num_hidden_layers=6,
     num_attention_heads=8,
@@ -71,11 +71,11 @@ VAE = dict(
   down_block_types=("DownEncoderBlock2D",) * 4,
   up_block_types=("UpDecoderBlock2D",) * 4,
 )
-WORDS = 400  # Tokens of the tokenizer that the tests train.
+VOCAB = 400  # Tokens of the small tokenizer of the tests.
 
 
 def write_folder(folder: pathlib.Path, network: str) -> None:
-  """Random weights under which every part shows in the picture."""
+  """Writes a pipeline of random weights, all of which affect the image."""
   import diffusers
   import torch
   import transformers
@@ -83,7 +83,7 @@ def write_folder(folder: pathlib.Path, network: str) -> None:
   from tests.support.tokenizer import write_tokenizer
 
   torch.manual_seed(0)
-  gemma = transformers.GemmaConfig(vocab_size=WORDS, **GEMMAS[network])
+  gemma = transformers.GemmaConfig(vocab_size=VOCAB, **GEMMAS[network])
   net = diffusers.LuminaNextDiT2DModel(
     patch_size=2, in_channels=4, multiple_of=256, **TRANSFORMERS[network]
   )
@@ -93,7 +93,7 @@ def write_folder(folder: pathlib.Path, network: str) -> None:
         parameter.normal_(std=0.02)
     for layer in net.layers:
       layer.attn2.to_q.load_state_dict(layer.attn1.to_q.state_dict())
-  write_tokenizer(folder / "tokenizer", vocab=WORDS)
+  write_tokenizer(folder / "tokenizer", vocab=VOCAB)
   diffusers.LuminaPipeline(
     net,
     diffusers.FlowMatchEulerDiscreteScheduler(),
@@ -103,7 +103,7 @@ def write_folder(folder: pathlib.Path, network: str) -> None:
   ).save_pretrained(folder)
 
 
-def load_theirs(folder: pathlib.Path, args: Any) -> Any:
+def load_diffusers(folder: pathlib.Path, args: Any) -> Any:
   import diffusers
   import torch
 
@@ -113,23 +113,23 @@ def load_theirs(folder: pathlib.Path, args: Any) -> Any:
   pipe.set_progress_bar_config(disable=True)
   if args.device == "gpu":
     pipe.to("cuda")
-  if args.compile:  # As its documentation recommends.
+  if args.compile:  # As diffusers' documentation recommends.
     pipe.transformer = torch.compile(
       pipe.transformer, mode="max-autotune", fullgraph=True
     )
   return pipe
 
 
-def contestants(folder: pathlib.Path, args: Any) -> dict[str, Callable]:
-  """Calls that take a number of steps and return pixels `u8[H, W, 3]`."""
+def make_candidates(folder: pathlib.Path, args: Any) -> dict[str, Callable]:
+  """Functions of a number of steps that return pixels `u8[H, W, 3]`."""
   import torch
 
   ours = LuminaPipeline.from_pretrained(folder, dtype=args.dtype)
-  theirs, side = load_theirs(folder, args), args.size // 8
+  theirs, side = load_diffusers(folder, args), args.size // 8
   noise = np.random.default_rng(0).standard_normal((1, side, side, 4), "f4")
   call = dict(guidance_scale=GUIDANCE, height=args.size, width=args.size)
 
-  def draw_ours(steps):
+  def generate_ours(steps):
     pixels = ours(
       PROMPT,
       latents=noise,
@@ -139,15 +139,15 @@ def contestants(folder: pathlib.Path, args: Any) -> dict[str, Callable]:
       output_type="uint8",
       **call,
     ).images[0]
-    # Else an encoded prompt would be had for nothing from the second call on.
+    # Otherwise later calls would reuse the features of the prompt.
     ours.text_encoder.clear_memory()
     return pixels
 
-  def draw_theirs(steps):
+  def generate_theirs(steps):
     latents = torch.tensor(noise.transpose(0, 3, 1, 2)).to(
       theirs.device, theirs.dtype
     )
-    # Its solver takes one evaluation a step; a midpoint step of ours two.
+    # A step of its solver is one evaluation, a midpoint step of ours two.
     pixels = theirs(
       PROMPT,
       latents=latents,
@@ -158,7 +158,7 @@ def contestants(folder: pathlib.Path, args: Any) -> dict[str, Callable]:
     ).images[0]
     return np.round(pixels * 255).astype(np.uint8)
 
-  return {"ours": draw_ours, "diffusers": draw_theirs}
+  return {"ours": generate_ours, "diffusers": generate_theirs}
 
 
 def main(argv: list[str]) -> None:
@@ -167,32 +167,32 @@ def main(argv: list[str]) -> None:
   with tempfile.TemporaryDirectory() as name:
     folder = pathlib.Path(name)
     write_folder(folder, args.network)
-    who = contestants(folder, args)
-    pictures, seconds = {}, {name: [] for name in who}
-    for name, draw in who.items():
+    candidates = make_candidates(folder, args)
+    images, seconds = {}, {name: [] for name in candidates}
+    for name, generate in candidates.items():
       start = time.perf_counter()
-      pictures[name] = draw(args.steps)
-      print(f"{name}: first picture {time.perf_counter() - start:.2f} s")
+      images[name] = generate(args.steps)
+      print(f"{name}: first image {time.perf_counter() - start:.2f} s")
     if args.solver == "euler":
-      apart = np.abs(pictures["ours"].astype(int) - pictures["diffusers"])
-      print(f"pixels differ by at most {apart.max()} of 255")
+      difference = np.abs(images["ours"].astype(int) - images["diffusers"])
+      print(f"pixels differ by at most {difference.max()} of 255")
     for _ in range(args.rounds):
-      for name, draw in who.items():
+      for name, generate in candidates.items():
         start = time.perf_counter()
-        draw(args.steps)
+        generate(args.steps)
         seconds[name].append(time.perf_counter() - start)
   report(seconds, args)
 
 
 def report(seconds: dict[str, list[float]], args: Any) -> None:
-  """Prints medians of whole pictures, and their ratio."""
+  """Prints median seconds per image, and their ratio."""
   import diffusers
   import torch
 
   median = {name: float(np.median(each)) for name, each in seconds.items()}
   for name, each in seconds.items():
     rounds = ", ".join(f"{value:.2f}" for value in each)
-    print(f"{name}: {median[name]:.2f} s a picture (rounds: {rounds})")
+    print(f"{name}: {median[name]:.2f} s per image (rounds: {rounds})")
   print(
     f"diffusers over ours: {median['diffusers'] / median['ours']:.2f}\n"
     f"{args.network}, {args.size} x {args.size}, {args.steps} {args.solver} "
@@ -203,12 +203,14 @@ def report(seconds: dict[str, list[float]], args: Any) -> None:
 
 
 if __name__ == "__main__":
-  flags.DEFINE_enum("device", "cpu", ["cpu", "gpu"], "Of both.")
-  flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16"], "Of both.")
-  flags.DEFINE_enum("network", "middle", list(TRANSFORMERS), "How large.")
+  flags.DEFINE_enum("device", "cpu", ["cpu", "gpu"], "Device of both.")
+  flags.DEFINE_enum(
+    "dtype", "float32", ["float32", "bfloat16"], "Dtype of both."
+  )
+  flags.DEFINE_enum("network", "medium", list(TRANSFORMERS), "Size.")
   flags.DEFINE_integer("size", 512, "Pixels along a side.")
   flags.DEFINE_integer("steps", 20, "Integration steps.")
-  flags.DEFINE_enum("solver", "euler", ["euler", "midpoint"], "Of ours.")
-  flags.DEFINE_integer("rounds", 3, "Pictures of each that are timed.")
-  flags.DEFINE_bool("compile", False, "torch.compile their transformer.")
+  flags.DEFINE_enum("solver", "euler", ["euler", "midpoint"], "Our solver.")
+  flags.DEFINE_integer("rounds", 3, "Timed rounds.")
+  flags.DEFINE_bool("compile", False, "Use torch.compile.")
   entry_point.run(main)

@@ -1,10 +1,10 @@
 """Solvers and time grids, compared on digits: python -m benchmarks.solvers
 
-Draws trained canvases with the shipped weights, by every solver and time grid
-at about 5, 10, 20 and 40 evaluations of the velocity, and compares the latents
-with those of rk4 in 500 steps from the same noise. What does best at 10 and at
-20 is then measured on other prompts and noise, where a classifier also reads
-the digits. Prints the tables and writes docs/solvers.json.
+Generates trained canvases with the shipped weights, by every solver and time
+grid at about 5, 10, 20 and 40 evaluations of the velocity, and compares the
+latents with those of rk4 in 500 steps from the same noise. The best of each
+budget are then measured on other prompts and noise, where a classifier also
+reads the digits. Prints tables and writes docs/solvers.json.
 
 The rational grid of Lumina-Next (section 2.3) is the shift of the uniform one.
 """
@@ -23,18 +23,22 @@ from rich.table import Table
 
 from data_pipelines.digits import split
 from lumina_jax.commands import start as entry_point
-from lumina_jax.evaluation.digits import DigitClassifier, split_canvases
+from lumina_jax.evaluation.digits import (
+  PHRASINGS,
+  DigitClassifier,
+  split_canvases,
+)
 from lumina_jax.flow import schedule as schedules
 from lumina_jax.flow.solvers import get_solver
+from lumina_jax.media.image import to_uint8
 from lumina_jax.pipeline import LuminaPipeline
-from lumina_jax.sampling import output
 
 RESULTS = pathlib.Path(__file__).parents[1] / "docs" / "solvers.json"
 SOLVERS = (
   "euler", "midpoint", "heun", "heun3", "rk4", "rk4_38", "ab2", "dpm2m",
 )  # fmt: skip
 BUDGETS = (5, 10, 20, 40)
-# Of guidance 1, where a call costs a program of its own.
+# Without guidance, which compiles other programs.
 UNGUIDED_BUDGETS = (10, 20)
 GUIDANCE = 2.0
 SHIFTS = (0.5, 1.5, 2.0, 3.0, 4.0)
@@ -42,29 +46,29 @@ SHIFTS = (0.5, 1.5, 2.0, 3.0, 4.0)
 SIGMOIDS = ((0.6, 6, 20), (0.6, 3, 6), (0.5, 6, 6), (0.5, 3, 3))
 DENSE, LESS_DENSE = 500, 64  # Steps of rk4.
 RTOLS = (1e-1, 1e-2, 1e-3)
-FINALS = 6  # Pairs of solver and grid at each budget.
-# Canvases, largest first, so that they fill the rows of a batch.
+FINALISTS = 6  # Pairs of solver and grid at each budget.
+# Largest first, so that they fill the rows of a batch.
 CANVASES = ((2, 2), (3, 1), (1, 3), (2, 1), (1, 2), (1, 1))
 FEW = (3, 3, 3, 6, 6, 24)  # One full batch of the shipped ladder.
 MANY = (25, 33, 33, 50, 50, 100)
 
 
-class Drawn(NamedTuple):
-  """Latents of each canvas, and the evaluations that they took."""
+class Result(NamedTuple):
+  """Latents of each canvas, and the number of evaluations."""
 
   latents: list[np.ndarray]
   evaluations: int
 
 
 class Task:
-  """Prompts and seeds to draw, and what the digits should be."""
+  """Prompts and seeds of canvases, and their digits."""
 
   def __init__(self, counts: Sequence[int], seed: int):
-    """Makes random labels.
+    """Chooses random labels.
 
     Args:
-      counts: how many of each of `CANVASES`.
-      seed: of the labels, and the first one of the noise.
+      counts: number of each of `CANVASES`.
+      seed: seed of the labels, and the first seed of the noise.
     """
     rng = np.random.default_rng(seed)
     self.labels = [
@@ -72,58 +76,55 @@ class Task:
       for canvas, count in zip(CANVASES, counts, strict=True)
       for _ in range(count)
     ]
-    self.prompts = [
-      " / ".join(" ".join(map(str, row)) for row in labels)
-      for labels in self.labels
-    ]
+    self.prompts = [PHRASINGS["figures"](labels) for labels in self.labels]
     self.seeds = [seed + n for n in range(len(self.labels))]
     self.cells = sum(labels.size for labels in self.labels)
 
-  def draw(
+  def generate(
     self,
     pipe: LuminaPipeline,
     solver: str,
     times: Sequence[float],
     guidance: float,
-    **how: Any,
-  ) -> Drawn:
-    """Draws all canvases along these times."""
-    drawn = pipe(
+    **options: Any,
+  ) -> Result:
+    """Generates all canvases along these times."""
+    out = pipe(
       self.prompts,
       seed=self.seeds,
       solver=solver,
       schedule=times,
       guidance_scale=guidance,
       output_type="latent",
-      **how,
+      **options,
     )
-    return Drawn(drawn.images, drawn.evaluations[0])
+    return Result(out.images, out.evaluations[0])
 
-  def accuracy(self, reader: DigitClassifier, drawn: Drawn) -> float:
-    """Share of digits that are read as asked."""
+  def accuracy(self, classifier: DigitClassifier, result: Result) -> float:
+    """Share of digits that the classifier reads as their label."""
     cells = [
-      split_canvases([output.to_uint8(image)], *labels.shape)
-      for image, labels in zip(drawn.latents, self.labels, strict=True)
+      split_canvases([to_uint8(image)], *labels.shape)
+      for image, labels in zip(result.latents, self.labels, strict=True)
     ]
     labels = np.concatenate([labels.ravel() for labels in self.labels])
-    return reader.accuracy(np.concatenate(cells), labels)
+    return classifier.accuracy(np.concatenate(cells), labels)
 
 
-def error(drawn: Drawn, reference: Drawn) -> dict[str, float]:
-  """How far canvases are from those of a reference.
+def error(result: Result, reference: Result) -> dict[str, float]:
+  """The difference of canvases from a reference.
 
   Returns:
     rms: root mean square difference of all pixels.
-    noise: standard error of it.
-    median: over canvases, of the root mean square of each. A few canvases that
-      become other digits rule the first number, and not this one.
+    noise: standard error of `rms`.
+    median: median over canvases of the root mean square difference of each. A
+      few canvases that become other digits dominate `rms`, but not this one.
   """
-  pairs = zip(drawn.latents, reference.latents, strict=True)
+  pairs = zip(result.latents, reference.latents, strict=True)
   squares = [((a - b) ** 2).ravel() for a, b in pairs]
   sizes = np.array([x.size for x in squares])
   means = np.array([x.mean() for x in squares])
   mean = np.average(means, weights=sizes)
-  # Pixels of a canvas go wrong together.
+  # Errors of pixels of one canvas are correlated.
   spread = np.sqrt(np.sum((sizes * (means - mean)) ** 2)) / sizes.sum()
   root = np.sqrt(mean)
   return dict(
@@ -147,7 +148,7 @@ def grids(steps: int) -> Iterator[tuple[str, list[float]]]:
 
 
 def steps_within(solver: str, budget: int) -> int:
-  """As many steps as these evaluations allow, one at least."""
+  """The number of steps that these evaluations allow, at least one."""
   return max(1, budget // get_solver(solver).evaluations)
 
 
@@ -158,101 +159,103 @@ def uniform(steps: int) -> list[float]:
 def errors(
   pipe: LuminaPipeline, guidance: float, budgets: Sequence[int]
 ) -> list[dict[str, Any]]:
-  """Every solver and grid at every budget against the dense solve."""
-  task, found = Task(FEW, seed=1000), []
-  reference = task.draw(pipe, "rk4", uniform(DENSE), guidance)
+  """Errors of every solver and grid at every budget."""
+  task, rows = Task(FEW, seed=1000), []
+  reference = task.generate(pipe, "rk4", uniform(DENSE), guidance)
 
-  def add(solver, grid, times, **how):
-    drawn = task.draw(pipe, solver, times, guidance, **how)
+  def add(solver, grid, times, **options):
+    result = task.generate(pipe, solver, times, guidance, **options)
     row = dict(guidance=guidance, solver=solver, grid=grid)
-    row |= dict(evaluations=drawn.evaluations)
-    found.append(row | error(drawn, reference))
+    row |= dict(evaluations=result.evaluations)
+    rows.append(row | error(result, reference))
 
   add("rk4", "uniform", uniform(LESS_DENSE))
   for rtol in RTOLS:
     add("dopri5", f"rtol {rtol:g}", [0.0, 1.0], rtol=rtol, atol=rtol)
   for budget in budgets:
     for solver in SOLVERS:
-      seen = set()
+      measured = set()
       for grid, times in grids(steps_within(solver, budget)):
-        if tuple(times) not in seen:
+        if tuple(times) not in measured:
           add(solver, grid, times)
-          found[-1]["budget"] = budget
-        seen.add(tuple(times))
-    table_of_errors(found, guidance, budget)
-  return found
+          rows[-1]["budget"] = budget
+        measured.add(tuple(times))
+    print_errors(rows, guidance, budget)
+  return rows
 
 
-def finalists(found: list[dict[str, Any]], budget: int) -> list[dict[str, Any]]:
+def finalists(rows: list[dict[str, Any]], budget: int) -> list[dict[str, Any]]:
   """The pairs of least median error, and all solvers on the uniform grid."""
-  rows = [row for row in found if row.get("budget") == budget]
-  best = sorted(rows, key=lambda row: row["median"])[:FINALS]
+  rows = [row for row in rows if row.get("budget") == budget]
+  best = sorted(rows, key=lambda row: row["median"])[:FINALISTS]
   return best + [r for r in rows if r["grid"] == "uniform" and r not in best]
 
 
 def finals(
-  pipe: LuminaPipeline, found: list[dict[str, Any]]
+  pipe: LuminaPipeline, errors: list[dict[str, Any]]
 ) -> list[dict[str, Any]]:
-  """Error and prompt accuracy of the best on prompts and noise of their own."""
+  """Error and prompt accuracy of the best, on other prompts and noise."""
   task, rows = Task(MANY, seed=5000), []
-  reader = DigitClassifier(split(0.2)[0])
-  reference = task.draw(pipe, "rk4", uniform(LESS_DENSE), GUIDANCE)
+  classifier = DigitClassifier(split(0.2)[0])
+  reference = task.generate(pipe, "rk4", uniform(LESS_DENSE), GUIDANCE)
 
-  def add(drawn, solver, grid, budget):
+  def add(result, solver, grid, budget):
     row = dict(budget=budget, solver=solver, grid=grid)
-    row |= dict(evaluations=drawn.evaluations) | error(drawn, reference)
-    accuracy = task.accuracy(reader, drawn)
+    row |= dict(evaluations=result.evaluations) | error(result, reference)
+    accuracy = task.accuracy(classifier, result)
     rows.append(row | dict(accuracy=accuracy, cells=task.cells))
 
   add(reference, "rk4", "uniform", 0)
   for budget in BUDGETS[:3]:
-    for row in finalists(found, budget):
+    for row in finalists(errors, budget):
       solver, grid = row["solver"], row["grid"]
       times = dict(grids(steps_within(solver, budget)))[grid]
-      drawn = task.draw(pipe, solver, times, GUIDANCE)
-      add(drawn, solver, grid, budget)
-    drawn = task.draw(pipe, "sde_euler", uniform(budget), GUIDANCE)
-    add(drawn, "sde_euler", "uniform", budget)
-    table_of_finals(rows, budget)
+      result = task.generate(pipe, solver, times, GUIDANCE)
+      add(result, solver, grid, budget)
+    result = task.generate(pipe, "sde_euler", uniform(budget), GUIDANCE)
+    add(result, "sde_euler", "uniform", budget)
+    print_finals(rows, budget)
   return rows
 
 
-def table_of_errors(
-  found: list[dict[str, Any]], guidance: float, budget: int
+def print_errors(
+  rows: list[dict[str, Any]], guidance: float, budget: int
 ) -> None:
-  rows = [row for row in found if row.get("budget") == budget]
-  by = {(row["solver"], row["grid"]): row for row in rows}
+  rows = [row for row in rows if row.get("budget") == budget]
+  by_name = {(row["solver"], row["grid"]): row for row in rows}
   names = list(dict.fromkeys(row["grid"] for row in rows))
-  for what in ("median", "rms"):
+  for measure in ("median", "rms"):
     table = Table("solver", "evaluations", *names, box=box.MARKDOWN)
-    table.title = f"{what} error, guidance {guidance:g}, {budget} evaluations"
+    table.title = f"{measure} error, guidance {guidance:g}, budget {budget}"
     for solver in SOLVERS:
       # Grids of one step are all the same.
-      found_here = [by.get((solver, grid)) for grid in names]
-      cells = [f"{row[what]:.4f}" if row else "" for row in found_here]
-      table.add_row(solver, str(found_here[0]["evaluations"]), *cells)
+      cells = [by_name.get((solver, grid)) for grid in names]
+      values = [f"{row[measure]:.4f}" if row else "" for row in cells]
+      table.add_row(solver, str(cells[0]["evaluations"]), *values)
     Console(width=200).print(table)
 
 
-def table_of_finals(rows: list[dict[str, Any]], budget: int) -> None:
+def print_finals(rows: list[dict[str, Any]], budget: int) -> None:
   names = "solver", "grid", "evaluations", "median", "rms", "±", "accuracy"
   table = Table(*names, box=box.MARKDOWN)
   table.title = f"{rows[0]['cells']} digits, {budget} evaluations"
-  for r in rows:
-    if r["budget"] in (0, budget):
-      numbers = [f"{r[name]:.4f}" for name in ("median", "rms", "noise")]
-      numbers.append(f"{r['accuracy']:.3f}")
-      table.add_row(r["solver"], r["grid"], str(r["evaluations"]), *numbers)
+  for row in rows:
+    if row["budget"] in (0, budget):
+      numbers = [f"{row[name]:.4f}" for name in ("median", "rms", "noise")]
+      numbers.append(f"{row['accuracy']:.3f}")
+      table.add_row(
+        row["solver"], row["grid"], str(row["evaluations"]), *numbers
+      )
   Console(width=200).print(table)
 
 
 def save(results: dict[str, Any]) -> None:
-  """One line for each row, so that a change shows as such."""
-  parts = []
+  """Writes one row per line, so that diffs are readable."""
+  lists = []
   for name, rows in results.items():
     lines = ",\n".join(f"    {json.dumps(row)}" for row in rows)
-    parts.append(f'  "{name}": [\n{lines}\n  ]')
-  RESULTS.write_text("{\n" + ",\n".join(parts) + "\n}\n")
+    lists.append(f'  "{name}": [\n{lines}\n  ]')
+  RESULTS.write_text("{\n" + ",\n".join(lists) + "\n}\n")
 
 
 def main(_) -> None:

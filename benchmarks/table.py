@@ -1,4 +1,4 @@
-"""Tables as Markdown, line by line as they are measured."""
+"""Prints Markdown tables row by row, as they are measured."""
 
 from __future__ import annotations
 

@@ -11,16 +11,16 @@ import numpy as np
 import torch
 from torch.nn import attention
 
-from benchmarks.attention_sizes import Contestant, Plan
+from benchmarks.attention_sizes import Candidate, Plan
 
 
-def theirs(
-  plan: Plan, which: str, arrays: list[np.ndarray]
-) -> dict[str, Contestant]:
-  """torch's, eager: there is nothing around it to be compiled with."""
+def torch_candidates(
+  plan: Plan, direction: str, arrays: list[np.ndarray]
+) -> dict[str, Candidate]:
+  """torch's kernels, eager: there is nothing around them to compile."""
   device = "cuda" if torch.cuda.is_available() else "cpu"
   dtype = getattr(torch, plan.dtype)
-  # Heads go second, as views: a network's projections lay them out like ours.
+  # Views with heads second: a network's projections have the same layout.
   q, k, v, d_out = (
     torch.as_tensor(x).to(device, dtype).transpose(1, 2) for x in arrays
   )
@@ -34,9 +34,9 @@ def theirs(
     out = torch.nn.functional.scaled_dot_product_attention(*leaves)
     return [out.detach(), *torch.autograd.grad(out, leaves, d_out)]
 
-  function = forward if which == "forward" else backward
+  function = forward if direction == "forward" else backward
 
-  def contestant(backend):
+  def candidate(backend):
     def work():
       with backend():
         for _ in range(plan.calls):
@@ -48,20 +48,20 @@ def theirs(
       with backend():
         return [x.transpose(1, 2).float().cpu().numpy() for x in function()]
 
-    return Contestant(outputs, work)
+    return Candidate(outputs, work)
 
   found = {
-    name: contestant(backend) for name, backend in _backends(device).items()
+    name: candidate(backend) for name, backend in _backends(device).items()
   }
   if device == "cpu":
     return found
   return {name: c for name, c in found.items() if _runs(name, c)}
 
 
-def _runs(name: str, contestant: Contestant) -> bool:
-  """Whether a kernel of torch takes this size; says so if not."""
+def _runs(name: str, candidate: Candidate) -> bool:
+  """Whether a kernel supports this size; prints the error if not."""
   try:
-    contestant.outputs()
+    candidate.outputs()
   except RuntimeError as error:
     print(f"{name}: {str(error).splitlines()[0]}", flush=True)
     return False
@@ -69,7 +69,7 @@ def _runs(name: str, contestant: Contestant) -> bool:
 
 
 def _backends(device: str) -> dict[str, Callable[[], Any]]:
-  """Kernels of torch; on a GPU none that would hold all scores."""
+  """torch's kernels; on a GPU only those that do not store all scores."""
   if device == "cpu":
     return {"torch": contextlib.nullcontext}
   allowed = {

@@ -1,9 +1,10 @@
-"""Pictures for training as the original reads them: a torch DataLoader and PIL.
+"""The original's loader of training images: a torch DataLoader and PIL.
 
-Its steps (Lumina-T2X): one of the four buckets that fit best; halved by the
-mean of 2 x 2 pixels while both sides are at least twice as long as the
-bucket's; resized by cubic interpolation to cover it; cut at random; values in
-[-1, 1], channels first. Captions are spelled by our tokenizer.
+Its steps (Lumina-T2X): choose one of the four buckets that fit best; halve the
+image by the mean of 2 x 2 pixels while both sides are at least twice the
+bucket's; resize it by cubic interpolation to cover the bucket; crop it at a
+random position; scale values to [-1, 1], channels first. Our tokenizer encodes
+the captions.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ CHOICES = 4
 Item = tuple[torch.Tensor, torch.Tensor]
 
 
-class Pictures(Dataset):
+class Images(Dataset):
   """Record r -> pixels `f32[3, H, W]` and codes `i32[S, K]`."""
 
   def __init__(
@@ -33,13 +34,13 @@ class Pictures(Dataset):
     tokenize: Callable[[str], np.ndarray],
     draft: bool,
   ):
-    """Takes records.
+    """Creates the dataset.
 
     Args:
-      records: pictures and captions.
+      records: images and captions.
       sizes: height and width in pixels of the buckets.
       tokenize: caption -> codes.
-      draft: whether the decoder of JPEGs halves them.
+      draft: whether the JPEG decoder may halve images.
     """
     self._records, self._sizes = records, sizes
     self._tokenize, self._draft = tokenize, draft
@@ -47,30 +48,30 @@ class Pictures(Dataset):
   def __len__(self) -> int:
     return len(self._records)
 
-  def __getitem__(self, number: int) -> Item:
-    record = self._records[number]
+  def __getitem__(self, index: int) -> Item:
+    record = self._records[index]
     with Image.open(record.path) as image:
-      size = random.choice(best(self._sizes, image.height, image.width))
-      places = random.random(), random.random()
-      x = cropped(image, size, places, self._draft)
+      size = random.choice(best_fit(self._sizes, image.height, image.width))
+      position = random.random(), random.random()
+      x = crop(image, size, position, self._draft)
     caption = random.choice(record.captions)
     return x, torch.from_numpy(self._tokenize(caption))
 
 
-def best(sizes: Sequence[Size], height: int, width: int) -> list[Size]:
-  """The buckets that show most of a picture."""
+def best_fit(sizes: Sequence[Size], height: int, width: int) -> list[Size]:
+  """The buckets whose crops keep most of an image."""
 
-  def shown(size):
+  def kept(size):
     scales = size[0] / height, size[1] / width
     return min(scales) / max(scales)
 
-  return sorted(sizes, key=shown)[-CHOICES:]
+  return sorted(sizes, key=kept)[-CHOICES:]
 
 
-def cropped(
-  image: Image.Image, size: Size, places: tuple[float, float], draft: bool
+def crop(
+  image: Image.Image, size: Size, position: tuple[float, float], draft: bool
 ) -> torch.Tensor:
-  """A crop `f32[3, H, W]`, cut at places from 0 (top, left) to below 1."""
+  """A crop `f32[3, H, W]` at a position from 0 (top, left) to below 1."""
   height, width = size
   if draft:
     image.draft("RGB", (width, height))
@@ -81,29 +82,28 @@ def cropped(
   scale = max(width / image.width, height / image.height)
   cover = round(image.width * scale), round(image.height * scale)
   image = image.resize(cover, Image.Resampling.BICUBIC)
-  top = int(places[0] * (image.height - height + 1))
-  left = int(places[1] * (image.width - width + 1))
+  top = int(position[0] * (image.height - height + 1))
+  left = int(position[1] * (image.width - width + 1))
   image = image.crop((left, top, left + width, top + height))
   x = torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()
   return x.float().div_(255).sub_(0.5).div_(0.5)
 
 
 def batches(
-  dataset: Pictures, numbers: Sequence[int], rows: int, workers: int
+  dataset: Images, indices: Sequence[int], rows: int, workers: int
 ) -> Iterator[list[Item]]:
-  """Records of those numbers, as many at a time as a batch has rows."""
+  """Loads records by index in batches of so many rows."""
   return iter(
     DataLoader(
       dataset,
       rows,
-      sampler=numbers,
+      sampler=indices,
       num_workers=workers,
       collate_fn=list,
     )
   )
 
 
-def describe() -> str:
-  """Its version; it shall compute in one thread, as in its workers."""
+def use_one_thread() -> None:
+  """Makes torch compute in one thread, as DataLoader workers do."""
   torch.set_num_threads(1)
-  return f"torch {torch.__version__}"

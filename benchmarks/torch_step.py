@@ -15,15 +15,15 @@ from benchmarks.peer import Sample, Torch, Work
 from lumina_jax.backbone import ModelConfig
 from lumina_jax.training.optimizer_config import OptimizerConfig
 
-# It is the table of rotations alone that is complex, see `_rotate`.
+# Only the table of rotations is complex, see `_rotate`.
 warnings.filterwarnings("ignore", "Torchinductor .* complex operators")
 
 
 class TorchStep(Torch):
   """Flow loss, gradients, clipping, fused AdamW and EMA.
 
-  Parameters are float32; products are in `cfg.dtype` by autocast. The network
-  is diffusers', but for its attention, see `Plain`.
+  Parameters are float32; autocast computes products in `cfg.dtype`. The network
+  is diffusers', except for its attention, see `PlainAttention`.
   """
 
   def __init__(
@@ -36,11 +36,11 @@ class TorchStep(Torch):
   ):
     super().__init__(cfg, params, device, "float32")
     self._compiled, self._clip = compiled, optimizer.clip
-    self._decay, self._done = optimizer.ema_decay, 0
+    self._decay, self._steps = optimizer.ema_decay, 0
     self._model.train()
     for layer in self._model.layers:
       for attention in (layer.attn1, layer.attn2):
-        attention.set_processor(Plain())
+        attention.set_processor(PlainAttention())
     self._layers = [*self._model.layers]
     self._params = [*self._model.parameters()]
     self._ema = [p.detach().clone() for p in self._params]
@@ -53,37 +53,38 @@ class TorchStep(Torch):
       fused=True,
     )
 
-  def begin(
+  def start(
     self,
     sample: Sample,
     noise: tuple[np.ndarray, np.ndarray],
     recompute: bool,
     calls: int,
   ) -> tuple[Work, tuple[float, float]]:
-    """One step with noise that was given, and what does `calls` steps more.
+    """Runs a first step with this noise.
 
     Args:
       sample: data of all steps.
-      noise: of the first: x0 `f32[B, H, W, C]` and t `f32[B]`.
-      recompute: layers in the backward pass.
+      noise: noise of the first step: x0 `f32[B, H, W, C]` and t `f32[B]`.
+      recompute: whether the backward pass recomputes layers.
       calls: steps of one call.
 
     Returns:
-      What does them, and loss and norm of the gradient of the first step.
+      A function that runs `calls` more steps, and loss and gradient norm of the
+      first step.
     """
     x0, times = noise
     torch._dynamo.reset()
-    # What a step that ran out of memory may have left.
+    # A step that ran out of memory may have left gradients.
     self._optimizer.zero_grad(set_to_none=True)
-    wrap = Recomputed if recompute else lambda layer: layer
+    wrap = Checkpointed if recompute else lambda layer: layer
     self._model.layers = torch.nn.ModuleList(map(wrap, self._layers))
     model = self._model
     if self._compiled:
       model = torch.compile(model, dynamic=False)
     arguments = self._arguments(sample)
     x1 = arguments["hidden_states"]
-    x0 = self._place(np.moveaxis(x0, -1, 1).copy())
-    loss, norm = self._step(model, arguments, x1, x0, self._place(times))
+    x0 = self._tensor(np.moveaxis(x0, -1, 1).copy())
+    loss, norm = self._step(model, arguments, x1, x0, self._tensor(times))
 
     def work():
       for _ in range(calls):
@@ -95,7 +96,7 @@ class TorchStep(Torch):
     return work, (loss.item(), norm.item())
 
   def _step(self, model, arguments: dict[str, Any], x1, x0, times):
-    """Loss and norm of the gradient; neither waits for the device."""
+    """Loss and gradient norm of a step, without waiting for the device."""
     t = times[:, None, None, None]
     arguments = arguments | dict(
       hidden_states=torch.lerp(x0, x1, t), timestep=times
@@ -107,8 +108,8 @@ class TorchStep(Torch):
     norm = torch.nn.utils.clip_grad_norm_(self._params, self._clip)
     self._optimizer.step()
     self._optimizer.zero_grad(set_to_none=True)
-    decay = min(self._decay, (1 + self._done) / (10 + self._done))
-    self._done += 1
+    decay = min(self._decay, (1 + self._steps) / (10 + self._steps))
+    self._steps += 1
     with torch.no_grad():
       torch._foreach_lerp_(self._ema, self._params, 1 - decay)
     return loss.detach(), norm
@@ -118,16 +119,16 @@ class TorchStep(Torch):
       return contextlib.nullcontext()
     return torch.autocast(self._device, getattr(torch, self._cfg.dtype))
 
-  def _place(self, array: np.ndarray) -> torch.Tensor:
+  def _tensor(self, array: np.ndarray) -> torch.Tensor:
     return torch.as_tensor(array, device=self._device)
 
 
-class Plain:
-  """What diffusers' LuminaAttnProcessor2_0 computes, in PyTorch's favour.
+class PlainAttention:
+  """A faster version of diffusers' LuminaAttnProcessor2_0.
 
-  There is no padding here, so its mask says nothing; but given one, PyTorch
-  cannot use its flash kernels. And it rotates by complex numbers, which
-  torch.compile generates no code for.
+  That passes a mask, here without effect, with which PyTorch cannot use its
+  flash kernels, and it rotates by complex numbers, for which torch.compile
+  generates no code.
   """
 
   def __call__(
@@ -156,14 +157,14 @@ class Plain:
 
 
 def _rotate(x: torch.Tensor, rotary: torch.Tensor) -> torch.Tensor:
-  """Turns pairs of channels of `[B, L, H, K]` by `complex[1, L, K/2]`."""
+  """Rotates channel pairs of `[B, L, H, K]` by `complex[1, L, K/2]`."""
   cos, sin = torch.view_as_real(rotary).unsqueeze(2).unbind(-1)
   a, b = x.float().unflatten(-1, (-1, 2)).unbind(-1)
   return torch.stack([a * cos - b * sin, a * sin + b * cos], -1).flatten(-2)
 
 
-class Recomputed(torch.nn.Module):
-  """A layer that keeps its input and computes the rest again."""
+class Checkpointed(torch.nn.Module):
+  """A layer that keeps its input only; the backward pass recomputes it."""
 
   def __init__(self, layer: torch.nn.Module):
     super().__init__()
@@ -174,7 +175,7 @@ class Recomputed(torch.nn.Module):
 
 
 def release() -> None:
-  """Gives memory that nothing uses back to the GPU, for others to have."""
+  """Releases unused GPU memory."""
   torch._dynamo.reset()
   if torch.cuda.is_available():
     torch.cuda.empty_cache()

@@ -1,4 +1,4 @@
-"""Networks and sizes of `benchmarks.train_step`, and what they keep."""
+"""Networks and sizes of `benchmarks.train_step`."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from benchmarks import forward
 from benchmarks.peer import Sample
 from lumina_jax.backbone import PUBLISHED, ModelConfig, shapes
 
-# Bytes that a layer keeps for its backward pass, of each token and channel of
-# the stream (ours 200 as XLA compiles it for CPUs, torch eager 130); and bytes
-# of each parameter, its state and gradient.
+# Bytes that a layer keeps for its backward pass per token and channel (200 as
+# XLA compiles ours for CPUs, torch eager 130), and bytes of the training state
+# per parameter, gradient included.
 KEPT, STATE = 200, 20
 
 
@@ -38,7 +38,7 @@ NETWORKS = {
 
 
 class Case(NamedTuple):
-  """One line of the table."""
+  """One row of the table."""
 
   network: str
   cfg: ModelConfig
@@ -48,14 +48,14 @@ class Case(NamedTuple):
 
   @property
   def sample(self) -> Sample:
-    """Latents and features of text, one sample a row and no padding.
+    """Latents and text features, one sample per row without padding.
 
     Raises:
-      ValueError: if so many tokens are no square.
+      ValueError: if the number of tokens is not a square.
     """
     side = math.isqrt(self.tokens)
     if side**2 != self.tokens:
-      raise ValueError(f"tokens = {self.tokens}: no square of patches")
+      raise ValueError(f"tokens = {self.tokens}: must be a square, e.g. 256")
     side *= self.cfg.patch[0]
     sample = forward.random_sample(self.cfg, side, self.rows, self.words)
     ids = np.arange(self.rows, dtype=np.int32)[:, None]
@@ -63,32 +63,32 @@ class Case(NamedTuple):
     return sample._replace(condition=condition)
 
 
-def remat_of(wish: str, cfg: ModelConfig, tokens: int, room: float) -> str:
-  """ "none" where all that layers keep fits beside the state, else "full".
-
-  The same on both sides, so that they compute the same.
+def choose_remat(
+  name: str, cfg: ModelConfig, tokens: int, memory: float
+) -> str:
+  """The policy of both sides; "auto" is "none" if that fits, else "full".
 
   Args:
-    wish: a policy of `remat.POLICIES`, or "auto".
-    cfg: of the network.
-    tokens: of all rows.
-    room: bytes of the device.
+    name: a policy of `remat.POLICIES`, or "auto".
+    cfg: config of the network.
+    tokens: tokens of all rows.
+    memory: bytes of the device.
   """
-  if wish != "auto":
-    return wish
+  if name != "auto":
+    return name
   needed = STATE * sum(x.size for x in jax.tree.leaves(shapes(cfg)))
   needed += KEPT * tokens * cfg.width * cfg.depth
-  return "none" if needed < room else "full"
+  return "none" if needed < memory else "full"
 
 
-def room() -> float:
+def device_memory() -> float:
   """Bytes of the first device that JAX may use."""
   stats = jax.devices()[0].memory_stats()
   return stats["bytes_limit"] if stats else math.inf
 
 
 def make_cases(args: Any) -> dict[str, list[Case]]:
-  """Cases of each network, by the flags and by what suits the backend."""
+  """Cases of each network, from flags and defaults of the backend."""
   on_cpu = jax.default_backend() == "cpu"
   networks = args.networks or (["small"] if on_cpu else ["600m", "2b_gqa"])
   sizes = args.tokens or (
@@ -103,7 +103,7 @@ def make_cases(args: Any) -> dict[str, list[Case]]:
     if args.dtype:
       cfg = dataclasses.replace(cfg, dtype=args.dtype)
     rows = max(1, row_tokens // tokens)
-    remat = remat_of(args.remat, cfg, rows * tokens, room())
+    remat = choose_remat(args.remat, cfg, rows * tokens, device_memory())
     cfg = dataclasses.replace(cfg, remat=remat)
     return Case(name, cfg, tokens, rows, args.words)
 

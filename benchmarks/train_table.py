@@ -1,4 +1,4 @@
-"""What `benchmarks.train_step` found of each case, as a table."""
+"""The table of `benchmarks.train_step`."""
 
 from __future__ import annotations
 
@@ -9,44 +9,44 @@ import numpy as np
 
 from benchmarks.train_cases import Case
 from lumina_jax.backbone import flops
-from lumina_jax.parallel.chips import CHIPS
+from lumina_jax.parallel import chips
 
-# Loss and norm of the gradient of the first step; two sides shall agree.
+# Loss and gradient norm of the first step, which must be equal on both sides.
 First = tuple[float, float]
-# Relative; of float32 and bfloat16 products.
+# Relative, by the dtype of products.
 TOLERANCE = {"float32": 1e-3, "bfloat16": 5e-2}
 
 
 class Result(NamedTuple):
-  """Of one side at one case: seconds a step, and its first step."""
+  """Seconds per step, and values of the first step."""
 
   seconds: float
   first: First
 
 
 def check(case: Case, ours: Result, theirs: Result) -> None:
-  """Whether both sides did the same.
+  """Checks that both sides compute the same.
 
   Raises:
     ValueError: if their first steps differ by more than rounding.
   """
   if not np.allclose(ours.first, theirs.first, TOLERANCE[case.cfg.dtype], 0):
     raise ValueError(
-      f"{case.network} at {case.tokens} tokens: loss and norm of the gradient "
-      f"are {ours.first} here and {theirs.first} in torch"
+      f"{case.network} at {case.tokens} tokens: loss and gradient norm are "
+      f"{ours.first} here and {theirs.first} in torch"
     )
 
 
 def peak_flops() -> float:
-  """The chip's, in bfloat16; 0 where it is not in `CHIPS`."""
-  kind = jax.devices()[0].device_kind.lower()
-  return next((c.flops for name, c in CHIPS.items() if name in kind), 0)
+  """Peak bfloat16 FLOP/s of the chip; 0 if it is unknown."""
+  chip = chips.chip_of(jax.devices()[0])
+  return chip.flops if chip else 0
 
 
-def line(
+def make_row(
   case: Case, sides: list[str], results: dict[str, Result], peak: float
 ) -> list[str]:
-  """Cells of a case, as `columns` has them."""
+  """The cells of a case, in the order of `columns`."""
   total = case.rows * case.tokens
   work = flops.count(case.cfg, case.rows, case.tokens, case.words).train
 
@@ -68,7 +68,7 @@ def line(
 
 
 def columns(sides: list[str], peak: float) -> list[str]:
-  """Heads of the table."""
+  """Column names of the table."""
   return [
     "network",
     "rows x tokens",

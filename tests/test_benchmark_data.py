@@ -1,6 +1,6 @@
-"""The benchmarks of the input pipeline run, at their smallest.
+"""The benchmarks of the input pipeline run at their smallest sizes.
 
-What PyTorch is compared with is in tests/parity/test_benchmark_data_torch.py.
+tests/parity/test_benchmark_data_torch.py tests the comparison with PyTorch.
 """
 
 import io
@@ -10,17 +10,16 @@ import time
 import numpy as np
 import pytest
 from PIL import Image
-from test_benchmarks import table
+from support.benchmarks import DATA, IMAGES, table
 
 from benchmarks import cpu_time, data, photographs
 from benchmarks.cpu_time import Rate
 from data_pipelines.scan import scan
 
-SMALL = ["--pictures=6", "--longer=150", "--rounds=1"]
-DATA = ["data", *SMALL, "--sides=64", "--batches=1", "--most=1"]
+pytestmark = pytest.mark.e2e
 
 
-def test_photographs_are_as_large_as_asked_and_have_captions(tmp_path):
+def test_photographs_have_the_requested_sizes_and_captions(tmp_path):
   mean = photographs.write_folder(tmp_path, 6, longer=300)
   (group,) = scan(str(tmp_path))
   assert len(group.records) == 6
@@ -35,7 +34,7 @@ def test_photographs_are_as_large_as_asked_and_have_captions(tmp_path):
 
 
 def test_photographs_are_neither_flat_nor_noise(tmp_path):
-  """A decoder has as much to read as in real ones: about 2.5 bits a pixel."""
+  """They take about 2.5 bits a pixel, as real photographs do."""
   photographs.write_folder(tmp_path, 1, longer=600)
   path = tmp_path / "00000.jpg"
   with Image.open(path) as image:
@@ -49,25 +48,25 @@ def test_photographs_are_neither_flat_nor_noise(tmp_path):
   assert bits < 0.6 * 8 * len(file.getvalue()) / noise[..., 0].size
 
 
-def test_cpu_seconds_are_those_of_children_too():
-  def elsewhere():
+def test_cpu_seconds_include_children():
+  def of_children():
     return cpu_time.now().cpu - time.process_time()
 
-  counting = range(20_000_000)
+  counting = range(10_000_000)
   spawn = multiprocessing.get_context("spawn")
   child = spawn.Process(target=sum, args=(counting,))
-  began = running = elsewhere()
+  start = running = of_children()
   child.start()
-  while child.is_alive():  # Counted while it runs,
-    running = max(running, elsewhere())
+  while child.is_alive():  # While it runs,
+    running = max(running, of_children())
     time.sleep(0.02)
   child.join()
   assert child.exitcode == 0
-  assert running > began
-  assert elsewhere() > running - 0.02  # and once it is gone; ticks of 10 ms.
+  assert running > start
+  assert of_children() > running - 0.02  # and afterwards; ticks of 10 ms.
 
 
-def test_a_rate_is_of_the_batches_in_the_middle(monkeypatch):
+def test_a_rate_measures_the_batches_in_the_middle(monkeypatch):
   made = []
 
   def stream():
@@ -79,31 +78,29 @@ def test_a_rate_is_of_the_batches_in_the_middle(monkeypatch):
     cpu_time, "now", lambda: cpu_time.Clock(10.0 * sum(made), sum(made))
   )
   assert cpu_time.rate(stream(), batches=2, skipped=1) == Rate(10.0, 1.0)
-  assert len(made) == 5  # Nothing is left to be made.
+  assert len(made) == 5  # It reads the stream to its end.
 
 
-def test_ratios_are_taken_round_by_round():
-  taken = {"a": [Rate(1.0, 2.0), Rate(2.0, 1.0)], "b": [Rate(3.0, 1.0)] * 2}
-  np.testing.assert_allclose(data.ratios(taken, "a", "b", "wall"), [3, 1.5])
-  np.testing.assert_allclose(data.ratios(taken, "a", "b", "cpu"), [0.5, 1])
+def test_ratios_are_per_round():
+  rates = {"a": [Rate(1.0, 2.0), Rate(2.0, 1.0)], "b": [Rate(3.0, 1.0)] * 2}
+  np.testing.assert_allclose(data.ratios(rates, "a", "b", "wall"), [3, 1.5])
+  np.testing.assert_allclose(data.ratios(rates, "a", "b", "cpu"), [0.5, 1])
 
 
-@pytest.mark.slow
-def test_data_alone_has_rates_and_no_ratio():
+def test_data_without_torch_has_rates_and_no_ratio():
   rows, text = table(*DATA, "--notorch")
-  assert [row["who"] for row in rows] == [
+  assert [row["loader"] for row in rows] == [
     *("crop, draft", "crop, full", "1 thread", "1 worker")
   ]
-  assert all(float(row["of a core"]) > 0 for row in rows)
+  assert all(float(row["per core"]) > 0 for row in rows)
   assert "torch" not in text
 
 
-@pytest.mark.slow
 @pytest.mark.long
 def test_waiting_shares_are_shares():
   rows, _ = table(
-    *("data_wait", *SMALL, "--side=64", "--width=32", "--steps=2"),
-    *("--readings=1", "--trainings=1", "--milliseconds=1"),
+    *("data_wait", *IMAGES, "--side=64", "--width=32", "--steps=2"),
+    *("--loaders=1", "--trainings=1", "--milliseconds=1"),
   )
   assert [row["step"] for row in rows] == ["sleeps 1 ms", "lumina_jax.train"]
   for row in rows:

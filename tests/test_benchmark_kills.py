@@ -1,4 +1,4 @@
-"""The benchmark that kills a run at random moments, a few times."""
+"""The benchmark that kills a run at random moments, with a few kills."""
 
 import subprocess
 import sys
@@ -7,12 +7,11 @@ import pytest
 from support.configs import ROOT
 
 
-@pytest.mark.slow
 @pytest.mark.long
-def test_a_run_that_is_killed_comes_back_the_same():
-  words = ["benchmarks.kills", "--kills=4", "--steps=400", "--seed=1"]
+def test_a_killed_run_resumes_exactly():
+  arguments = ["benchmarks.kills", "--kills=4", "--steps=400", "--seed=1"]
   done = subprocess.run(
-    [sys.executable, "-m", *words],
+    [sys.executable, "-m", *arguments],
     cwd=ROOT,
     capture_output=True,
     text=True,

@@ -1,39 +1,23 @@
-"""Benchmarks of attention and of the training step run, at their smallest.
+"""Benchmarks import; some run at their smallest sizes.
 
-What PyTorch is compared with is in tests/parity/test_benchmarks_torch.py.
+tests/parity/test_benchmarks_torch.py tests the comparison with PyTorch.
 """
 
-import subprocess
-import sys
+import importlib
 
 import pytest
+from support.benchmarks import ATTENTION, TRAIN_STEP, table
 from support.configs import ROOT
 
-ATTENTION = ["attention", "--tokens=64,128", "--heads=2", "--rounds=1"]
-TRAIN_STEP = [
-  "train_step",
-  "--networks=tiny",
-  "--tokens=4,16",
-  "--row_tokens=16",
-  "--words=4",
-  "--rounds=1",
-]
+pytestmark = pytest.mark.e2e
+MODULES = sorted(path.stem for path in (ROOT / "benchmarks").glob("*.py"))
 
 
-def table(module, *arguments):
-  """Lines of the table that a benchmark prints, and all that it prints."""
-  done = subprocess.run(
-    [sys.executable, "-m", f"benchmarks.{module}", *arguments],
-    cwd=ROOT,
-    capture_output=True,
-    text=True,
-    check=False,
-  )
-  assert done.returncode == 0, done.stdout + done.stderr
-  lines = [x.strip("| ") for x in done.stdout.splitlines() if x[:1] == "|"]
-  head, _, *rows = [line.split(" | ") for line in lines]
-  assert all(len(row) == len(head) for row in rows)
-  return [dict(zip(head, row, strict=True)) for row in rows], done.stdout
+@pytest.mark.parametrize("name", MODULES)
+def test_every_benchmark_imports(name):
+  if name.startswith("torch_") or name == "check_crops":
+    pytest.importorskip("torch")
+  importlib.import_module(f"benchmarks.{name}")
 
 
 def test_attention_prints_a_ratio_for_every_size():
@@ -46,8 +30,7 @@ def test_attention_prints_a_ratio_for_every_size():
   assert all(float(row["dense, temporary MB"]) > 0 for row in rows)
 
 
-@pytest.mark.slow
-def test_attention_as_on_an_accelerator():
+def test_attention_with_the_options_of_an_accelerator():
   arguments = [
     "--kernels=auto,chunked",
     "--head_dims=8,16",
@@ -61,10 +44,9 @@ def test_attention_as_on_an_accelerator():
   assert all(float(row["chunked / auto"]) > 0 for row in rows)
 
 
-@pytest.mark.slow
-def test_train_step_alone_has_times_and_no_ratio():
+def test_train_step_without_torch_has_times_and_no_ratio():
   rows, text = table(*TRAIN_STEP, "--notorch", "--remat=full", "--tokens=16")
-  assert "ours alone" in text
+  assert "without PyTorch" in text
   assert [row["rows x tokens"] for row in rows] == ["1 x 16"]
   assert all(float(row["ours, s/step"]) > 0 for row in rows)
   assert {row["remat"] for row in rows} == {"full"}

@@ -1,4 +1,4 @@
-"""Tokens in, velocity out. Of ours it imports `tokens` and `attention` only."""
+"""The diffusion transformer: noisy tokens in, predicted velocity out."""
 
 from lumina_jax.backbone.config import PUBLISHED, ModelConfig
 from lumina_jax.backbone.dit import DiT, shapes

@@ -1,4 +1,4 @@
-"""Joint attention of tokens to tokens and, through a gate, to text.
+"""Attention of tokens to tokens and, through a gate, to text.
 
 B rows, L tokens, S text tokens, D width, H heads, G kv heads, K head channels,
 E text width.
@@ -32,11 +32,11 @@ class Attention(nn.Module):
   out = W_o (softmax(q k^T / sqrt(K)) v
              + tanh(g) softmax(q k_y^T / sqrt(K)) v_y)
 
-  with q, k normed over all heads jointly, then rotated; text keys k_y are
-  normed but not rotated and meet the rotated queries; one gate g per head
-  (Lumina-T2X, section 2.2; Flag-DiT equation for text). Proportional attention
-  multiplies the first product by sqrt(log_base(length)) and never the second
-  (Lumina-Next, section 2.1).
+  q and k are normed over all heads jointly, then rotated. Text keys k_y are
+  normed but not rotated; the same rotated queries attend to them. Each head has
+  one gate g (Lumina-T2X, section 2.2; Flag-DiT equation for text). Proportional
+  attention multiplies the scores of the first softmax, never of the second, by
+  sqrt(log_base(length)) (Lumina-Next, section 2.1).
   """
 
   cfg: ModelConfig
@@ -50,14 +50,15 @@ class Attention(nn.Module):
     segments: jax.Array,
     text: KeysValues | None = None,
   ) -> jax.Array:
-    """Attends.
+    """Attends to tokens and text.
 
     Args:
       x_BLD: tokens `[B, L, D]`.
-      rotation: of their positions.
-      condition: text features, unless `text` is given.
+      rotation: rotation of each token, from its position.
+      condition: text features `f32[B, S, E]` (unless `text` is given) and
+        segments, and the scale of the scores.
       segments: `i32[B, L]`.
-      text: keys and values of the text, if they are computed already.
+      text: precomputed keys and values of the text; None computes them here.
 
     Returns:
       `[B, L, D]`.
@@ -69,12 +70,12 @@ class Attention(nn.Module):
     q, k = rope.rotate(q, rotation), rope.rotate(k, rotation)
     q, k, v = (nn.with_logical_constraint(a, QUERIES) for a in (q, k, v))
     scaled = _scaled(q, condition, segments)
-    out = self._attend(scaled, k, v, segments, segments, condition)
+    out = self._attend(condition, scaled, k, v, segments, segments)
     if cfg.text_width:
       if cfg.text_query:
-        own = project(cfg, "text_query", x_BLD, cfg.heads)
-        q = rope.rotate(norm(cfg, "text_query_norm", own), rotation)
-      out = out + self._to_text(q, condition, segments, text)
+        q = project(cfg, "text_query", x_BLD, cfg.heads)
+        q = rope.rotate(norm(cfg, "text_query_norm", q), rotation)
+      out = out + self._attend_to_text(q, condition, segments, text)
     return Einsum(
       "BLHK,HKD->BLD",
       (cfg.heads, cfg.head_dim, cfg.width),
@@ -84,34 +85,30 @@ class Attention(nn.Module):
       name="out",
     )(out)
 
-  def _to_text(self, q, condition: Condition, segments, text) -> jax.Array:
+  def _attend_to_text(
+    self,
+    q: jax.Array,
+    condition: Condition,
+    segments: jax.Array,
+    text: KeysValues | None,
+  ) -> jax.Array:
     k, v = text or text_keys_values(self.cfg, condition.text)
-    shape, axes = (self.cfg.heads,), ("heads",)
-    gate = parameter(self, "text_gate", zeros, shape, axes)
-    text_segments = condition.text_segments
-    out = self._attend(
-      q,
-      k,
-      v,
-      segments,
-      text_segments,
-      condition,
-      kv_length=None,
-      name="text_attention",
-    )
+    gate = parameter(self, "text_gate", zeros, (self.cfg.heads,), ("heads",))
+    inputs = q, k, v, segments, condition.text_segments
+    how = dict(kv_length=None, name="text_attention")
+    out = self._attend(condition, *inputs, **how)
     return out * jnp.tanh(gate)[:, None].astype(out.dtype)
 
-  def _attend(self, q, *inputs, **how) -> jax.Array:
+  def _attend(self, condition: Condition, q, *inputs, **options) -> jax.Array:
     if self.is_initializing():
-      return q  # A row of one token, which no mesh could share out.
-    *inputs, condition = inputs
+      return q  # One token, which no mesh of several devices could divide.
     return attend(
       q,
       *inputs,
       kernel=self.cfg.attention_kernel,
       sequence_split=self.cfg.sequence_split,
       packed=condition.time.shape[1] > 1,
-      **how,
+      **options,
     )
 
 
@@ -132,18 +129,27 @@ class TextProjections(nn.Module):
 def text_keys_values(cfg: ModelConfig, text_BSE: jax.Array) -> KeysValues:
   """Keys and values of the text; declares parameters of the current module."""
   text = RMSNorm(cfg.norm_eps, "text", name="text_norm")(text_BSE)
-  k = project(cfg, "text_key", text, cfg.kv_heads)
-  v = project(cfg, "text_value", text, cfg.kv_heads)
+  k = project(cfg, "text_key", text, cfg.kv_heads, "text")
+  v = project(cfg, "text_value", text, cfg.kv_heads, "text")
   return norm(cfg, "text_key_norm", k), v
 
 
-def project(cfg: ModelConfig, name: str, x: jax.Array, heads: int) -> jax.Array:
-  """`[B, S, E]` -> `[B, S, heads, K]`, by a kernel of the current module."""
-  text = name in ("text_key", "text_value")
+def project(
+  cfg: ModelConfig, name: str, x: jax.Array, heads: int, axis: str = "embed"
+) -> jax.Array:
+  """Projects `[B, L, E]` to heads `[B, L, heads, K]`.
+
+  Args:
+    cfg: configuration of the network.
+    name: name of the kernel, a parameter of the current module.
+    x: input.
+    heads: number of heads.
+    axis: logical axis of E.
+  """
   return Einsum(
     "BSE,EGK->BSGK",
     (x.shape[-1], heads, cfg.head_dim),
-    ("text" if text else "embed", "heads", "head_dim"),
+    (axis, "heads", "head_dim"),
     xavier(),
     dtype=jnp.dtype(cfg.dtype),
     name=name,
@@ -151,26 +157,24 @@ def project(cfg: ModelConfig, name: str, x: jax.Array, heads: int) -> jax.Array:
 
 
 def norm(cfg: ModelConfig, name: str, x: jax.Array) -> jax.Array:
-  """Joint norm over all heads, if the network has one."""
-  if not cfg.qk_norm:
-    return x
-  return LayerNorm(("heads", "head_dim"), name=name)(x)
+  """LayerNorm over all heads of `[B, L, H, K]` jointly, if `cfg.qk_norm`."""
+  return LayerNorm(("heads", "head_dim"), name=name)(x) if cfg.qk_norm else x
 
 
 def describe(
   cfg: ModelConfig, mesh: jax.sharding.Mesh, tokens: int, packed: bool
 ) -> str:
-  """Says how a network will attend; finds what would be refused later.
+  """Describes the attention of a network on a mesh, and checks that it can run.
 
   Args:
-    cfg: of the network.
-    mesh: that it shall run on.
-    tokens: of a row.
+    cfg: configuration of the network.
+    mesh: mesh that the network runs on.
+    tokens: tokens of a row.
     packed: whether rows hold several samples.
 
   Raises:
-    ValueError: if heads do not divide over the mesh, or what is asked for by
-      name cannot serve there.
+    ValueError: if the heads do not divide over the mesh, or the kernel or split
+      of the config cannot run on it.
   """
   tensor, context = mesh.shape["tensor"], mesh.shape["context"]
   for name in ("heads", "kv_heads"):
@@ -207,6 +211,7 @@ def describe(
 
 
 def _scaled(q: jax.Array, condition: Condition, segments: jax.Array):
+  """Queries times the scale of their sample's scores."""
   if condition.attention_scale is None:
     return q
   scale = per_token(condition.attention_scale, segments)[..., None, None]

@@ -1,4 +1,4 @@
-"""What the backbone computes once per call rather than at each evaluation.
+"""Text keys and values, computed once per call instead of at each evaluation.
 
 B rows, N samples a row, S text tokens, G kv heads, K head channels, C cond
 width.
@@ -16,16 +16,16 @@ from lumina_jax.backbone.config import ModelConfig
 from lumina_jax.backbone.layers import TextPooler
 from lumina_jax.tokens import Condition
 
-KEYS = (None, "act_batch", None, "act_heads", None)
+AXES = (None, "act_batch", None, "act_heads", None)  # Of keys and values.
 
 
 class TextCache(NamedTuple):
-  """Text as every evaluation reads it: it does not depend on the time.
+  """The part of the text in every evaluation, which the time does not change.
 
   Attributes:
-    pooled: `f32[B, N, C]`, its share of the vector that modulates norms.
+    pooled: `f32[B, N, C]`, its part of the vector that modulates the norms.
     keys: `[layers, B, S, G, K]`, normed keys of each layer.
-    values: `[layers, B, S, G, K]`.
+    values: `[layers, B, S, G, K]`, values of each layer.
   """
 
   pooled: jax.Array
@@ -34,23 +34,23 @@ class TextCache(NamedTuple):
 
   def first(self, rows: int) -> TextCache:
     """The cache of the first rows."""
-    cut = lambda x: jax.lax.slice_in_dim(x, 0, rows, axis=1)  # noqa: E731
-    return TextCache(self.pooled[:rows], cut(self.keys), cut(self.values))
+    keys, values = (x[:, :rows] for x in (self.keys, self.values))
+    return TextCache(self.pooled[:rows], keys, values)
 
 
 def text_cache(
   cfg: ModelConfig, params: Any, condition: Condition, samples: int
 ) -> TextCache | None:
-  """Computes the text's share of every evaluation.
+  """Computes the `text` argument of `DiT`.
 
   Args:
-    cfg: the network.
-    params: of the backbone.
-    condition: with features `f32[B, S, E]`.
+    cfg: configuration of the network.
+    params: parameters of the backbone, unboxed.
+    condition: condition with text features `f32[B, S, E]`.
     samples: N.
 
   Returns:
-    The cache to pass to `DiT`; None for a network without text.
+    The cache, or None for a network without text.
   """
   if not cfg.text_width:
     return None
@@ -62,12 +62,13 @@ def text_cache(
   )
 
   def layer(_, params):
-    project = TextProjections(cfg)
-    return None, project.apply({"params": params}, condition.text)
+    variables = {"params": params}
+    return None, TextProjections(cfg).apply(variables, condition.text)
 
   attention = params["blocks"]["attention"]
   names = ("text_norm", "text_key", "text_key_norm", "text_value")
   stacked = {name: attention[name] for name in names if name in attention}
-  _, (keys, values) = jax.lax.scan(layer, None, stacked)
-  constrain = nn.with_logical_constraint
-  return TextCache(pooled, constrain(keys, KEYS), constrain(values, KEYS))
+  # A scan gathers the sharded kernels of one layer at a time.
+  _, keys_values = jax.lax.scan(layer, None, stacked, unroll=cfg.unroll)
+  keys, values = (nn.with_logical_constraint(x, AXES) for x in keys_values)
+  return TextCache(pooled, keys, values)

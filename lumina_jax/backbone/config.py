@@ -1,4 +1,4 @@
-"""One frozen description of a network; every variant is a set of its fields."""
+"""The configuration of a network; every variant is a set of its fields."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ import math
 
 from lumina_jax.attention import kernels, split
 from lumina_jax.backbone import remat
+from lumina_jax.files.suggest import check_name
 from lumina_jax.tokens import Grid
 
-# Fields that say how a network computes; those of one and the same differ here.
+# Fields that change how a network computes, but not which function it is.
 COMPUTING = ("dtype", "remat", "unroll", "attention_kernel", "sequence_split")
 
 
@@ -17,59 +18,62 @@ COMPUTING = ("dtype", "remat", "unroll", "attention_kernel", "sequence_split")
 class ModelConfig:
   """A Flag-DiT or Next-DiT of any size.
 
-  Flag-DiT (Lumina-T2X, section 2) is raster positions with separators, shift
-  and raw gates; Next-DiT (Lumina-Next, section 2) is one position per axis,
-  sandwich norms and tanh gates without shift. The fields stand side by side,
-  since published models mix them.
+  Flag-DiT (Lumina-T2X, section 2) has raster positions with separators, shifts
+  and plain gates. Next-DiT (Lumina-Next, section 2) has one position per axis,
+  sandwich norms and tanh gates, and no shifts. Every feature is a field of its
+  own because published models mix them.
 
   Attributes:
-    patch: extent of a patch on each axis of the medium: (2, 2) for images.
-    channels: C of the latents (1 for grey pixels, 4 or 16 for a VAE).
-    width: D of the residual stream.
+    patch: size of a patch along each axis of the medium: (2, 2) for images.
+    channels: C, channels of the latents (1 for grey pixels, 4 or 16 for a VAE).
+    width: D, width of the residual stream.
     depth: number of blocks.
-    heads: query heads; head_dim = width / heads, even.
-    kv_heads: key and value heads (GQA); divides heads.
-    cond_width: width of the vector that steers the norms; the original uses
+    heads: H, query heads; head_dim = width / heads must be even.
+    kv_heads: G, key and value heads (GQA); must divide heads.
+    cond_width: width of the vector that modulates the norms; the original uses
       min(width, 1024) for images and width for audio.
-    text_width: E of the text features; 0 = no text.
-    num_labels: classes; 0 = none. Label `num_labels` is the null class.
+    text_width: E, width of the text features; 0 = no text.
+    num_labels: number of classes; 0 = none. Label `num_labels` is the null
+      class.
     ffn_multiple: the SwiGLU width 8/3 D is rounded up to a multiple of this.
-    ffn_factor: what 8/3 D is multiplied by first; 1 in all published networks.
-    routing: what chooses among experts in each feed-forward of a block: () for
-      one feed-forward without experts, ("time",), ("token",), or both, one
-      after the other (Next-DiT-MoE; "token" is its "space").
-    experts: E of each routed feed-forward.
-    active_experts: how many of them a token takes.
-    balance_weight: of the load-balancing loss that training adds; the original
+    ffn_factor: factor of 8/3 D before rounding; 1 in all published networks.
+    routing: router of each feed-forward in a block: () for one feed-forward
+      without experts, ("time",), ("token",), or both in this order
+      (Next-DiT-MoE, which calls "token" "space").
+    experts: number of experts of each routed feed-forward.
+    active_experts: experts that each token uses.
+    balance_weight: weight of the load-balancing loss in training; the original
       has none.
     raster: True = one running index (1-D RoPE), False = one position per axis.
     separators: learnt nextline (and nextframe) tokens in the sequence.
     pad_token: learnt embedding of padding tokens; published text-to-image
-      networks have one, though it changes nothing.
-    sandwich: norm after attention and feed-forward too, not only before.
-    pre_norm_scale: the norms before have a learnt scale.
-    shift: modulation has shifts beside scales.
+      networks have one, although it does not change their output.
+    sandwich: norms after attention and feed-forward as well as before.
+    pre_norm_scale: norms before attention and feed-forward have a learnt scale.
+    shift: modulation has shifts as well as scales.
     tanh_gate: residual gates pass through tanh.
     final_shift: modulation before the last projection has a shift.
-    qk_norm: LayerNorm over all heads of queries and of keys jointly.
-    text_query: attention to text has queries of its own; published networks
-      share those of self-attention, diffusers can train them apart.
-    zero_text_pool: pooled text starts as zero in the modulation; for audio it
-      starts like any other projection.
+    qk_norm: LayerNorm of queries and of keys, each over all heads jointly.
+    text_query: attention to text has its own queries; published networks share
+      those of self-attention, diffusers can train them separately.
+    zero_text_pool: the projection of pooled text starts at zero; False, as in
+      the original's audio networks, starts it like any other projection.
     rope_theta: base of the rotary frequencies.
-    rope_linear: what positions are divided by where no rule stretches them.
-    rope_ntk: what rope_theta is multiplied by there.
-    time_scale: factor from our time (0..1) to the network's (audio: 1000).
+    rope_linear: divisor of positions when no `RopeScaling` applies.
+    rope_ntk: factor of rope_theta when no `RopeScaling` applies.
+    time_scale: factor from our time (0 to 1) to the network's (audio: 1000).
     norm_eps: epsilon of every RMSNorm.
-    dtype: "bfloat16" or "float32": what matrix products compute in.
-      Parameters are always float32; so are norms, softmax and modulation, and
-      where tokens choose experts the residual stream.
-    remat: what the backward pass keeps of each block and what it computes
-      again, a name of `remat.POLICIES`.
-    attention_kernel: "auto" is by platform; see `attention.kernels`.
-    sequence_split: how attention over a sharded sequence is split, "auto" by
-      what sends least; see `attention.split`.
+    dtype: "bfloat16" or "float32", the dtype of matrix products. Parameters,
+      norms, softmax and modulation are always float32, and so is the residual
+      stream where tokens choose experts.
+    remat: what the backward pass recomputes, a name of `remat.POLICIES`.
+    attention_kernel: "auto" chooses by platform; see `attention.kernels`.
+    sequence_split: how attention over a sharded sequence is split; "auto" sends
+      the least, see `attention.split`.
     unroll: layers per scan iteration; depth = fully unrolled, for debugging.
+
+  Raises:
+    ValueError: if a value is unsupported or two fields contradict each other.
   """
 
   patch: tuple[int, ...]
@@ -104,7 +108,7 @@ class ModelConfig:
   time_scale: float = 1.0
   norm_eps: float = 1e-5
   dtype: str = "bfloat16"
-  remat: str | bool = "full"
+  remat: str = "full"
   attention_kernel: str = "auto"
   sequence_split: str = "auto"
   unroll: int = 1
@@ -112,11 +116,14 @@ class ModelConfig:
   def __post_init__(self):
     object.__setattr__(self, "patch", tuple(self.patch))
     object.__setattr__(self, "routing", tuple(self.routing))
-    object.__setattr__(self, "remat", remat.named(self.remat))
     kernels.check_name(self.attention_kernel)
     split.check_name(self.sequence_split)
+    check_name("remat", self.remat, remat.POLICIES)
+    check_name("dtype", self.dtype, ("float32", "bfloat16"))
     if not self.patch or min(self.patch) < 1:
-      raise ValueError(f"patch = {self.patch}: positive extents, one per axis")
+      raise ValueError(
+        f"patch = {self.patch} must be positive sizes, one per axis"
+      )
     for name in (
       "channels",
       "width",
@@ -128,20 +135,21 @@ class ModelConfig:
     ):
       if getattr(self, name) < 1:
         raise ValueError(f"{name} = {getattr(self, name)} must be positive")
-    for name, of in (("width", "heads"), ("heads", "kv_heads")):
-      value, divisor = getattr(self, name), getattr(self, of)
+    for name, other in (("width", "heads"), ("heads", "kv_heads")):
+      value, divisor = getattr(self, name), getattr(self, other)
       if value % divisor:
-        raise ValueError(f"{name} = {value} is not divisible by {of}={divisor}")
+        raise ValueError(
+          f"{name} = {value} is not divisible by {other} = {divisor}"
+        )
     if self.head_dim % 2:
       raise ValueError(
         f"width / heads = {self.head_dim} must be even: RoPE rotates pairs"
       )
     self._check_experts()
-    if self.dtype not in ("float32", "bfloat16"):
-      raise ValueError(f"dtype {self.dtype!r}: use 'float32' or 'bfloat16'")
     if not self.text_width and not self.num_labels:
       raise ValueError(
-        "nothing to condition on: text_width and num_labels are 0"
+        "text_width = 0 and num_labels = 0: a network needs one of them as its "
+        "condition"
       )
 
   def _check_experts(self):
@@ -152,28 +160,29 @@ class ModelConfig:
       )
     if bool(self.routing) != bool(self.experts):
       raise ValueError(
-        f"experts = {self.experts} with routing {self.routing}: give both or "
-        "none of them"
+        f"experts = {self.experts} with routing {self.routing}: set both or "
+        "neither"
       )
     if self.routing and not 1 <= self.active_experts <= self.experts:
       raise ValueError(
-        f"active_experts = {self.active_experts}: from 1 to experts = "
-        f"{self.experts}"
+        f"active_experts = {self.active_experts} must lie between 1 and "
+        f"experts = {self.experts}"
       )
 
   @property
   def head_dim(self) -> int:
+    """K: channels of a head."""
     return self.width // self.heads
 
   @property
   def ffn_width(self) -> int:
-    """8/3 D rounded up, as LLaMA does (lumina_t2i FeedForward)."""
+    """F: 8/3 D rounded up, as in LLaMA (lumina_t2i FeedForward)."""
     hidden = int(self.ffn_factor * int(8 * self.width / 3))
     return -(-hidden // self.ffn_multiple) * self.ffn_multiple
 
   @property
   def feed_forwards(self) -> dict[str, str | None]:
-    """Name of each feed-forward of a block -> what routes it."""
+    """Name of each feed-forward of a block -> its router, or None."""
     if len(self.routing) > 1:
       return {f"feed_forward_{router}": router for router in self.routing}
     return {"feed_forward": self.routing[0] if self.routing else None}
@@ -185,20 +194,20 @@ class ModelConfig:
 
   @property
   def position_axes(self) -> int:
-    """A: axes of a position."""
+    """A: number of position axes."""
     return 1 if self.raster else len(self.patch)
 
   def grid(self, *shape: int) -> Grid:
-    """The layout of a medium of this shape, e.g. `grid(height, width)`."""
+    """The layout of latents of this shape, e.g. `grid(height, width)`."""
     return Grid(tuple(shape), self.patch, self.raster, self.separators)
 
 
 def _image(width: int, depth: int, **fields) -> ModelConfig:
-  """What all published image networks share: VAE latents, 2 x 2, 32 heads."""
-  common = dict(patch=(2, 2), channels=4, heads=32, kv_heads=32)
-  return ModelConfig(
-    **common | dict(width=width, depth=depth, cond_width=1024) | fields
+  """A published image network: VAE latents, patches of 2 x 2, 32 heads."""
+  common = dict(
+    patch=(2, 2), channels=4, heads=32, kv_heads=32, cond_width=1024
   )
+  return ModelConfig(width=width, depth=depth, **common | fields)
 
 
 FLAG_DIT = dict(raster=True, separators=True)
@@ -215,13 +224,14 @@ NEXT_T2I = NEXT_DIT | dict(text_width=2048, pad_token=True, final_shift=False)
 FLAG_IMAGENET = FLAG_DIT | dict(separators=False, num_labels=1000)
 NEXT_IMAGENET = NEXT_DIT | dict(pre_norm_scale=False, num_labels=1000)
 
-# The names are those of the papers and lie: "3b" has 4.0 to 4.2 billion
-# parameters, "2b_gqa" 1.63, the experts of a "600m" 2.7.
+# Names follow the papers. They are not parameter counts: "3b" has 4.0 to 4.2
+# billion parameters, "2b_gqa" 1.63, a "600m" with experts 2.7.
 PUBLISHED: dict[str, ModelConfig] = {
   # Lumina-T2X (arXiv 2405.05945), lumina_t2i: DiT_Llama_5B_patch2.
   "flag_dit_t2i_5b": _image(3072, 32, **FLAG_T2I),
   # Lumina-Next (arXiv 2406.18583), lumina_next_t2i: NextDiT_2B_patch2,
-  # NextDiT_2B_GQA_patch2 (the one released), the same on 16 channels of SD3.
+  # NextDiT_2B_GQA_patch2 (the released one), and the same with 16 channels of
+  # SD3's VAE.
   "next_dit_t2i_2b": _image(2304, 24, **NEXT_T2I),
   "next_dit_t2i_2b_gqa": _image(2304, 24, kv_heads=8, **NEXT_T2I),
   "next_dit_t2i_2b_gqa_sd3": _image(
@@ -251,8 +261,8 @@ PUBLISHED: dict[str, ModelConfig] = {
   "next_dit_moe_both_600m": _image(
     1536, 16, routing=("time", "token"), experts=4, **NEXT_IMAGENET
   ),
-  # lumina_audio and lumina_music: FlagDiTv2. What samples it counts time in
-  # whole steps from 0 to 999.
+  # lumina_audio and lumina_music: FlagDiTv2. The original's sampler counts time
+  # in whole steps from 0 to 999.
   "flag_dit_audio": ModelConfig(
     patch=(1,),
     channels=20,

@@ -1,12 +1,13 @@
-"""DiT: tokens in, velocity out. The only backbone.
+"""DiT, the only backbone: noisy tokens in, predicted velocity out.
 
-B rows, L tokens, D width, P patch, N samples a row, C cond width, K channels of
-a head.
+B rows, L tokens, D width, P values of a patch, N samples a row, C cond width,
+K head channels.
 """
 
 from __future__ import annotations
 
 import functools
+import itertools
 from typing import Any
 
 import jax
@@ -47,9 +48,10 @@ STREAM = ("act_batch", "act_length", "act_embed")
 class DiT(nn.Module):
   """Predicts the velocity of every patch.
 
-  Zero-initialised gates and projection make it exactly 0 at initialisation.
-  Routed feed-forwards sow their load-balancing loss into the collection
-  "balance", one number a layer; it is computed only if that is mutable.
+  Zero-initialised gates and projections make the velocity exactly 0 at
+  initialisation. Routed feed-forwards sow their load-balancing loss, one number
+  per layer, into the collection "balance"; it is computed only if that
+  collection is mutable.
   """
 
   cfg: ModelConfig
@@ -58,12 +60,12 @@ class DiT(nn.Module):
   def __call__(
     self, tokens: Tokens, condition: Condition, text: TextCache | None = None
   ) -> jax.Array:
-    """Predicts.
+    """Predicts the velocity.
 
     Args:
       tokens: noisy patches and their layout.
-      condition: time, label, text and positions of each sample.
-      text: what `text_cache` computed of the condition; None = compute it here.
+      condition: time, label, text and RoPE rates of each sample.
+      text: `text_cache` of the condition; None computes it here.
 
     Returns:
       Velocity `f32[B, L, P]`, zero on separators and padding.
@@ -102,20 +104,18 @@ class DiT(nn.Module):
       name="patch_embed",
     )(tokens.patches)
 
-    def learnt(name):
+    def replace(x, where, name):
       token = parameter(self, name, normal, (cfg.width,), ("embed",))
-      return token.astype(x.dtype)
+      return jnp.where(where[..., None], token.astype(x.dtype), x)
 
     if cfg.separators and len(cfg.patch) >= 2:
-      at = (tokens.kinds == NEXTLINE)[..., None]
-      x = jnp.where(at, learnt("nextline"), x)
+      x = replace(x, tokens.kinds == NEXTLINE, "nextline")
     if cfg.separators and len(cfg.patch) >= 3:
-      at = (tokens.kinds == NEXTFRAME)[..., None]
-      x = jnp.where(at, learnt("nextframe"), x)
+      x = replace(x, tokens.kinds == NEXTFRAME, "nextframe")
     if cfg.pad_token:
-      x = jnp.where((tokens.segments == 0)[..., None], learnt("pad"), x)
+      x = replace(x, tokens.segments == 0, "pad")
     if "token" in cfg.routing:
-      # A token near the border of two experts shall not cross it by rounding.
+      # Rounding must not change the expert of a token between two of them.
       x = x.astype(jnp.float32)
     return nn.with_logical_constraint(x, STREAM)
 
@@ -156,8 +156,6 @@ class DiT(nn.Module):
     )
     *shift, scale = (per_token(p, tokens.segments) for p in parts)
     norm = LayerNorm(affine=False, eps=FINAL_NORM_EPS, name="final_norm")
-    x = norm(x)
-    x = modulate(x, scale, *shift)
     velocity = Einsum(
       "BLD,DP->BLP",
       (cfg.width, cfg.patch_dim),
@@ -166,13 +164,13 @@ class DiT(nn.Module):
       bias=True,
       dtype=jnp.dtype(cfg.dtype),
       name="final",
-    )(x).astype(jnp.float32)
+    )(modulate(norm(x), scale, *shift)).astype(jnp.float32)
     real = (tokens.segments != 0) & (tokens.kinds == PATCH)
     return jnp.where(real[..., None], velocity, 0)
 
 
-def shapes(cfg: ModelConfig) -> dict[str, Any]:
-  """Parameters of a network as a nested dict of shapes, without any memory."""
+def example_inputs(cfg: ModelConfig) -> tuple[Tokens, Condition]:
+  """Arguments of one token and one word, to initialise a network with."""
   one = jnp.ones((1, 1), jnp.int32)
   tokens = Tokens(
     patches=jnp.zeros((1, 1, cfg.patch_dim)),
@@ -186,12 +184,18 @@ def shapes(cfg: ModelConfig) -> dict[str, Any]:
     text=jnp.zeros((1, 1, cfg.text_width)),
     text_segments=one,
   )
-  init = jax.eval_shape(DiT(cfg).init, jax.random.key(0), tokens, condition)
+  return tokens, condition
+
+
+def shapes(cfg: ModelConfig) -> dict[str, Any]:
+  """Shapes of the parameters as a nested dict, without allocating them."""
+  inputs = example_inputs(cfg)
+  init = jax.eval_shape(DiT(cfg).init, jax.random.key(0), *inputs)
   return nn.unbox(init)["params"]
 
 
 class Block(nn.Module):
-  """One layer: attention, then feed-forward, each normed, steered and gated.
+  """One layer: attention, then feed-forward; each normed, modulated and gated.
 
   Flag-DiT: x += g f(norm(x) (1 + s) + b).
   Next-DiT: x += tanh(g) norm'(f(norm(x) (1 + s))).
@@ -228,15 +232,14 @@ class Block(nn.Module):
       name: functools.partial(feed_forward, name=name, router=router)
       for name, router in cfg.feed_forwards.items()
     }
-    # Order of the original: (shift,) scale, gate of each sublayer in turn.
+    # The original's order: (shift,) scale and gate of each sublayer in turn.
     each = 3 if cfg.shift else 2
     parts = Modulation(each * len(sublayers), cfg.width, name="modulation")(
       cond_BNC
     )
-    parts = iter([per_token(p, segments) for p in parts])
+    parts = (per_token(p, segments) for p in parts)
     for name, function in sublayers.items():
-      mine = [next(parts) for _ in range(each)]
-      x = self._sublayer(name, x, function, *mine)
+      x = self._sublayer(name, x, function, *itertools.islice(parts, each))
     return x, None
 
   def _sublayer(self, name, x, function, *parts) -> jax.Array:
@@ -252,7 +255,7 @@ class Block(nn.Module):
 
 
 def modulate(x: jax.Array, scale: jax.Array, *shift: jax.Array) -> jax.Array:
-  """x (1 + scale) (+ shift), computed in float32, in x's dtype."""
+  """x (1 + scale) (+ shift), computed in float32, returned in x's dtype."""
   y = x.astype(jnp.float32) * (1 + scale)
   for term in shift:
     y = y + term

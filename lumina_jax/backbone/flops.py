@@ -1,9 +1,9 @@
-"""Matrix products of a network, counted from its description.
+"""Counts the FLOPs of a network's matrix products from its configuration.
 
-XLA's own count sees the body of a scan once and Pallas kernels not at all, so
-MFU is counted here (PaLM, Chowdhery et al. 2022, appendix B): two operations a
-multiplication, attention in full over all tokens of a row, no recomputation, no
-elementwise work.
+XLA counts the body of a scan once and Pallas kernels not at all, so FLOPs for
+MFU are counted here (PaLM, Chowdhery et al. 2022, appendix B): two operations
+per multiplication, full attention over all tokens of a row, no recomputation,
+no elementwise operations.
 
 B rows, L tokens, N samples and S text tokens a row, D width, H heads, G kv
 heads, K head channels, F feed-forward, E text width, C cond width, P patch.
@@ -15,16 +15,16 @@ import dataclasses
 
 from lumina_jax.backbone.config import ModelConfig
 
-SINUSOIDS = 256  # that the time embedder reads
+SINUSOIDS = 256  # Inputs of the time embedder's MLP.
 
 
 @dataclasses.dataclass(frozen=True)
 class Flops:
-  """Operations of one forward pass over all rows.
+  """FLOPs of one forward pass over all rows.
 
   Attributes:
-    attention: scores and weighted sums, of tokens to tokens.
-    text: likewise, of tokens to text.
+    attention: scores and weighted sums of attention among tokens.
+    text: scores and weighted sums of attention to text.
     rest: projections, feed-forwards, modulation, embedding.
   """
 
@@ -38,15 +38,15 @@ class Flops:
 
   @property
   def train(self) -> int:
-    """Forward and backward, which is two products for each."""
+    """FLOPs of forward and backward passes; backward has twice the products."""
     return 3 * self.forward
 
-  def again(self, remat: str) -> int:
-    """What the backward pass computes a second time under a policy.
+  def recomputed(self, remat: str) -> int:
+    """FLOPs that the backward pass recomputes under a policy.
 
-    No kernel keeps scores. Of the two products of a forward pass the unfused
-    backward pass makes both anew for dq and, but for the one that it needs
-    anyway, for dk and dv: three beyond the four that count.
+    No kernel keeps scores. Beyond the four products that `train` counts, the
+    backward pass of attention computes the scores twice and their cotangent a
+    second time, because dq and (dk, dv) are separate passes.
     """
     scores = 3 * (self.attention + self.text) // 2
     kept = {
@@ -62,18 +62,18 @@ def count(
 ) -> Flops:
   """Counts one forward pass.
 
-  Per row and block, with attention over all tokens of the row:
-    projections 4 L D K (H + G), queries and output, keys and values;
-    scores and sums 4 L (L + S) H K; text 4 S E G K;
-    SwiGLU 6 L D F for each expert that a token takes;
-    modulation 2 N C M D, of M vectors.
+  Per row and block:
+    projections 4 L D K (H + G): queries and output, keys and values;
+    scores and weighted sums 4 L (L + S) H K; text keys and values 4 S E G K;
+    SwiGLU 6 L D F for each expert that a token uses;
+    modulation 2 N C M D for M vectors.
 
   Args:
-    cfg: of the network.
+    cfg: configuration of the network.
     rows: B.
-    tokens: L of a row.
-    words: S of a row.
-    samples: N of a row.
+    tokens: L.
+    words: S.
+    samples: N.
   """
   text = words if cfg.text_width else 0
   attention = 4 * rows * cfg.depth * tokens * cfg.width
@@ -106,7 +106,7 @@ def _feed_forwards(cfg: ModelConfig, tokens: int, samples: int) -> int:
 
 
 def _ends(cfg: ModelConfig, tokens: int, text: int, samples: int) -> int:
-  """What comes before and after the blocks."""
+  """FLOPs before and after the blocks."""
   patches = 4 * tokens * cfg.patch_dim * cfg.width
   time = 2 * samples * (SINUSOIDS + cfg.cond_width) * cfg.cond_width
   pool = 2 * samples * cfg.text_width * (text + cfg.cond_width)

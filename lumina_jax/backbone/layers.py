@@ -1,6 +1,6 @@
-"""The layers that own parameters: projections, norms, SwiGLU, embedders.
+"""Layers with parameters: projections, norms, SwiGLU, embedders.
 
-A parameter's shape, logical axes and initialiser stand on one call.
+One call declares a parameter's shape, logical axes and initialiser.
 B rows, L tokens, D width, F feed-forward, N samples a row, C cond width.
 """
 
@@ -21,11 +21,11 @@ normal = nn.initializers.normal(0.02)
 
 
 def xavier(inputs: int = 1, stacked: int = 0) -> Init:
-  """Xavier uniform for a kernel whose first `inputs` axes are its input.
+  """Xavier uniform for a kernel of `inputs` input axes, then output axes.
 
-  Fans are products over all input and all output axes, so that a kernel split
-  into heads starts as the matrix it stands for. Before them may stand `stacked`
-  axes that number kernels, e.g. one for experts.
+  Fans are products over all input and all output axes, so a kernel split into
+  heads is initialised like the matrix that it represents. The first `stacked`
+  axes number separate kernels, e.g. those of experts.
   """
 
   def init(key, shape, dtype=jnp.float32):
@@ -38,15 +38,15 @@ def xavier(inputs: int = 1, stacked: int = 0) -> Init:
 
 
 class Einsum(nn.Module):
-  """A linear map written as its equation; the only one in the house.
+  """A linear map written as an einsum equation.
 
   Attributes:
     equation: "input,kernel->output" for jnp.einsum.
-    shape: of the kernel.
+    shape: shape of the kernel.
     axes: logical axes of the kernel, one name per dimension.
-    init: of the kernel.
-    bias: whether a zero-initialised bias is added along the last axis.
-    dtype: what to compute in; the parameter is float32.
+    init: initialiser of the kernel.
+    bias: whether to add a zero-initialised bias along the last axis.
+    dtype: dtype of the computation; parameters are float32.
   """
 
   equation: str
@@ -81,9 +81,14 @@ def parameter(
 
 
 class RMSNorm(nn.Module):
-  """x / sqrt(mean(x^2) + eps), times a learnt scale if asked for.
+  """x / sqrt(mean(x^2) + eps), optionally times a learnt scale.
 
   Computes in float32 and returns x's dtype (Zhang and Sennrich 2019, eq. 4).
+
+  Attributes:
+    eps: added to the mean square.
+    axis: logical axis of the scale.
+    scale: whether there is a learnt scale.
   """
 
   eps: float
@@ -100,13 +105,15 @@ class RMSNorm(nn.Module):
 
 
 class LayerNorm(nn.Module):
-  """LayerNorm over the last axes, jointly; one parameter axis for each.
+  """LayerNorm over the last axes jointly.
+
+  Computes in float32 and returns x's dtype.
 
   Attributes:
     axes: logical names of the normalised axes, e.g. ("heads", "head_dim").
-    affine: whether it has a learnt scale and bias.
-    eps: added to the variance; PyTorch's default, which no published network
-      changes but in its last layer.
+    affine: whether there are a learnt scale and bias, which span these axes.
+    eps: added to the variance; PyTorch's default. Published networks use
+      another value in the last layer only.
   """
 
   axes: tuple[str | None, ...] = ("norm",)
@@ -179,8 +186,8 @@ class TimeEmbedder(nn.Module):
       bias=True,
       name="first",
     )(x)
-    # The original's 0.02 at its width of 1024. Narrower networks would hardly
-    # hear the time at first; they spread wider.
+    # The original's 0.02 at its width of 1024; larger for narrower networks,
+    # where the time would have little effect at first.
     spread = nn.initializers.normal(0.02 * math.sqrt(1024 / self.width))
     return Einsum(
       "BNC,CE->BNE",
@@ -197,7 +204,8 @@ class TextPooler(nn.Module):
 
   Attributes:
     width: C.
-    init: of the projection; from zero, text enters the modulation gently.
+    init: initialiser of the projection; with zeros, text does not modulate at
+      first.
   """
 
   width: int
@@ -219,7 +227,7 @@ class TextPooler(nn.Module):
 
 
 class Modulation(nn.Module):
-  """Steers norms and gates: `f32[B, N, C]` -> `parts` tensors `[B, N, D]`.
+  """Shifts, scales and gates: `f32[B, N, C]` -> `parts` tensors `[B, N, D]`.
 
   Linear(SiLU(c)), zero-initialised (adaLN-Zero; Peebles and Xie, section 3.2).
   """

@@ -1,9 +1,9 @@
-"""Experts: feed-forwards of which each token takes a few, exactly.
+"""Mixture of experts: each token passes through a few of many feed-forwards.
 
-No capacity and nothing dropped: tokens are sorted by expert and multiplied in
-one ragged product (MegaBlocks, Gale et al. 2022, in its exact form). A token
-costs `active` feed-forwards on a TPU; where XLA has no ragged kernel (CPU), the
-product is computed densely and costs `experts` of them, in memory too.
+Experts have no capacity and drop no token: tokens are sorted by expert and
+multiplied in one ragged product (MegaBlocks, Gale et al. 2022). A token costs
+`active` feed-forwards on a TPU. Where XLA has no ragged kernel (CPU), the
+product is dense and costs the time and memory of `experts` feed-forwards.
 
 B rows, L tokens, D width, F feed-forward, E experts, k active experts,
 T = B L tokens.
@@ -30,15 +30,15 @@ STREAM = ("act_batch", "act_length", None)
 class Experts(nn.Module):
   """Routed SwiGLUs: sum over the k best experts of softmax(logits)_e f_e(x).
 
-  The softmax runs over the k chosen logits alone, in float32 (Next-DiT-MoE).
-  What chooses is up to the caller: a token itself, or its sample's time.
+  The softmax is over the k selected logits only, in float32 (Next-DiT-MoE). The
+  caller passes the router's input: the token itself, or its sample's time.
 
   Attributes:
     hidden: F.
     experts: E.
     active: k.
-    by_sample: whether a sample chooses for all of its tokens.
-    dtype: what to compute in; the router is always float32.
+    by_sample: whether all tokens of a sample use the same experts.
+    dtype: dtype of the experts; the router is always float32.
   """
 
   hidden: int
@@ -49,22 +49,24 @@ class Experts(nn.Module):
 
   @nn.compact
   def __call__(
-    self, x_BLD: jax.Array, by: jax.Array, segments: jax.Array
+    self, x_BLD: jax.Array, router_input: jax.Array, segments: jax.Array
   ) -> jax.Array:
     """Applies the experts.
 
     Args:
       x_BLD: tokens.
-      by: what chooses, `[B, L, R]` each token or, if `by_sample`, `[B, N, R]`
-        each sample for all of its tokens.
+      router_input: `[B, L, R]`, or `[B, N, R]` if `by_sample`.
       segments: `i32[B, L]`.
+
+    Returns:
+      `[B, L, D]`.
     """
-    logits = self._route(by)
+    logits = self._route(router_input)
     best, choice = jax.lax.top_k(logits, self.active)
     weights = jax.nn.softmax(best, axis=-1)
     exists = segments != 0
     if self.by_sample:
-      numbers = jnp.arange(1, by.shape[1] + 1)
+      numbers = jnp.arange(1, logits.shape[1] + 1)
       exists = (segments[:, None] == numbers[:, None]).any(axis=-1)
     self.sow(COLLECTION, "loss", balance(logits, choice, exists))
     if self.by_sample:
@@ -78,9 +80,9 @@ class Experts(nn.Module):
     apply = _on_every_shard(swiglu, x_BLD.shape)
     return apply(x_BLD.astype(self.dtype), choice, weights, gate, up, down)
 
-  def _route(self, by: jax.Array) -> jax.Array:
-    inputs = by.shape[-1]
-    # The default of PyTorch's linear layers.
+  def _route(self, x: jax.Array) -> jax.Array:
+    inputs = x.shape[-1]
+    # PyTorch's default for linear layers.
     bound = 1 / math.sqrt(inputs)
     init = nn.initializers.uniform(2 * bound)
     return Einsum(
@@ -89,7 +91,7 @@ class Experts(nn.Module):
       (None, "expert"),
       lambda *args: init(*args) - bound,
       name="router",
-    )(by.astype(jnp.float32))
+    )(x.astype(jnp.float32))
 
   def _kernels(self, name: str, inputs: int, outputs: int) -> jax.Array:
     axes = ("mlp", "embed") if name == "down" else ("embed", "mlp")
@@ -104,9 +106,11 @@ def swiglu(x_BLD, choice, weights, gate, up, down) -> jax.Array:
 
   Args:
     x_BLD: tokens.
-    choice: `i32[B, L, k]` experts of each.
-    weights: `f32[B, L, k]`.
-    gate: `[E, D, F]`; up likewise; down `[E, F, D]`.
+    choice: `i32[B, L, k]`, experts of each token.
+    weights: `f32[B, L, k]`, their weights.
+    gate: `[E, D, F]` kernels.
+    up: `[E, D, F]` kernels.
+    down: `[E, F, D]` kernels.
   """
   experts, active = gate.shape[0], choice.shape[-1]
   x_TD = x_BLD.reshape(-1, x_BLD.shape[-1])
@@ -115,19 +119,19 @@ def swiglu(x_BLD, choice, weights, gate, up, down) -> jax.Array:
   x = x_TD[order // active]
   h = nn.silu(jax.lax.ragged_dot(x, gate, sizes))
   y = jax.lax.ragged_dot(h * jax.lax.ragged_dot(x, up, sizes), down, sizes)
-  # Back to the places of the tokens by another sort: a sum over k in order,
-  # where adding into places would depend on timing.
+  # A second sort restores the order of the tokens. Unlike a scatter-add, the
+  # sum over k then has a fixed order.
   y = y[jnp.argsort(order)].reshape(*x_TD.shape[:1], active, -1)
   y = jnp.einsum("tkd,tk->td", y, weights.reshape(-1, active))
   return y.reshape(x_BLD.shape).astype(x_BLD.dtype)
 
 
 def _on_every_shard(function: Callable, shape: tuple[int, ...]) -> Callable:
-  """Sorts within each device's tokens, so that none has to travel.
+  """Runs `function` on each device's own tokens, so that no token is sent.
 
-  Tokens stay where they are; kernels are gathered as any weight of a layer is,
-  except over the devices that share a feed-forward, whose parts are summed.
-  Rows that do not divide over the devices are sorted all together.
+  Kernels are gathered like every weight of a layer, except along the axis that
+  shards the feed-forward, whose partial results are summed. Tokens that do not
+  divide over the devices are sorted together.
   """
   mesh = jax.sharding.get_abstract_mesh()
   stream = nn.logical_to_mesh_axes(STREAM)
@@ -157,15 +161,18 @@ def _on_every_shard(function: Callable, shape: tuple[int, ...]) -> Callable:
 def balance(
   logits: jax.Array, choice: jax.Array, exists: jax.Array
 ) -> jax.Array:
-  """Load-balancing loss E sum_e f_e p_e, 1 when all experts share alike.
+  """Load-balancing loss E sum_e f_e p_e; 1 if all experts are used equally.
 
-  f_e is the share of choices that fell on expert e and p_e the mean of its
+  f_e is the fraction of choices that select expert e, p_e the mean of its
   probability (Switch Transformer, Fedus et al. 2021, equations 4 to 6).
 
   Args:
-    logits: `f32[B, M, E]` of M that choose, tokens or samples.
-    choice: `i32[B, M, k]`.
+    logits: `f32[B, M, E]` of M tokens or samples.
+    choice: `i32[B, M, k]`, their experts.
     exists: `bool[B, M]`, False for padding.
+
+  Returns:
+    `f32[]`.
   """
   experts = logits.shape[-1]
   count = jnp.maximum(exists.sum(), 1)

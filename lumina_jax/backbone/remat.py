@@ -1,8 +1,8 @@
-"""What the backward pass finds of a block, and what it computes again.
+"""Rematerialization policies: what the backward pass keeps and recomputes.
 
-Every block is one unit: its input, the residual stream, is kept for all of them
-(Chen et al. 2016). A policy may keep more of a block by name, or move what is
-kept to the host's memory, which a program then fetches ahead of need.
+Every policy but "none" checkpoints whole blocks: it keeps the residual stream
+at the input of each (Chen et al. 2016). A policy may keep more by name, or
+offload what it keeps to the host's memory, from where it is prefetched.
 """
 
 from __future__ import annotations
@@ -16,54 +16,38 @@ from flax import linen as nn
 from lumina_jax import attention
 from lumina_jax.attention.sequence_parallel import checkpoint_names
 
-STREAM = "stream"  # Name of the residual stream where a block begins.
+STREAM = "stream"  # Name of the residual stream at the input of a block.
 
-# Bytes of a block that stay, for D width, L tokens of a device, in bfloat16:
+# Bytes kept on a device per block, for D width, L tokens of a device, bfloat16:
 POLICIES = (
-  "none",  # all that it ever computed
-  "full",  # 2 L D: its input
-  "attention",  # 4 L D: its input and what self-attention gave
-  "offload_hidden",  # 0: its input waits on the host
-  "offload_attention",  # 2 L D: its input; self-attention waits on the host
+  "none",  # everything that the backward pass needs
+  "full",  # 2 L D: the input
+  "attention",  # 4 L D: the input and the output of self-attention
+  "offload_hidden",  # 0: the input is on the host
+  "offload_attention",  # 2 L D: the input; self-attention's output on the host
 )
-
-_policies = jax.checkpoint_policies
-
-
-def named(remat: str | bool) -> str:
-  """The name of a policy.
-
-  Runs of earlier versions say True for "full" and False for "none".
-
-  Raises:
-    ValueError: if there is none of that name.
-  """
-  if isinstance(remat, bool):
-    return "full" if remat else "none"
-  if remat not in POLICIES:
-    raise ValueError(f"remat {remat!r}: use one of {POLICIES}")
-  return remat
 
 
 def wrap(block: type[nn.Module], remat: str) -> Callable[..., Any]:
-  """A block under a policy of `POLICIES`, to be scanned."""
+  """Wraps a block, to be scanned, in a policy of `POLICIES`."""
   if remat == "none":
     return block
-  # Attention to a few hundred words is cheaper to compute than to keep.
+  # Only self-attention: attention to text is cheaper to recompute than to keep.
   names = checkpoint_names(attention.NAME)
-  to_host = dict(offload_src="device", offload_dst="pinned_host")
-  policy = {
-    "full": None,
-    "attention": _policies.save_only_these_names(*names),
-    "offload_hidden": _policies.save_and_offload_only_these_names(
-      names_which_can_be_saved=[],
-      names_which_can_be_offloaded=[STREAM],
-      **to_host,
-    ),
-    "offload_attention": _policies.save_and_offload_only_these_names(
+  policies = jax.checkpoint_policies
+
+  def offload(*names):
+    return policies.save_and_offload_only_these_names(
       names_which_can_be_saved=[],
       names_which_can_be_offloaded=[*names],
-      **to_host,
-    ),
+      offload_src="device",
+      offload_dst="pinned_host",
+    )
+
+  policy = {
+    "full": None,
+    "attention": policies.save_only_these_names(*names),
+    "offload_hidden": offload(STREAM),
+    "offload_attention": offload(*names),
   }[remat]
   return nn.remat(block, prevent_cse=False, policy=policy)

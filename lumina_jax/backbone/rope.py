@@ -1,8 +1,8 @@
-"""Rotary positions on any number of axes, and rules to stretch them.
+"""Rotary position embedding on any number of axes, and rules to stretch it.
 
-A rule says how fast each channel pair turns; beyond the sizes of training it
-lets them turn slower. Which rule is static. Its numbers are data of a sample,
-so no scale, time or factor ever compiles anew.
+A rule gives the rate of each channel pair; beyond the sizes of training it
+lowers the rates. The rule is static. Its numbers are data of each sample, so a
+new scale, time or factor never recompiles.
 
 B rows, L tokens, N samples a row, H heads, K head channels, A axes.
 """
@@ -21,59 +21,58 @@ import numpy as np
 from lumina_jax.files.suggest import check_name
 
 Number = jax.Array | float
-# Stands in for zero in divisors; far below any turn of a pair.
-TINY = 1e-9
+TINY = 1e-9  # Lower bound of divisors.
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class RopeScaling:
-  """How positions are stretched: a rule by name, and the numbers it reads.
+  """How positions are stretched: the name of a rule, and its numbers.
 
-  A pair of rate theta^-e turns slower by scale^p, p from 0 (as trained) to 1
-  (interpolated). With k of the D / 2 pairs of an axis, D = K / A, e = 2k / D,
-  at time t from 0 (noise) to 1 (data), and L trained positions:
+  A rule divides the rate theta^-e of a pair by scale^p, with p from 0 (as
+  trained) to 1 (interpolated). For pair k of the D / 2 pairs of an axis, with
+  D = K / A, e = 2k / D, time t from 0 (noise) to 1 (data), L trained positions:
 
   "none": p = 0.
   "linear": p = 1, position interpolation (Chen et al. 2023).
-  "ntk": p = 2k / (D - 2), that is theta scale^(D / (D - 2)). The slowest pair
-    is interpolated, the fastest one stays (Lumina-Next, section 2.1).
-  "ntk_plain": p = e, that is theta scale; what the original's programs do.
-  "yarn": pairs that turn more than `beta` times along L stay, those with fewer
-    than `alpha` turns are interpolated, rates between are mixed in proportion
-    to the turns (Peng et al. 2023, section 3.2, NTK by parts). Its temperature
-    of the attention is left out: scores have `Condition.attention_scale`.
-  "frequency_aware": p = min(e / log_theta(L / 2 pi), 1). The pair that turns
-    once along L, and all slower ones, are interpolated (Lumina-Next, 2.1).
+  "ntk": p = 2k / (D - 2), that is theta scale^(D / (D - 2)). It interpolates
+    the slowest pair and keeps the fastest (Lumina-Next, section 2.1).
+  "ntk_plain": p = e, that is theta scale, as in the original's programs.
+  "yarn": keeps pairs that turn more than `beta` times along L, interpolates
+    those with fewer than `alpha` turns, and mixes both between in proportion to
+    the turns (Peng et al. 2023, section 3.2, NTK by parts). It has no
+    temperature of attention; use `Condition.attention_scale`.
+  "frequency_aware": p = min(e / log_theta(L / 2 pi), 1). It interpolates the
+    pair that turns once along L, and all slower ones (Lumina-Next, 2.1).
   "time_aware": p = min(e K / d, 1) with d = (K - 1) t + 1: from interpolation
     of nearly all pairs to "ntk_plain" (Lumina-Next, section 2.1).
-  "watershed": "linear" while t < `watershed`, "ntk_plain" from there on; the
-    time-aware rule as the original's programs have it.
+  "watershed": "linear" while t < `watershed`, then "ntk_plain"; the time-aware
+    rule of the original's programs.
   "dype_linear", "dype_ntk": p of "linear" and "ntk" times
-    kappa = lambda_s (1 - t)^lambda_t: at first stronger than these, in the end
-    as trained (DyPE, Issachar et al. 2025; its time runs the other way).
+    kappa = lambda_s (1 - t)^lambda_t: stronger than these at first, at the end
+    as trained (DyPE, Issachar et al. 2025, whose time is 1 - t).
   "dype_yarn": "yarn" with `alpha` and `beta` times (1 - t)^lambda_t.
 
-  The papers write max of two rates where min of two powers stands here. From
-  scale 1 on that is the same; below 1 ours is the mirror image.
+  The papers take the max of two rates where these formulas take the min of two
+  powers. For scale >= 1 both are the same; below 1 ours is the mirror image.
 
-  Numbers are one for all, or `f32[B, N]`.
+  Each number is a scalar, or `f32[B, N]`.
 
   Attributes:
     rule: a name of `RULES`.
-    scale: how many times more positions an axis has than in training; the
+    scale: factor of the positions along an axis over those in training; the
       original's `scale_factor` or `rope_scaling_factor`.
-    base_factor: of theta, under any rule; the original's `ntk_factor`.
-    trained: L, positions along an axis in training, in tokens; None for rules
-      that do not ask.
-    watershed: a time.
-    alpha: turns along L.
-    beta: likewise.
-    lambda_s: of DyPE; its strength at t = 0.
-    lambda_t: of DyPE; how fast that falls.
+    base_factor: factor of theta, under any rule; the original's `ntk_factor`.
+    trained: L, positions along an axis in training, in tokens; required by the
+      rules in `NEEDS_TRAINED`.
+    watershed: time at which "watershed" changes.
+    alpha: turns along L below which "yarn" interpolates.
+    beta: turns along L above which "yarn" keeps the rate.
+    lambda_s: strength of DyPE at t = 0.
+    lambda_t: exponent of DyPE's decay.
 
   Raises:
-    ValueError: for a rule that there is not.
+    ValueError: if the rule is unknown.
   """
 
   rule: str = dataclasses.field(metadata={"static": True})
@@ -92,7 +91,7 @@ class RopeScaling:
   def rates(
     self, time: jax.Array, head_dim: int, axes: int, theta: float
   ) -> jax.Array:
-    """How fast each channel pair turns.
+    """Rates of the channel pairs.
 
     Args:
       time: `f32[B, N]`.
@@ -104,50 +103,52 @@ class RopeScaling:
       `f32[B, N, K/2]`, in radians per position.
 
     Raises:
-      ValueError: if the rule asks for `trained`, and there is none.
+      ValueError: if the rule needs `trained` and it is None.
     """
-    if self.trained is None and self.rule in OF_LENGTH:
+    if self.trained is None and self.rule in NEEDS_TRAINED:
       raise ValueError(
         f"rule {self.rule!r} needs trained: positions along an axis in training"
       )
     shape = jnp.shape(time)
-    each = jax.tree.map(lambda x: jnp.broadcast_to(x, shape)[..., None], self)
-    head = _head(head_dim, axes, theta, each.base_factor)
-    return head.rates * RULES[self.rule](each, time[..., None], head)
+    scaling = jax.tree.map(
+      lambda x: jnp.broadcast_to(x, shape)[..., None], self
+    )
+    head = _head(head_dim, axes, theta, scaling.base_factor)
+    return head.rates * RULES[self.rule](scaling, time[..., None], head)
 
 
 def check_rule(rule: str) -> None:
-  """Raises ValueError for a rule that is not in `RULES`, with a near name."""
+  """Raises ValueError if `rule` is not a name of `RULES`."""
   check_name("rule", rule, RULES)
 
 
 def frequencies(head_dim: int, axes: int, theta: float) -> np.ndarray:
-  """Returns `f32[K/2]`, the angle per unit of position of each channel pair.
+  """Rates `f32[K/2]` of the channel pairs, in radians per position.
 
-  Pair j belongs to axis j mod A and turns with theta^(-2 A floor(j / A) / K).
+  Pair j belongs to axis j mod A and has the rate theta^(-2 A floor(j / A) / K).
   One axis: RoFormer, equation 15. Two axes: rows on even pairs and columns on
-  odd ones, as Next-DiT has it (Lumina-Next, section 2.1).
+  odd ones, as in Next-DiT (Lumina-Next, section 2.1).
   """
   return (theta ** -_exponents(head_dim, axes)).astype(np.float32)
 
 
 def _exponents(head_dim: int, axes: int) -> np.ndarray:
-  return 2.0 * axes * _order(head_dim, axes) / head_dim
+  return 2.0 * axes * _rank(head_dim, axes) / head_dim
 
 
-def _order(head_dim: int, axes: int) -> np.ndarray:
-  """`i64[K/2]`: place of each pair among those of its axis, fastest first."""
+def _rank(head_dim: int, axes: int) -> np.ndarray:
+  """`i64[K/2]`: rank of each pair within its axis, fastest first."""
   return np.arange(head_dim // 2) // axes
 
 
 class _Head(NamedTuple):
-  """What rules know of the channel pairs of a head.
+  """The channel pairs of a head, as rules read them.
 
   Attributes:
     channels: K.
     rates: `f32[B, N, K/2]`, as trained.
     exponents: `f32[K/2]`, e of rate = theta^-e.
-    depth: `f32[K/2]`, from 0, an axis's fastest pair, to 1, its slowest.
+    depth: `f32[K/2]`, 0 for the fastest pair of an axis to 1 for its slowest.
     log_theta: `f32[B, N, 1]`.
   """
 
@@ -161,126 +162,106 @@ class _Head(NamedTuple):
 def _head(
   head_dim: int, axes: int, theta: float, base_factor: jax.Array
 ) -> _Head:
-  """Base factor `f32[B, N, 1]`."""
-  order = _order(head_dim, axes)
+  """Describes a head; `base_factor` is `f32[B, N, 1]`."""
+  rank = _rank(head_dim, axes)
   exponents = _exponents(head_dim, axes).astype(np.float32)
   plain = frequencies(head_dim, axes, theta)
   return _Head(
     channels=head_dim,
     rates=plain * base_factor**-exponents,
     exponents=exponents,
-    depth=(order / max(order[-1], 1)).astype(np.float32),
+    depth=(rank / max(rank[-1], 1)).astype(np.float32),
     log_theta=math.log(theta) + jnp.log(base_factor),
   )
 
 
-# A rule: numbers and time `f32[B, N, 1]` -> what rates are multiplied by, of a
-# shape that broadcasts to `f32[B, N, K/2]`.
+# A rule: (numbers, time `f32[B, N, 1]`, head) -> factor of the rates, which
+# broadcasts to `f32[B, N, K/2]`.
 Rule = Callable[[RopeScaling, jax.Array, _Head], Number]
 
 
-def _none(how: RopeScaling, time: jax.Array, head: _Head) -> Number:
-  return 1.0
+def _linear(scaling: RopeScaling, time: jax.Array, head: _Head) -> Number:
+  return 1 / scaling.scale
 
 
-def _linear(how: RopeScaling, time: jax.Array, head: _Head) -> Number:
-  return 1 / how.scale
+def _ntk_plain(scaling: RopeScaling, time: jax.Array, head: _Head) -> Number:
+  return scaling.scale**-head.exponents
 
 
-def _ntk(how: RopeScaling, time: jax.Array, head: _Head) -> Number:
-  return how.scale**-head.depth
-
-
-def _ntk_plain(how: RopeScaling, time: jax.Array, head: _Head) -> Number:
-  return how.scale**-head.exponents
-
-
-def _yarn(how: RopeScaling, time: jax.Array, head: _Head) -> Number:
-  return _by_parts(how, head, 1.0)
-
-
-def _frequency_aware(how: RopeScaling, time: jax.Array, head: _Head) -> Number:
-  # On an axis shorter than 2 pi no pair turns once: all but the first, whose
-  # exponent is 0, are interpolated.
-  log_turn = jnp.maximum(jnp.log(how.trained / (2 * jnp.pi)), TINY)
+def _frequency_aware(
+  scaling: RopeScaling, time: jax.Array, head: _Head
+) -> Number:
+  # Along an axis shorter than 2 pi no pair turns once; then all pairs but the
+  # first, whose exponent is 0, are interpolated.
+  log_turn = jnp.maximum(jnp.log(scaling.trained / (2 * jnp.pi)), TINY)
   power = head.exponents * head.log_theta / log_turn
-  return how.scale ** -jnp.minimum(power, 1)
+  return scaling.scale ** -jnp.minimum(power, 1)
 
 
-def _time_aware(how: RopeScaling, time: jax.Array, head: _Head) -> Number:
+def _time_aware(scaling: RopeScaling, time: jax.Array, head: _Head) -> Number:
   power = head.exponents * head.channels / ((head.channels - 1) * time + 1)
-  return how.scale ** -jnp.minimum(power, 1)
+  return scaling.scale ** -jnp.minimum(power, 1)
 
 
-def _watershed(how: RopeScaling, time: jax.Array, head: _Head) -> Number:
-  early, late = _linear(how, time, head), _ntk_plain(how, time, head)
-  return jnp.where(time < how.watershed, early, late)
+def _watershed(scaling: RopeScaling, time: jax.Array, head: _Head) -> Number:
+  early, late = _linear(scaling, time, head), _ntk_plain(scaling, time, head)
+  return jnp.where(time < scaling.watershed, early, late)
 
 
-def _dype_linear(how: RopeScaling, time: jax.Array, head: _Head) -> Number:
-  return how.scale ** -(how.lambda_s * _noise(how, time))
+def _decay(scaling: RopeScaling, time: jax.Array) -> jax.Array:
+  """`f32[B, N, 1]`, from 1 at t = 0 to 0 at t = 1, which float32 may exceed."""
+  return jnp.maximum(1 - time, 0) ** scaling.lambda_t
 
 
-def _dype_ntk(how: RopeScaling, time: jax.Array, head: _Head) -> Number:
-  return how.scale ** -(how.lambda_s * _noise(how, time) * head.depth)
-
-
-def _dype_yarn(how: RopeScaling, time: jax.Array, head: _Head) -> Number:
-  return _by_parts(how, head, _noise(how, time))
-
-
-def _noise(how: RopeScaling, time: jax.Array) -> jax.Array:
-  """`f32[B, N, 1]`, from 1 at t = 0 to 0 at t = 1, which float32 may pass."""
-  return jnp.maximum(1 - time, 0) ** how.lambda_t
-
-
-def _by_parts(how: RopeScaling, head: _Head, bounds: Number) -> jax.Array:
-  """A mean of a pair as trained and interpolated, by its turns along L."""
-  turns = how.trained * head.rates / (2 * jnp.pi)
-  low, high = bounds * how.alpha, bounds * how.beta
+def _by_parts(scaling: RopeScaling, head: _Head, bounds: Number) -> jax.Array:
+  """A mean of trained and interpolated rates, weighted by the turns along L."""
+  turns = scaling.trained * head.rates / (2 * jnp.pi)
+  low, high = bounds * scaling.alpha, bounds * scaling.beta
   kept = jnp.clip((turns - low) / jnp.maximum(high - low, TINY), 0, 1)
-  return kept + (1 - kept) / how.scale
+  return kept + (1 - kept) / scaling.scale
 
 
 RULES: dict[str, Rule] = {
-  "none": _none,
+  "none": lambda s, t, head: 1.0,
   "linear": _linear,
-  "ntk": _ntk,
+  "ntk": lambda s, t, head: s.scale**-head.depth,
   "ntk_plain": _ntk_plain,
-  "yarn": _yarn,
+  "yarn": lambda s, t, head: _by_parts(s, head, 1.0),
   "frequency_aware": _frequency_aware,
   "time_aware": _time_aware,
   "watershed": _watershed,
-  "dype_linear": _dype_linear,
-  "dype_ntk": _dype_ntk,
-  "dype_yarn": _dype_yarn,
+  "dype_linear": lambda s, t, head: s.scale ** -(s.lambda_s * _decay(s, t)),
+  "dype_ntk": lambda s, t, head: (
+    s.scale ** -(s.lambda_s * _decay(s, t) * head.depth)
+  ),
+  "dype_yarn": lambda s, t, head: _by_parts(s, head, _decay(s, t)),
 }
-OF_LENGTH = ("yarn", "frequency_aware", "dype_yarn")  # They read `trained`.
+NEEDS_TRAINED = ("yarn", "frequency_aware", "dype_yarn")
 
 
 def angles(ids: jax.Array, rates: jax.Array) -> jax.Array:
   """Positions `i32[B, L, A]` -> angles `f32[B, L, K/2]`.
 
-  Rates are `f32[K/2]`, or `f32[B, L, K/2]` with 1 for B or L where all agree.
+  Rates are `f32[K/2]`, or broadcast to `f32[B, L, K/2]`.
   """
   of_pair = np.arange(rates.shape[-1]) % ids.shape[-1]
   return ids.astype(jnp.float32)[..., of_pair] * rates
 
 
 class Rotation(NamedTuple):
-  """Attributes: cos and sin `f32[B, L, K/2]` of every token's angles."""
+  """Cosines and sines `f32[B, L, K/2]` of every token's angles."""
 
   cos: jax.Array
   sin: jax.Array
 
 
 def rotation(angles: jax.Array) -> Rotation:
-  """How every token turns, the same in every layer."""
+  """The rotation by these angles `f32[B, L, K/2]`, used in every layer."""
   return Rotation(jnp.cos(angles), jnp.sin(angles))
 
 
 def rotate(x: jax.Array, rotation: Rotation) -> jax.Array:
-  """Turns channel pairs (2j, 2j + 1) of `[B, L, H, K]`.
+  """Rotates the channel pairs (2j, 2j + 1) of `[B, L, H, K]`.
 
   Computes in float32 and returns x's dtype.
   """

@@ -16,6 +16,7 @@ from flax import linen as nn
 
 from lumina_jax.backbone import DiT, ModelConfig
 from lumina_jax.backbone.cache import TextCache, text_cache
+from lumina_jax.backbone.dit import example_inputs
 from lumina_jax.encoders import label, utf8
 from lumina_jax.encoders.text_features import TextFeaturesConfig
 from lumina_jax.flow.objective import PLAIN, Objective
@@ -90,10 +91,8 @@ class Network:
   def init(self, key: jax.Array) -> Params:
     """Initial parameters, boxed with their logical axes."""
     backbone, text_encoder = jax.random.split(key)
-    tokens, condition = self._smallest()
-    params = {
-      "backbone": DiT(self.model).init(backbone, tokens, condition)["params"]
-    }
+    inputs = example_inputs(self.model)
+    params = {"backbone": DiT(self.model).init(backbone, *inputs)["params"]}
     if self.text_encoder and not self.frozen_text:
       codes = jnp.zeros((1, 1, self.code_width), jnp.int32)
       params["text_encoder"] = utf8.Utf8Encoder(self.text_encoder).init(
@@ -215,20 +214,3 @@ class Network:
     )
     leaves = [jnp.ravel(x) for x in jax.tree.leaves(sown["balance"])]
     return prediction, jnp.mean(jnp.concatenate(leaves))
-
-  def _smallest(self) -> tuple[Tokens, Condition]:
-    cfg = self.model
-    one = jnp.ones((1, 1), jnp.int32)
-    tokens = Tokens(
-      patches=jnp.zeros((1, 1, cfg.patch_dim)),
-      ids=jnp.zeros((1, 1, cfg.position_axes), jnp.int32),
-      kinds=jnp.zeros((1, 1), jnp.int32),
-      segments=one,
-    )
-    condition = Condition(
-      time=jnp.zeros((1, 1)),
-      label=jnp.zeros((1, 1), jnp.int32),
-      text=jnp.zeros((1, 1, cfg.text_width)),
-      text_segments=one,
-    )
-    return tokens, condition

@@ -81,7 +81,7 @@ def estimate(job: Job, sent: float, state: int) -> Roofline | None:
     useful = job.flops.forward * passes
   else:
     passes = 2 + (job.model.remat != "none")
-    recomputed, useful = job.flops.again(job.model.remat), job.flops.train
+    recomputed, useful = job.flops.recomputed(job.model.remat), job.flops.train
   peak = job.devices * chip.device_flops
   weights = itemsize(job) * count_parameters(job.config)
   moved = passes * weights / job.axis_sizes["tensor"]

@@ -1,4 +1,4 @@
-"""FLOPs counted from a description against XLA's count and published ones."""
+"""FLOPs counted from a config against XLA's count and published ones."""
 
 import dataclasses
 
@@ -26,15 +26,21 @@ SMALL = ModelConfig(
 B, L, S, N = 2, 256, 128, 1
 VARIANTS = {
   "flag": {},
-  "next": dict(raster=False, separators=False, sandwich=True, shift=False),
+  "next": dict(
+    raster=False,
+    separators=False,
+    sandwich=True,
+    shift=False,
+    text_query=True,
+    kv_heads=4,
+  ),
   "labels": dict(text_width=0, num_labels=10),
-  "text_query": dict(text_query=True, kv_heads=4),
   "long_text_one_block": dict(depth=1, unroll=1, text_width=1024),
 }
 
 
 def by_xla(cfg: ModelConfig) -> float:
-  """What XLA counts, before it rewrites products into calls of libraries."""
+  """XLA's count before it rewrites products into calls of libraries."""
   i32 = jnp.int32
   shape = jax.ShapeDtypeStruct
   tokens = Tokens(
@@ -57,13 +63,13 @@ def by_xla(cfg: ModelConfig) -> float:
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_forward_is_what_xla_counts(variant):
+def test_forward_agrees_with_xla(variant):
   cfg = dataclasses.replace(SMALL, **VARIANTS[variant])
   ours = flops.count(cfg, B, L, S, N).forward
   assert ours == pytest.approx(by_xla(cfg), rel=0.02)
 
 
-def test_the_7b_at_128k_is_what_6ps_12lssd_says():
+def test_the_7b_at_128k_agrees_with_6ps_12lssd():
   """performance: 6 P S + 12 L S^2 d, 32.5 PFLOPs a step of one sample."""
   cfg = dataclasses.replace(
     PUBLISHED["flag_dit_imagenet_7b"], num_labels=0, text_width=4096
@@ -80,15 +86,15 @@ def test_only_active_experts_count(routing):
   assert more == B * SMALL.depth * 6 * L * SMALL.width * SMALL.ffn_width
 
 
-def test_recomputation_depends_on_what_is_kept():
+def test_recomputation_depends_on_the_policy():
   counted = flops.count(SMALL, B, L, S)
   assert counted.train == 3 * counted.forward
-  # Three products of the seven of a kernel's backward pass, whatever is kept.
+  # Three of the seven products of a kernel's backward pass, in any policy.
   scores = 1.5 * (counted.attention + counted.text)
-  assert counted.again("none") == scores
-  assert counted.again("full") == scores + counted.forward
-  assert counted.again("offload_hidden") == scores + counted.forward
-  # Attention to text is computed again.
+  assert counted.recomputed("none") == scores
+  assert counted.recomputed("full") == scores + counted.forward
+  assert counted.recomputed("offload_hidden") == scores + counted.forward
+  # Attention to text is recomputed.
   kept = scores + counted.rest + counted.text
-  assert counted.again("attention") == kept
-  assert counted.again("offload_attention") == kept
+  assert counted.recomputed("attention") == kept
+  assert counted.recomputed("offload_attention") == kept

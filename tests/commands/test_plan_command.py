@@ -75,7 +75,7 @@ def test_search_prints_a_table():
     (["--topology=v5x:4x4"], "did you mean 'v5e:4x4'"),
     (["--topology=cpu:8", "--mesh=data=3"], "needs 3 devices, there are 8"),
     (["--topology=cpu:8", "--mesh=dta=3"], "'dta=3' is not one of data=N"),
-    (["--topology=cpu:8", "--remat=ful"], "remat 'ful'"),
+    (["--topology=cpu:8", "--remat=ful"], "unknown remat 'ful'; did you mean"),
     (["--topologi=cpu:8"], "Did you mean: topology"),
     ([], "topology"),
   ],

@@ -16,11 +16,11 @@ from lumina_jax.model import velocity
 from lumina_jax.model.velocity import predict_velocity
 
 # Shallow: nearly all of the time goes to compiling.
-TEXT = dataclasses.replace(NEXT, depth=1, remat=False)
-FLAG = dataclasses.replace(FAMILIES["flag_text"], depth=1, remat=False)
-AUDIO = dataclasses.replace(FAMILIES["audio"], depth=1, remat=False)
+TEXT = dataclasses.replace(NEXT, depth=1, remat="none")
+FLAG = dataclasses.replace(FAMILIES["flag_text"], depth=1, remat="none")
+AUDIO = dataclasses.replace(FAMILIES["audio"], depth=1, remat="none")
 LABEL = small(
-  **NEXT_IMAGENET | dict(num_labels=10), depth=1, channels=1, remat=False
+  **NEXT_IMAGENET | dict(num_labels=10), depth=1, channels=1, remat="none"
 )
 TIME = np.float32([0.1, 0.5, 0.9])
 

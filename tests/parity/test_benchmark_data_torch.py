@@ -1,4 +1,4 @@
-"""The peer of our input pipeline does the same work, or the benchmark fails."""
+"""PyTorch's loader does the same work as ours, or the benchmark fails."""
 
 import numpy as np
 import pytest
@@ -7,14 +7,13 @@ pytest.importorskip(
   "torch", reason="torch is an oracle: pip install -r requirements-parity.txt"
 )
 from PIL import Image
-from test_benchmark_data import DATA
-from test_benchmarks import table
+from support.benchmarks import DATA, table
 
-from benchmarks import crops_alike, photographs, readers, torch_loader
+from benchmarks import check_crops, loaders, photographs, torch_loader
 from data_pipelines.buckets import Buckets
 from data_pipelines.scan import scan
 
-pytestmark = pytest.mark.parity
+pytestmark = [pytest.mark.parity, pytest.mark.e2e]
 SIDE = 64
 
 
@@ -28,36 +27,36 @@ def records(tmp_path_factory):
 
 @pytest.fixture
 def check(records, tmp_path):
-  return lambda: crops_alike.check(records, SIDE, 320, tmp_path)
+  return lambda: check_crops.check(records, SIDE, 320, tmp_path)
 
 
-def test_crops_of_both_are_alike(check):
-  assert check() < crops_alike.MEAN
+def test_crops_of_both_are_equal(check):
+  assert check() < check_crops.MEAN
 
 
-def test_a_peer_that_cuts_elsewhere_is_found_out(check, monkeypatch):
-  cropped = torch_loader.cropped
+def test_other_crops_are_refused(check, monkeypatch):
+  crop = torch_loader.crop
 
-  def elsewhere(image, size, places, draft):
-    return cropped(image, size, (places[0], (places[1] + 0.1) % 1), draft)
+  def shifted(image, size, position, draft):
+    return crop(image, size, (position[0], (position[1] + 0.1) % 1), draft)
 
-  monkeypatch.setattr(torch_loader, "cropped", elsewhere)
+  monkeypatch.setattr(torch_loader, "crop", shifted)
   with pytest.raises(ValueError, match="do not do the same work"):
     check()
 
 
-def test_both_choose_among_the_same_buckets(records):
-  buckets = Buckets([SIDE], readers.PATCH)
+def test_both_choose_from_the_same_buckets(records):
+  buckets = Buckets([SIDE], loaders.PATCH)
   sizes = buckets.sizes(SIDE)
   for record in records:
     height, width = record.height, record.width
-    found = torch_loader.best(sizes, height, width)
+    found = torch_loader.best_fit(sizes, height, width)
 
     def lost(size, height=height, width=width):
       scales = size[0] / height, size[1] / width
       return min(scales) / max(scales)
 
-    # Where scores are equal, as of h x w and w x h, either may come first.
+    # Scores may be equal, as of h x w and w x h; then either may come first.
     np.testing.assert_allclose(
       sorted(map(lost, found)),
       sorted(map(lost, buckets.candidates(height, width, 4))),
@@ -65,28 +64,27 @@ def test_both_choose_among_the_same_buckets(records):
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_the_loader_gives_crops_and_codes(records, workers):
-  sizes = Buckets([SIDE], readers.PATCH).sizes(SIDE)
-  dataset = torch_loader.Pictures(records, sizes, readers.tokenize, draft=True)
+def test_the_loader_returns_crops_and_codes(records, workers):
+  sizes = Buckets([SIDE], loaders.PATCH).sizes(SIDE)
+  dataset = torch_loader.Images(records, sizes, loaders.tokenize, draft=True)
   stream = torch_loader.batches(dataset, [2, 0, 1, 3], 2, workers)
   items = [item for batch in stream for item in batch]
   for (x, codes), number in zip(items, [2, 0, 1, 3], strict=True):
     assert x.shape[0] == 3 and tuple(x.shape[1:]) in sizes
     assert -1 <= x.min() < x.max() <= 1
-    wanted = readers.tokenize(records[number].captions[0])
-    np.testing.assert_array_equal(codes.numpy(), wanted)
+    expected = loaders.tokenize(records[number].captions[0])
+    np.testing.assert_array_equal(codes.numpy(), expected)
     with Image.open(records[number].path) as image:
-      lying = np.sign(image.width - image.height)
-    # It may have got the square, which is among the four that fit best.
-    assert np.sign(x.shape[2] - x.shape[1]) in (lying, 0)
+      orientation = np.sign(image.width - image.height)
+    # The square may be among the four best buckets.
+    assert np.sign(x.shape[2] - x.shape[1]) in (orientation, 0)
 
 
-@pytest.mark.slow
 @pytest.mark.long
-def test_data_beside_torch():
-  """Both tables, of rates and of ratios."""
+def test_data_against_torch():
+  """Prints both tables, of rates and of ratios."""
   rows, text = table(*DATA)
-  assert "differ by" in text
-  ratios = [row for row in rows if row["examples/s"].startswith("torch")]
-  assert len(ratios) == 7  # Of the second table, by names of the first.
-  assert all(float(row["of a core"]) > 0 for row in ratios)
+  assert "largest mean difference" in text
+  ratios = [row for row in rows if row["examples/s"].startswith("torch")][1:]
+  assert len(ratios) == 7  # The second table without its head.
+  assert all(float(row["per core"]) > 0 for row in ratios)

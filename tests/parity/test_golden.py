@@ -1,7 +1,7 @@
 """The networks against tensors computed with the original PyTorch code.
 
-`tests/golden` holds what fits into a repository. Where all of them lie beside
-it, in `../shared/golden`, those are tested instead.
+`tests/golden` holds those that fit into a repository; all of them, if they
+exist in `../shared/golden`, are tested instead.
 """
 
 import functools
@@ -26,8 +26,16 @@ ALL = ROOT.parent / "shared" / "golden"
 TEXT = ["flag_dit_t2i", "next_dit_t2i"]
 IMAGENET = ["flag_dit_imagenet", "next_dit_imagenet"]
 MOE = ["next_dit_moe_both", "next_dit_moe_time", "next_dit_moe_space"]
-NAMES = [*TEXT, *IMAGENET, *MOE, "flag_dit_audio"]
-e2e = pytest.mark.e2e
+AUDIO = "flag_dit_audio"
+
+
+def tiers(*cases, e2e=(), long=()):
+  """Cases of each tier: default, "e2e" and "long"."""
+  return [
+    *cases,
+    *(pytest.param(*case, marks=pytest.mark.e2e) for case in e2e),
+    *(pytest.param(*case, marks=pytest.mark.long) for case in long),
+  ]
 
 
 class Golden:
@@ -38,7 +46,7 @@ class Golden:
       (at / name for at in (ALL, OWN) if (at / name).exists()), None
     )
     if self.folder is None:
-      pytest.skip(f"{name} is not in the repository, nor beside it")
+      pytest.skip(f"{name} is neither in the repository nor in {ALL}")
     config = json.loads((self.folder / "config.json").read_text())
     self.tensors = self.read("tensors")
     self.guided, self.guidance_scale = (
@@ -57,7 +65,7 @@ class Golden:
     return load_file(path)
 
   def conditions(self, rows=slice(None)):
-    """What the original was called with beside latents and time."""
+    """Arguments of the original besides latents and time."""
     theirs = {"cap_feats": "text", "cap_mask": "text_mask", "y": "label"}
     theirs["context"] = "text"
     return {
@@ -67,7 +75,7 @@ class Golden:
     }
 
   def velocity(self, latents, time, params=None, **arguments):
-    """Channels first, as there."""
+    """Predicts the velocity, channels first as in the original."""
     with jax.default_matmul_precision("highest"):
       v = predict_velocity(
         self.cfg,
@@ -79,10 +87,10 @@ class Golden:
     return jnp.moveaxis(v, -1, 1)
 
 
-# One element of its gradient, of t_embedder.mlp.0.weight, is -1.9e-8 there and
-# 2e-9 here, rounding noise of numbers up to 0.07, and Adam's first step makes
-# steps of 0.65 and 0.1 times the learning rate of it. With their number in that
-# place all losses agree to 5e-6.
+# One element of its gradient, of t_embedder.mlp.0.weight, is -1.9e-8 in the
+# original and 2e-9 here: rounding noise of numbers up to 0.07, of which Adam's
+# first step makes 0.65 and 0.1 times the learning rate. With the original's
+# number in its place all losses agree to 5e-6.
 LOSS_TOLERANCE = {"next_dit_moe_time": 2e-5}
 
 
@@ -98,15 +106,11 @@ def golden():
 
 @pytest.mark.parametrize(
   "name",
-  [
+  tiers(
     *TEXT,
-    pytest.param("flag_dit_imagenet", marks=e2e),
-    "next_dit_imagenet",
-    "next_dit_moe_both",
-    pytest.param("next_dit_moe_time", marks=e2e),
-    pytest.param("next_dit_moe_space", marks=e2e),
-    "flag_dit_audio",
-  ],
+    e2e=[("next_dit_imagenet",), ("next_dit_moe_both",), (AUDIO,)],
+    long=[("flag_dit_imagenet",), *((name,) for name in MOE[1:])],
+  ),
 )
 def test_velocity_is_that_of_the_original(golden, name):
   golden = golden(name)
@@ -114,7 +118,9 @@ def test_velocity_is_that_of_the_original(golden, name):
   near(golden.velocity(x, t, **golden.conditions()), golden.tensors["out"])
 
 
-@pytest.mark.parametrize("name", TEXT)
+@pytest.mark.parametrize(
+  "name", tiers(e2e=[("next_dit_t2i",)], long=[("flag_dit_t2i",)])
+)
 def test_latents_of_different_sizes_in_one_call(golden, name):
   golden = golden(name)
   tensors = golden.tensors
@@ -145,27 +151,28 @@ def rule(arguments):
 
 
 def steer(both, scale):
-  """Guidance of the original: on channels 0 to 2, the rest as predicted."""
+  """The original's guidance: on channels 0 to 2, the rest as predicted."""
   conditional, unconditional = np.split(np.asarray(both), 2)
   first_three = np.arange(conditional.shape[1])[:, None, None] < 3
   guidance = Guidance(scale, channels=first_three.astype(np.float32))
-  time = np.float32(0.5)  # Guidance acts at all times.
+  time = np.float32(0.5)  # Any; this guidance has no interval.
   steered = np.asarray(combine(conditional, unconditional, time, guidance))
-  # Its other half keeps what the unconditional branch says of the fourth.
+  # Its other half keeps the fourth channel of the unconditional branch.
   other = np.where(first_three, steered, unconditional)
   return np.concatenate([steered, other])
 
 
 @pytest.mark.parametrize(
   ("name", "case"),
-  [
-    ("flag_dit_t2i", "plain"),
-    ("flag_dit_t2i", "ntk"),
-    ("flag_dit_t2i", "linear"),
-    ("next_dit_t2i", "plain"),
-    ("next_dit_t2i", "before_watershed"),
-    ("next_dit_t2i", "after_watershed"),
-  ],
+  tiers(
+    e2e=[("flag_dit_t2i", "ntk"), ("next_dit_t2i", "after_watershed")],
+    long=[
+      ("flag_dit_t2i", "plain"),
+      ("flag_dit_t2i", "linear"),
+      ("next_dit_t2i", "plain"),
+      ("next_dit_t2i", "before_watershed"),
+    ],
+  ),
 )
 def test_guided_and_stretched_as_the_original(golden, name, case):
   golden = golden(name)
@@ -185,8 +192,9 @@ def test_guided_and_stretched_as_the_original(golden, name, case):
   near(steered, tensors[f"cfg_{case}_out"], 2e-5)
 
 
-@e2e
-@pytest.mark.parametrize("name", IMAGENET)
+@pytest.mark.parametrize(
+  "name", tiers(e2e=[("next_dit_imagenet",)], long=[("flag_dit_imagenet",)])
+)
 def test_guided_classes_as_the_original(golden, name):
   golden = golden(name)
   tensors = golden.tensors
@@ -198,7 +206,7 @@ def test_guided_classes_as_the_original(golden, name):
 
 
 class Training:
-  """The loss that the original was trained on, for ten steps."""
+  """The loss of the original's training, of ten steps."""
 
   def __init__(self, golden):
     self.golden, self.tensors = golden, golden.read("training")
@@ -213,10 +221,10 @@ class Training:
 
 @pytest.fixture(
   scope="module",
-  params=[
-    name if name == "next_dit_t2i" else pytest.param(name, marks=e2e)
-    for name in NAMES
-  ],
+  params=tiers(
+    e2e=[("next_dit_t2i",)],
+    long=[(name,) for name in ("flag_dit_t2i", *IMAGENET, *MOE, AUDIO)],
+  ),
 )
 def training(request, golden):
   return Training(golden(request.param))
@@ -230,7 +238,7 @@ def test_gradients_are_those_of_the_original(training):
     path = tuple(key.key for key in path)
     for key, found in training.golden.layout.write(path, ours):
       if f"grad.{key}" not in training.tensors:
-        continue  # Left out of the repository for its size.
+        continue  # Too large for the repository.
       want, compared = training.tensors[f"grad.{key}"], compared + 1
       # Where symmetry makes a gradient zero, both hold rounding noise only.
       most = max(1e-4 * np.linalg.norm(want), 1e-6)

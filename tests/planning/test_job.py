@@ -86,7 +86,10 @@ def test_parameters_are_counted(flag_5b):
       dict(mesh=MeshConfig(data=1, tensor=8), tokens=1024),
       "heads = 2 do not divide over tensor = 8",
     ),
-    (dict(remat="ful"), "remat 'ful': use one of .*'offload_hidden'"),
+    (
+      dict(remat="ful"),
+      "unknown remat 'ful'; did you mean 'full'.*offload_hidden",
+    ),
     (
       dict(words=100, tokens=128),
       "words = 100: use a multiple of 128, e.g. 128",

@@ -1,4 +1,4 @@
-"""What a mesh and a network do not agree on is said before anything runs."""
+"""A network that cannot run on a mesh is refused before anything runs."""
 
 import types
 
@@ -13,7 +13,7 @@ from lumina_jax.parallel.mesh import AXES
 
 
 def check(context=1, tensor=1, packed=True, **model):
-  """Checks the digits' network, of 2 heads, on a mesh that need not exist."""
+  """Checks the digits' network, of 2 heads, on an imaginary mesh."""
   config = small_config(**{f"model__{k}": v for k, v in model.items()})
   shape = dict(zip(AXES, (1, 1, context, tensor), strict=True))
   devices = np.array(jax.devices()[:1])
@@ -29,7 +29,7 @@ def any_mesh(monkeypatch):
 
 
 @pytest.mark.parametrize(
-  ("mesh", "model", "said"),
+  ("mesh", "model", "expected"),
   [
     (dict(), dict(), "chunked, remat full"),
     (dict(context=4), dict(sequence_split="ring"), "Ulysses of 1 x ring of 4"),
@@ -38,8 +38,8 @@ def any_mesh(monkeypatch):
     (dict(context=2), dict(sequence_split="gather"), "gathered from 2 devices"),
   ],
 )
-def test_what_goes_together_is_told(mesh, model, said):
-  assert said in check(**mesh, **model)
+def test_the_attention_of_a_network_is_described(mesh, model, expected):
+  assert expected in check(**mesh, **model)
 
 
 @pytest.mark.parametrize(
@@ -57,6 +57,6 @@ def test_what_goes_together_is_told(mesh, model, said):
     ),
   ],
 )
-def test_what_does_not_is_refused(mesh, model, message):
+def test_unsupported_meshes_and_kernels_are_refused(mesh, model, message):
   with pytest.raises(ValueError, match=message):
     check(**mesh, **model)

@@ -1,28 +1,26 @@
-"""The pictures of docs/sampling.md: python -m benchmarks.flow_pictures
+"""The figures of docs/sampling.md: python -m benchmarks.sampling_figures
 
-With the weights that ship: docs/solvers.png, one canvas by several solvers and
+With the shipped weights: docs/solvers.png, one canvas by several solvers and
 numbers of evaluations; docs/twice.png, canvases at twice their trained size by
-several rules for positions; docs/strengths.png, image to image. Names (solvers,
-twice, strengths) as arguments make these only.
+several rules for positions; docs/strengths.png, image to image. Arguments
+(solvers, twice, strengths) select figures.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import math
 import pathlib
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from data_pipelines.digits import split
 from lumina_jax.commands import start as entry_point
+from lumina_jax.files.suggest import check_name
 from lumina_jax.flow.solvers import get_solver
-from lumina_jax.media import sheet as picture
+from lumina_jax.media import image as images
 from lumina_jax.pipeline import LuminaPipeline
-from lumina_jax.sampling.extrapolation import Extrapolation
 
 DOCS = pathlib.Path(__file__).parents[1] / "docs"
 MARGIN, FONT_SIZE = 8, 14
@@ -34,20 +32,20 @@ CANVAS, SEED = "3 1 4", 3
 TWICE = ("7", "3 1 / 4 1", "2 8 / 5 9")
 RULES = ("none", "linear", "ntk", "time_aware", "watershed")
 STRENGTHS = (0.2, 0.4, 0.6, 0.8, 1.0)
-SOURCE, WANTED, SEEDS = 3, "8", (0, 1, 2, 3)
+SOURCE, TARGET, SEEDS = 3, "8", (0, 1, 2, 3)
 
 
-def sheet(
+def figure(
   rows: Sequence[Sequence[Image.Image]],
   names: Sequence[str],
   heads: Sequence[str],
 ) -> Image.Image:
-  """Pictures in rows and columns, the rows named on the left.
+  """Lays images out in rows and columns with names.
 
   Args:
-    rows: pictures as large as they shall be.
-    names: of the rows.
-    heads: of the columns.
+    rows: images of each row, at their final size.
+    names: names of the rows.
+    heads: names of the columns.
   """
   font = ImageFont.load_default(FONT_SIZE)
   left = math.ceil(max(map(font.getlength, names))) + 2 * MARGIN
@@ -64,86 +62,87 @@ def sheet(
   out = Image.new("L", (left + sum(widths), top + sum(heights)), "white")
   draw = ImageDraw.Draw(out)
   starts = np.cumsum([left, *widths]).tolist()
-  for at, head in zip(starts, heads, strict=False):
-    draw.text((at, MARGIN // 2), head, fill="black", font=font)
+  for left, head in zip(starts, heads, strict=False):
+    draw.text((left, MARGIN // 2), head, fill="black", font=font)
   for row, name, height in zip(rows, names, heights, strict=True):
     middle = top + (height - MARGIN - FONT_SIZE) // 2 - 2
     draw.text((MARGIN, middle), name, fill="black", font=font)
-    for at, image in zip(starts, row, strict=False):
-      out.paste(image, (at, top))
+    for left, image in zip(starts, row, strict=False):
+      out.paste(image, (left, top))
     top += height
   return out
 
 
-def enlarged(image: Image.Image, factor: int) -> Image.Image:
-  return picture.enlarge(image.convert("L"), factor)
+def enlarge(image: Image.Image, factor: int) -> Image.Image:
+  return images.enlarge(image.convert("L"), factor)
 
 
-def by_solvers(pipe: LuminaPipeline) -> Image.Image:
+def solvers_figure(pipe: LuminaPipeline) -> Image.Image:
   """One seed and prompt, by solvers and evaluations."""
 
-  def drawn(solver: str, steps: int) -> Image.Image:
-    how: dict[str, Any] = dict(solver=solver, num_inference_steps=steps)
-    return enlarged(pipe(CANVAS, seed=SEED, **how).images[0], 6)
+  def generate(solver: str, steps: int) -> Image.Image:
+    out = pipe(CANVAS, seed=SEED, solver=solver, num_inference_steps=steps)
+    return enlarge(out.images[0], 6)
 
   rows = [
     [
-      drawn(name, max(1, n // get_solver(name).evaluations))
+      generate(name, max(1, n // get_solver(name).evaluations))
       for n in EVALUATIONS
     ]
     for name in SOLVERS
   ]
-  rows.append([drawn("rk4", 64)])
+  rows.append([generate("rk4", 64)])
   names = [*SOLVERS, "rk4, 256"]
-  return sheet(rows, names, [f"{n} evaluations" for n in EVALUATIONS])
+  return figure(rows, names, [f"{n} evaluations" for n in EVALUATIONS])
 
 
-def at_twice(pipe: LuminaPipeline) -> Image.Image:
-  """Canvases at their trained size, and twice that by several rules."""
+def twice_figure(pipe: LuminaPipeline) -> Image.Image:
+  """Canvases at their trained size, and at twice that by several rules."""
   columns = [pipe(TWICE, seed=1).images]
-  sizes = [(2 * image.height, 2 * image.width) for image in columns[0]]
-  usual = pipe.sampling
+  sizes = dict(
+    height=[2 * image.height for image in columns[0]],
+    width=[2 * image.width for image in columns[0]],
+  )
   for rule in RULES:
-    beyond = Extrapolation(rule=rule, side=0, base_tokens=0, proportional=False)
-    pipe.sampling = dataclasses.replace(usual, beyond=beyond)
-    heights, widths = zip(*sizes, strict=True)
-    drawn = pipe(TWICE, seed=1, height=list(heights), width=list(widths))
-    columns.append(drawn.images)
-  pipe.sampling = usual
+    columns.append(pipe(TWICE, seed=1, rope_scaling=rule, **sizes).images)
   rows = [
-    [enlarged(image, 128 // image.width) for image in row]
+    [enlarge(image, 128 // image.width) for image in row]
     for row in zip(*columns, strict=True)
   ]
   heads = ["trained size", *(f"twice, {rule}" for rule in RULES)]
-  return sheet(rows, TWICE, heads)
+  return figure(rows, TWICE, heads)
 
 
-def by_strength(pipe: LuminaPipeline) -> Image.Image:
-  """A digit that becomes another one, the more the higher the strength."""
-  unseen = split(0.2)[1]
-  sources = unseen.images[unseen.labels == SOURCE][: len(SEEDS)]
+def strengths_figure(pipe: LuminaPipeline) -> Image.Image:
+  """Digits that become another digit as the strength rises."""
+  held_out = split(0.2)[1]
+  sources = held_out.images[held_out.labels == SOURCE][: len(SEEDS)]
   columns = [(sources[..., None] + 1) / 2]
   for strength in STRENGTHS:
-    drawn = pipe(
-      [WANTED] * len(SEEDS),
+    out = pipe(
+      [TARGET] * len(SEEDS),
       image=list(columns[0]),
       strength=strength,
       seed=list(SEEDS),
       output_type="np",
     )
-    columns.append(np.stack(drawn.images))
+    columns.append(np.stack(out.images))
   pixels = np.round(np.stack(columns, 1)[..., 0] * 255).astype(np.uint8)
-  rows = [[enlarged(Image.fromarray(x), 10) for x in row] for row in pixels]
+  rows = [[enlarge(Image.fromarray(x), 10) for x in row] for row in pixels]
   heads = ["source", *(f"{strength:g}" for strength in STRENGTHS)]
-  return sheet(rows, [f"seed {seed}" for seed in SEEDS], heads)
+  return figure(rows, [f"seed {seed}" for seed in SEEDS], heads)
 
 
 def main(argv: list[str]) -> None:
   pipe = LuminaPipeline.from_pretrained()
-  makers = dict(solvers=by_solvers, twice=at_twice, strengths=by_strength)
-  for name in argv[1:] or makers:
+  figures = dict(
+    solvers=solvers_figure, twice=twice_figure, strengths=strengths_figure
+  )
+  for name in argv[1:]:
+    check_name("figure", name, figures)
+  for name in argv[1:] or figures:
     path = DOCS / f"{name}.png"
-    picture.save(makers[name](pipe), path)
+    images.save(figures[name](pipe), path)
     print(f"written: {path}")
 
 

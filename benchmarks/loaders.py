@@ -1,4 +1,4 @@
-"""Who makes batches of photographs: ours, and PyTorch's."""
+"""Loaders of photographs to compare: ours, and PyTorch's."""
 
 from __future__ import annotations
 
@@ -19,33 +19,34 @@ from lumina_jax.encoders import utf8
 from lumina_jax.media import crop
 from lumina_jax.tokens import Grid
 
-PATCH = 16  # Pixels: of the autoencoder 8, of the network 2.
-EACH, ROWS = 4, 2  # Pictures of a row, rows of a batch.
-BATCH = ROWS * EACH
+PATCH = 16  # Pixels per token along a side: 8 per latent, 2 latents.
+ROWS, PER_ROW = 2, 4  # Rows of a batch, images of a row.
+BATCH = ROWS * PER_ROW
 TEXT = utf8.Utf8Config(width=64, max_words=64)
 tokenize = functools.partial(utf8.tokenize, TEXT)
 
 
-class Contestant(NamedTuple):
-  """Who makes batches.
+class Loader(NamedTuple):
+  """A way to load batches.
 
   Attributes:
-    open: (round, batches) -> examples of each batch, as it is made.
-    makers: threads or processes side by side.
+    open: (round, number of batches) -> number of examples of each batch, when
+      it is loaded.
+    workers: number of threads or processes that load at the same time.
   """
 
   open: Callable[[int, int], Iterator[int]]
-  makers: int = 1
+  workers: int = 1
 
 
-Contestants = dict[str, Contestant]
+Loaders = dict[str, Loader]
 
 
-def plural(number: int, what: str) -> str:
-  return f"{number} {what}{'' if number == 1 else 's'}"
+def plural(number: int, noun: str) -> str:
+  return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
-def source(records: tuple[Record, ...], buckets: Buckets) -> ImageSource:
+def make_source(records: tuple[Record, ...], buckets: Buckets) -> ImageSource:
   cfg = ImageSourceConfig(
     channels=3, bucket_choices=4, caption_dropout=0.0, flip=False, max_words=64
   )
@@ -59,19 +60,19 @@ def source(records: tuple[Record, ...], buckets: Buckets) -> ImageSource:
   )
 
 
-def batches_of(
-  images: ImageSource, side: int, reading: LoaderOptions
+def make_batches(
+  images: ImageSource, side: int, options: LoaderOptions
 ) -> Batches:
   tokens = (side // PATCH) ** 2
-  budget = EACH * tokens, EACH * TEXT.max_words, EACH
-  return Batches(images, budget, ROWS, seed=0, options=reading)
+  budget = PER_ROW * tokens, PER_ROW * TEXT.max_words, PER_ROW
+  return Batches(images, budget, ROWS, seed=0, options=options)
 
 
-def ours(
-  records: tuple[Record, ...], buckets: Buckets, side: int, most: int
-) -> Contestants:
-  """Crops alone, and batches by threads and by workers."""
-  images = source(records, buckets)
+def our_loaders(
+  records: tuple[Record, ...], buckets: Buckets, side: int, max_workers: int
+) -> Loaders:
+  """Crops without a loader, and batches by threads and by workers."""
+  images = make_source(records, buckets)
 
   def crops(number, batches, draft):
     for k in range(number * batches, (number + 1) * batches):
@@ -81,30 +82,29 @@ def ours(
         crop.load(records[r].path, images.buckets[r], rng, 3, False, draft)
       yield BATCH
 
-  def read(number, count, reading):
+  def read(number, count, options):
     first = number * count
-    batches = batches_of(images, side, reading)
+    batches = make_batches(images, side, options)
     with contextlib.closing(batches.read(first, first + count)) as stream:
       yield from (loaded.records for loaded in stream)
 
   found = {
-    "crop, draft": Contestant(functools.partial(crops, draft=True)),
-    "crop, full": Contestant(functools.partial(crops, draft=False)),
+    "crop, draft": Loader(functools.partial(crops, draft=True)),
+    "crop, full": Loader(functools.partial(crops, draft=False)),
   }
-  for n in range(1, most + 1):
-    how = {
-      plural(n, "thread"): LoaderOptions(threads=n),
-      plural(n, "worker"): LoaderOptions(workers=n),
-    }
-    for name, reading in how.items():
-      found[name] = Contestant(functools.partial(read, reading=reading), n)
+  for n in range(1, max_workers + 1):
+    for name, options in (
+      (plural(n, "thread"), LoaderOptions(threads=n)),
+      (plural(n, "worker"), LoaderOptions(workers=n)),
+    ):
+      found[name] = Loader(functools.partial(read, options=options), n)
   return found
 
 
-def theirs(
-  records: tuple[Record, ...], buckets: Buckets, side: int, most: int
-) -> Contestants:
-  """The same with PyTorch, each with and without draft."""
+def torch_loaders(
+  records: tuple[Record, ...], buckets: Buckets, side: int, max_workers: int
+) -> Loaders:
+  """PyTorch's counterparts, each with and without draft."""
   from benchmarks import torch_loader
 
   sizes = buckets.sizes(side)
@@ -114,14 +114,14 @@ def theirs(
     for k in range(number * batches, (number + 1) * batches):
       for r in range(k * BATCH, (k + 1) * BATCH):
         record = records[r % len(records)]
-        fitting = torch_loader.best(sizes, record.height, record.width)
+        fitting = torch_loader.best_fit(sizes, record.height, record.width)
         with Image.open(record.path) as image:
           size = fitting[rng.integers(len(fitting))]
-          torch_loader.cropped(image, size, rng.random(2), draft)
+          torch_loader.crop(image, size, rng.random(2), draft)
       yield BATCH
 
   def read(number, count, draft, workers):
-    dataset = torch_loader.Pictures(records, sizes, tokenize, draft)
+    dataset = torch_loader.Images(records, sizes, tokenize, draft)
     order = np.random.default_rng(number).permutation(count * BATCH)
     order = (order % len(records)).tolist()
     for batch in torch_loader.batches(dataset, order, BATCH, workers):
@@ -129,10 +129,10 @@ def theirs(
 
   found = {}
   for name, draft in {"draft": True, "full": False}.items():
-    of = functools.partial(crops, draft=draft)
-    found[f"torch crop, {name}"] = Contestant(of)
-    for n in range(most + 1):
-      of = functools.partial(read, draft=draft, workers=n)
+    crop_all = functools.partial(crops, draft=draft)
+    found[f"torch crop, {name}"] = Loader(crop_all)
+    for n in range(max_workers + 1):
+      load = functools.partial(read, draft=draft, workers=n)
       label = f"torch, {plural(n, 'worker')}, {name}"
-      found[label] = Contestant(of, max(n, 1))
+      found[label] = Loader(load, max(n, 1))
   return found
