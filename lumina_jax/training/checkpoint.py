@@ -65,17 +65,9 @@ class Checkpoints:
     if step == self.latest_step():
       return
     self._delete_corrupt(step)
-    rest = state._asdict()
-    ema = rest.pop("ema")
     self._last = step
     try:
-      saved = self._manager.save(
-        step,
-        args=ocp.args.Composite(
-          ema=ocp.args.StandardSave(ema), train=ocp.args.StandardSave(rest)
-        ),
-        force=True,
-      )
+      saved = self._start_saving(state)
     except (OSError, ValueError) as error:  # tensorstore's are the latter.
       self._handle_failed_save(error)
       return
@@ -167,6 +159,24 @@ class Checkpoints:
     """
     self._wait()
     self._manager.close()
+
+  def _start_saving(self, state: TrainState) -> bool:
+    """Starts a save; tries again if it cannot start."""
+    rest = state._asdict()
+    ema = rest.pop("ema")
+    args = ocp.args.Composite(
+      ema=ocp.args.StandardSave(ema), train=ocp.args.StandardSave(rest)
+    )
+    step = int(state.step)
+    try:
+      return self._manager.save(step, args=args, force=True)
+    except (OSError, ValueError) as error:
+      if processes.count() > 1:
+        raise
+      # Orbax deletes what a failed save left while threads of it still write.
+      logging.info("saving again after: %s", error)
+    self._reopen()
+    return self._manager.save(step, args=args, force=True)
 
   def _open(self) -> ocp.CheckpointManager:
     return ocp.CheckpointManager(

@@ -3,6 +3,7 @@
 import jax
 import numpy as np
 import pytest
+from etils import epath
 from support.configs import small_config
 
 from lumina_jax.parallel.mesh import make_mesh
@@ -68,6 +69,26 @@ def test_a_declined_save_is_an_error(tmp_path, monkeypatch):
   monkeypatch.setattr(checkpoints._manager, "save", lambda *_, **__: False)
   with pytest.raises(RuntimeError, match="checkpoint 2 was not written"):
     checkpoints.save(state(2))
+
+
+def test_a_save_that_cannot_start_is_tried_again(tmp_path, monkeypatch):
+  """Threads of a failed save may write while Orbax deletes its folder."""
+  rest = tmp_path / FOLDER / "1.orbax-checkpoint-tmp" / "train"
+  rest.mkdir(parents=True)
+  rmtree, failures = type(epath.Path(rest)).rmtree, []
+
+  def interrupted(self, *args, **kwargs):
+    if not failures:
+      failures.append(str(self))
+      raise OSError(39, "Directory not empty")
+    return rmtree(self, *args, **kwargs)
+
+  monkeypatch.setattr(type(epath.Path(rest)), "rmtree", interrupted)
+  with Checkpoints(tmp_path, keep=2) as checkpoints:
+    checkpoints.save(state(2))
+    checkpoints.finish()
+    assert checkpoints.latest_step() == 2
+  assert failures == [str(rest.parent)] and not rest.exists()
 
 
 def files(folder):
