@@ -134,7 +134,7 @@ def test_a_variant_is_not_loaded(whole):
     ({"num_layers": 3}, r"layers.{2}.attn1.to_q.weight: (32, 32)"),
     ({"num_layers": 1}, r"layers.{1}.attn1.to_q.weight: (32, 32)"),
     ({"num_kv_heads": 4}, "expected (32, 32), found (16, 32)"),
-    ({"num_attention_heads": 5}, "width = 32 is not divisible by heads=5"),
+    ({"num_attention_heads": 5}, "width = 32 is not divisible by heads = 5"),
     ({"qk_norm": False}, "layers.{0-1}.attn1.norm_q.weight"),
   ],
 )
