@@ -155,11 +155,12 @@ class Network:
       condition = condition._replace(text=None)
     return Constants(condition, text)
 
-  def first_memory(self, tokens: Tokens) -> Any:
+  def first_memory(self, tokens: Tokens, constants: Constants) -> Any:
     """The velocity's memory before its first evaluation: none.
 
     Args:
-      tokens: layout of all rows, those of both branches under guidance.
+      tokens: layout of all rows, with guidance those of both branches.
+      constants: of the call, for as many rows.
     """
     return ()
 

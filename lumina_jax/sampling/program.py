@@ -97,9 +97,10 @@ def begin(
     x = interpolate(
       x, inputs.initial, share, network.objective.probability_path
     )
-  memory = network.first_memory(_branches(inputs, inputs.tokens))
+  found = constants(params, inputs, program=program)
+  memory = network.first_memory(_branches(inputs, inputs.tokens), found)
   state = program.solver.start(x, t, memory)
-  return state, constants(params, inputs, program=program)
+  return state, found
 
 
 @functools.partial(jax.jit, static_argnames="program")

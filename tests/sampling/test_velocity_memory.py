@@ -38,12 +38,13 @@ class Remembering(Network):
   def constants(self, params, condition):
     return Constants(condition, None)
 
-  def first_memory(self, tokens):
+  def first_memory(self, tokens, constants):
     rows, length = tokens.segments.shape
+    samples = constants.condition.sample_ids.shape[1]
     return RowMemory(
       layers=(jnp.zeros((2, rows, length, 1)),),
       tokens={"sum": jnp.zeros((rows, length))},
-      samples=jnp.zeros((rows, SAMPLES)),
+      samples=jnp.zeros((rows, samples)),
     )
 
   def velocity(self, params, tokens, constants, memory):
