@@ -26,11 +26,13 @@ class Flops:
     attention: scores and weighted sums of attention among tokens.
     text: scores and weighted sums of attention to text.
     rest: projections, feed-forwards, modulation, embedding.
+    cached: the part of the rest that sampling computes once, see `TextCache`.
   """
 
   attention: int
   text: int
   rest: int
+  cached: int = 0
 
   @property
   def forward(self) -> int:
@@ -40,6 +42,10 @@ class Flops:
   def train(self) -> int:
     """FLOPs of forward and backward passes; backward has twice the products."""
     return 3 * self.forward
+
+  def sample(self, evaluations: int) -> int:
+    """FLOPs of so many evaluations with one cache of the text."""
+    return evaluations * (self.forward - self.cached) + self.cached
 
   def recomputed(self, remat: str) -> int:
     """FLOPs that the backward pass recomputes under a policy.
@@ -78,10 +84,13 @@ def count(
   text = words if cfg.text_width else 0
   attention = 4 * rows * cfg.depth * tokens * cfg.width
   block = _projections(cfg, tokens, text) + _feed_forwards(cfg, tokens, samples)
+  keys_values = 4 * text * cfg.text_width * cfg.kv_heads * cfg.head_dim
+  pool = 2 * samples * cfg.text_width * (text + cfg.cond_width) * bool(text)
   vectors = (3 if cfg.shift else 2) * (1 + len(cfg.feed_forwards))
   block += 2 * samples * cfg.cond_width * vectors * cfg.width
-  rest = cfg.depth * block + _ends(cfg, tokens, text, samples)
-  return Flops(attention * tokens, attention * text, rows * rest)
+  cached = cfg.depth * keys_values + pool
+  rest = cfg.depth * block + _ends(cfg, tokens, samples) + cached
+  return Flops(attention * tokens, attention * text, rows * rest, rows * cached)
 
 
 def _projections(cfg: ModelConfig, tokens: int, text: int) -> int:
@@ -90,7 +99,7 @@ def _projections(cfg: ModelConfig, tokens: int, text: int) -> int:
   each = 2 * queries + keys_values * cfg.width
   if cfg.text_query and text:
     each += queries
-  return tokens * each + text * cfg.text_width * keys_values
+  return tokens * each
 
 
 def _feed_forwards(cfg: ModelConfig, tokens: int, samples: int) -> int:
@@ -105,10 +114,9 @@ def _feed_forwards(cfg: ModelConfig, tokens: int, samples: int) -> int:
   return total
 
 
-def _ends(cfg: ModelConfig, tokens: int, text: int, samples: int) -> int:
+def _ends(cfg: ModelConfig, tokens: int, samples: int) -> int:
   """FLOPs before and after the blocks."""
   patches = 4 * tokens * cfg.patch_dim * cfg.width
   time = 2 * samples * (SINUSOIDS + cfg.cond_width) * cfg.cond_width
-  pool = 2 * samples * cfg.text_width * (text + cfg.cond_width)
   final = 2 * samples * cfg.cond_width * (1 + cfg.final_shift) * cfg.width
-  return patches + time + (pool if text else 0) + final
+  return patches + time + final

@@ -183,7 +183,7 @@ def to_json(compiled: CompiledJob) -> dict[str, Any]:
 
 def _useful_flops(job: Job) -> int:
   if job.sample:
-    return job.flops.forward * job.forward_passes
+    return job.flops.sample(job.forward_passes)
   return job.flops.train
 
 

@@ -78,7 +78,7 @@ def estimate(job: Job, sent: float, state: int) -> Roofline | None:
     return None
   if job.sample:
     passes, recomputed = job.forward_passes, 0
-    useful = job.flops.forward * passes
+    useful = job.flops.sample(passes)
   else:
     passes = 2 + (job.model.remat != "none")
     recomputed, useful = job.flops.recomputed(job.model.remat), job.flops.train

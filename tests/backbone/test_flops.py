@@ -5,8 +5,10 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 import pytest
+from flax import linen as nn
 
 from lumina_jax.backbone import PUBLISHED, DiT, ModelConfig, flops
+from lumina_jax.backbone.cache import text_cache
 from lumina_jax.tokens import Condition, Tokens
 
 SMALL = ModelConfig(
@@ -39,8 +41,8 @@ VARIANTS = {
 }
 
 
-def by_xla(cfg: ModelConfig) -> float:
-  """XLA's count before it rewrites products into calls of libraries."""
+def inputs(cfg: ModelConfig):
+  """Shapes of parameters, tokens and condition."""
   i32 = jnp.int32
   shape = jax.ShapeDtypeStruct
   tokens = Tokens(
@@ -57,16 +59,31 @@ def by_xla(cfg: ModelConfig) -> float:
   )
   net = DiT(cfg)
   params = jax.eval_shape(net.init, jax.random.key(0), tokens, condition)
-  return (
-    jax.jit(net.apply).lower(params, tokens, condition).cost_analysis()["flops"]
-  )
+  return params, tokens, condition
+
+
+def by_xla(function, *args) -> float:
+  """XLA's count before it rewrites products into calls of libraries."""
+  return jax.jit(function).lower(*args).cost_analysis()["flops"]
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_forward_agrees_with_xla(variant):
   cfg = dataclasses.replace(SMALL, **VARIANTS[variant])
   ours = flops.count(cfg, B, L, S, N).forward
-  assert ours == pytest.approx(by_xla(cfg), rel=0.02)
+  assert ours == pytest.approx(by_xla(DiT(cfg).apply, *inputs(cfg)), rel=0.02)
+
+
+@pytest.mark.parametrize("variant", ["flag", "next"])
+def test_cached_products_agree_with_xla(variant):
+  cfg = dataclasses.replace(SMALL, **VARIANTS[variant])
+  params, _, condition = inputs(cfg)
+  params = nn.unbox(params["params"])
+  counted = by_xla(lambda *args: text_cache(cfg, *args, N), params, condition)
+  found = flops.count(cfg, B, L, S, N)
+  assert found.cached == pytest.approx(counted, rel=0.05)
+  assert found.sample(1) == found.forward
+  assert found.sample(3) == 3 * found.forward - 2 * found.cached
 
 
 def test_the_7b_at_128k_agrees_with_6ps_12lssd():
