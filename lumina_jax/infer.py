@@ -157,7 +157,9 @@ def print_device(num_gpus: int) -> None:
     )
   device, count = jax.devices()[0], jax.device_count()
   many = f"{count} x " if count > 1 else ""
-  print(f"device: {many}{device.device_kind} ({device.platform})", flush=True)
+  kind, platform = device.device_kind, device.platform
+  kind = kind if kind == platform else f"{kind} ({platform})"
+  print(f"device: {many}{kind}", flush=True)
 
 
 def run() -> None:
