@@ -5,6 +5,8 @@ Lazy imports and those for types only count like any other.
 
 import ast
 import pathlib
+import subprocess
+import sys
 
 import pytest
 from support.configs import ROOT
@@ -141,3 +143,10 @@ def test_walking_finds_what_it_looks_for(tmp_path):
   finally:
     del MODULES["lumina_jax.flow.x"]
   assert found == {"lumina_jax.train", "lumina_jax.pipeline"}
+
+
+def test_above_a_clone_the_package_is_found(tmp_path):
+  (tmp_path / "lumina_jax").mkdir()  # A clone holds no __init__.py itself.
+  command = [sys.executable, "-c", "import lumina_jax as l; l.LuminaPipeline"]
+  done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+  assert done.returncode == 0, done.stderr
