@@ -7,7 +7,7 @@ values those of its launch scripts. Only the EMA differs: here it warms up.
 
   python -m lumina_jax.train --config=configs/imagenet.py:next_600m \\
     --workdir=runs/imagenet
-  python -m lumina_jax.sample --workdir=runs/imagenet --prompt=207
+  python -m lumina_jax.infer --workdir=runs/imagenet --prompt=207
 
 Data are synthetic: a pattern for each class under noise. Nothing was trained on
 ImageNet, and images show three channels of the latents. Only `tiny` was run, on

@@ -7,7 +7,7 @@ that of text_to_image.py.
 
   python -m lumina_jax.train --config=configs/text_to_audio.py:tiny \\
     --workdir=runs/t2a
-  python -m lumina_jax.sample --workdir=runs/t2a --prompt="pattern 7" \\
+  python -m lumina_jax.infer --workdir=runs/t2a --prompt="pattern 7" \\
     --audio_length_in_s=0.5
 
 Data are synthetic: a pattern along time under noise, with a caption that names

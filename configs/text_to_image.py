@@ -12,7 +12,7 @@ billion parameters and takes captions of up to 256 words.
 
   python -m lumina_jax.train --config=configs/text_to_image.py:next_2b_gqa \\
     --workdir=runs/t2i
-  python -m lumina_jax.sample --workdir=runs/t2i --prompt="pattern 7"
+  python -m lumina_jax.infer --workdir=runs/t2i --prompt="pattern 7"
 
 Data are synthetic: a pattern under noise, with a caption that names it. Text
 features come from the embedded encoder, which is trained along and has the

@@ -17,7 +17,7 @@ text-to-image network, since it gives none for video.
 
   python -m lumina_jax.train --config=configs/text_to_video.py:flag_7b \\
     --workdir=runs/t2v --config.mesh.context=8
-  python -m lumina_jax.sample --workdir=runs/t2v --prompt="pattern 7"
+  python -m lumina_jax.infer --workdir=runs/t2v --prompt="pattern 7"
 
 Data are synthetic, as in text_to_image.py: a pattern in space and time under
 noise. Images show three channels of the latents, with frames side by side. Only

@@ -83,6 +83,6 @@ Done. In {folder}:
   metrics.jsonl, tensorboard/ the numbers
   checkpoints/                weights and optimizer
 Next:
-  python -m lumina_jax.sample --workdir={folder} --prompt={prompt}""")
+  python -m lumina_jax.infer --workdir={folder} --prompt={prompt}""")
   if isinstance(config.data, DigitsConfig):
     print(f"  python -m lumina_jax.evaluate --workdir={folder}")

@@ -196,7 +196,7 @@ def _record(starts: Sequence[dict[str, Any]], config: Any) -> str:
 def _next_commands(folder: epath.Path, config: dict[str, Any]) -> str:
   workdir = shlex.quote(str(folder))
   prompt = shlex.quote(config["training"]["sample_prompts"][0])
-  lines = [f"python -m lumina_jax.sample --workdir={workdir} --prompt={prompt}"]
+  lines = [f"python -m lumina_jax.infer --workdir={workdir} --prompt={prompt}"]
   if "canvases" in config["data"]:  # evaluate supports digits only.
     lines.append(f"python -m lumina_jax.evaluate --workdir={workdir}")
   text = html.escape("\n".join(lines))

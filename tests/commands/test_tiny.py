@@ -49,7 +49,7 @@ def test_classes_with_experts(tmp_path):
   assert Image.open(workdir / "samples" / "step_000004.png").mode == "RGB"
   page = (workdir / "report.html").read_text()
   for text in (printed, page):
-    assert f"sample --workdir={workdir} --prompt=0" in text
+    assert f"infer --workdir={workdir} --prompt=0" in text
     assert "lumina_jax.evaluate" not in text
   assert LuminaPipeline.from_workdir(workdir).params.keys() == {"backbone"}
   words = [f"--workdir={workdir}", f"--output={tmp_path / 'samples'}"]
