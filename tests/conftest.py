@@ -15,11 +15,13 @@ os.environ["HF_HUB_OFFLINE"] = "1"  # Tests load from their own folders.
 # not optimise them, and the older emitters of XLA give it less to read.
 # JAX_DISABLE_MOST_OPTIMIZATIONS=0 compiles as users do.
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
-if os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] == "1":
+# A flag that another XLA does not know would end the process.
+if importlib.metadata.version("jaxlib").startswith("0.10."):
   flags = os.environ.get("XLA_FLAGS", "").split()
-  # A flag that another XLA does not know would end the process.
-  if importlib.metadata.version("jaxlib").startswith("0.10."):
+  if os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] == "1":
     flags.append("--xla_cpu_use_fusion_emitters=false")
+  # Fake devices are threads that wait for each other, long on a busy machine.
+  flags.append("--xla_cpu_collective_call_terminate_timeout_seconds=600")
   os.environ["XLA_FLAGS"] = " ".join(dict.fromkeys(flags))
 
 
