@@ -98,7 +98,7 @@ def read_settings(args: Any) -> Settings:
   }
   if args.resolution is not None:
     given["resolution"] = settings_yaml.resolution(
-      "--resolution", args.resolution
+      args.resolution, "--resolution"
     )
   given = {name: value for name, value in given.items() if value is not None}
   return dataclasses.replace(settings, **given)

@@ -15,6 +15,7 @@ from typing import Any
 import yaml
 
 from lumina_jax.commands.settings import NO_SCALING, TOLERANCES, Settings
+from lumina_jax.files.numbers import number, whole
 from lumina_jax.files.suggest import did_you_mean
 
 # Names of torchdiffeq, and so of the original, for our solvers.
@@ -98,7 +99,7 @@ def parse(values: Any) -> tuple[Settings, list[str]]:
   for name, (only, reason) in ONLY.items():
     value = found.get(name, only)
     if isinstance(only, bool):
-      value = truth(name, value)
+      value = truth(value, name)
     if value != only:
       allowed = str(only).lower() if isinstance(only, bool) else only
       raise ValueError(
@@ -108,14 +109,14 @@ def parse(values: Any) -> tuple[Settings, list[str]]:
   for name, value in found.items():
     section, _, key = name.partition(".")
     if section in ("model", "infer") or key in TOLERANCES:
-      fields[key] = KINDS[key](name, value)
+      fields[key] = KINDS[key](value, name)
   solver = fields.get("solver")
   if solver in SOLVER_NAMES:
     fields["solver"] = SOLVER_NAMES[solver]
   return Settings(**fields), remarks
 
 
-def resolution(name: str, value: Any) -> tuple[int, int]:
+def resolution(value: Any, name: str) -> tuple[int, int]:
   """(width, height) of "1024x512", "1024:1536x1024", "(Extrapolation) 8x8".
 
   Raises:
@@ -129,25 +130,7 @@ def resolution(name: str, value: Any) -> tuple[int, int]:
   return int(match[1]), int(match[2])
 
 
-def number(name: str, value: Any) -> float:
-  """A number; PyYAML reads 1e-6 as text."""
-  try:
-    if isinstance(value, bool):
-      raise ValueError
-    return float(value)
-  except (TypeError, ValueError) as error:
-    raise ValueError(f"{name} = {value!r}: expected a number") from error
-
-
-def whole(name: str, value: Any) -> int:
-  """A whole number; text and 4.0 pass."""
-  found = number(name, value)
-  if not found.is_integer():
-    raise ValueError(f"{name} = {value!r}: expected a whole number")
-  return int(found)
-
-
-def truth(name: str, value: Any) -> bool:
+def truth(value: Any, name: str) -> bool:
   """A truth value; text passes."""
   known = {"true": True, "false": False}
   if str(value).lower() not in known:
@@ -155,7 +138,7 @@ def truth(name: str, value: Any) -> bool:
   return known[str(value).lower()]
 
 
-def words(name: str, value: Any) -> str:
+def words(value: Any, name: str) -> str:
   """Text."""
   if not isinstance(value, str):
     raise ValueError(f"{name} = {value!r}: expected text")

@@ -12,7 +12,7 @@ from etils import epath
 from PIL import Image, ImageOps, UnidentifiedImageError
 from PIL.PngImagePlugin import PngInfo
 
-from lumina_jax.files import atomic
+from lumina_jax.files import atomic, numbers
 from lumina_jax.media import image_file
 from lumina_jax.media.medium import Axis, Medium
 
@@ -181,12 +181,7 @@ def _from_pil(image: Image.Image, channels: int) -> np.ndarray:
 
 def _from_array(image: Any, channels: int) -> np.ndarray:
   in_bytes = str(getattr(image, "dtype", "")).endswith("uint8")
-  if hasattr(image, "detach"):  # numpy cannot read every torch tensor.
-    image = image.detach().float().cpu().numpy()
-  try:
-    values = np.asarray(image, np.float32)
-  except (TypeError, ValueError) as error:
-    raise ValueError(f"image is not an array of numbers ({error})") from error
+  values = numbers.array(image, "image")
   values = values[..., None] if values.ndim == 2 else values
   if values.ndim != 3 or values.shape[-1] != channels:
     raise ValueError(
@@ -197,7 +192,7 @@ def _from_array(image: Any, channels: int) -> np.ndarray:
     raise ValueError(f"image of shape {values.shape} has no pixels")
   if in_bytes:
     return values / 127.5 - 1
-  if not (np.isfinite(values).all() and 0 <= values.min() <= values.max() <= 1):
+  if not 0 <= values.min() <= values.max() <= 1:
     raise ValueError(
       f"image has values from {values.min():g} to {values.max():g}: pass bytes,"
       " or numbers from 0 to 1"

@@ -57,7 +57,8 @@ def on_step(
   Raises:
     ValueError: if both are given, or a name is unknown.
   """
-  names = [tensor_inputs] if isinstance(tensor_inputs, str) else tensor_inputs
+  several = arguments.is_list(tensor_inputs)
+  names = tensor_inputs if several else [tensor_inputs]
   known = [LATENTS, *(TEXTS if network.frozen_text else ())]
   if unknown := [name for name in names if name not in known]:
     raise ValueError(
@@ -74,7 +75,13 @@ def on_step(
     if callback is not None:
       return {LATENTS: callback(step.number, time, lists[LATENTS])}
     shown = {name: lists[name] for name in names if name in lists}
-    return callback_on_step_end(pipeline, step.number, time, shown) or {}
+    changed = callback_on_step_end(pipeline, step.number, time, shown)
+    if not isinstance(changed, Mapping | None):
+      raise ValueError(
+        f"callback_on_step_end returned a {type(changed).__name__}; it may "
+        "return a dict of changed tensors, or None"
+      )
+    return changed or {}
 
   def run(step: Step) -> Mapping[str, BySample]:
     changed = {}

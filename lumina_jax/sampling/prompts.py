@@ -15,6 +15,7 @@ from lumina_jax.encoders.caption_cleaning import clean_caption, normalize
 from lumina_jax.flow.schedule import DIFFUSERS
 from lumina_jax.model.network import Network
 from lumina_jax.sampling import arguments
+from lumina_jax.sampling.call import Call
 from lumina_jax.sampling.components import Components
 
 Encoded = list[tuple[np.ndarray, np.ndarray]]  # (prompt, negative) for each.
@@ -110,34 +111,22 @@ class GivenEmbeddings:
     return _cut_to_longest(self.positive, negative)
 
 
-def prompt_encoder(
-  components: Components,
-  compatibility: str | None = None,
-  clean_caption: bool | None = None,
-  max_sequence_length: int | None = None,
-) -> PromptEncoder:
-  """The encoder of a call.
-
-  Args:
-    components: text encoder and network.
-    compatibility: preset of the call; "diffusers" cleans captions by default.
-    clean_caption: see `cleaned`.
-    max_sequence_length: tokens that count; None = as the network was trained.
+def prompt_encoder(components: Components, call: Call) -> PromptEncoder:
+  """The encoder of a call; "diffusers" cleans captions by default.
 
   Raises:
-    ValueError: for a length out of range.
+    ValueError: for a `max_sequence_length` out of range.
   """
   network, encoder = components.network, components.text_encoder
-  like_diffusers = compatibility == DIFFUSERS
+  clean_caption, max_length = call.clean_caption, call.max_sequence_length
+  like_diffusers = call.compatibility == DIFFUSERS
   if clean_caption is None and like_diffusers:
     clean_caption = True
   longest = getattr(network.text_encoder, "max_tokens", None)
-  if max_sequence_length is not None and not (
-    0 < max_sequence_length <= (longest or max_sequence_length)
-  ):
+  if max_length is not None and not 0 < max_length <= (longest or max_length):
     limit = f" to {longest}, as the network was trained" if longest else ""
     raise ValueError(
-      f"max_sequence_length = {max_sequence_length}: must be from 1{limit}"
+      f"max_sequence_length = {max_length}: must be from 1{limit}"
     )
 
   def encode(captions):
@@ -154,7 +143,7 @@ def prompt_encoder(
     encode if encoder else None,
     # The number of a class needs no cleaning.
     clean_caption if network.text_encoder else None,
-    max_sequence_length,
+    max_length,
     like_diffusers,
   )
 

@@ -242,7 +242,7 @@ def test_tensors_are_read_by_their_dtype():
     (np.zeros(8), r"shape \(8,\): this pipeline takes \(H, W, 1\)"),
     (np.zeros((8, 8, 3), np.uint8), r"\(8, 8, 3\): .* \(H, W, 1\)"),
     (SHADES.astype(int), "from 0 to 255: pass bytes, or numbers from 0 to 1"),
-    (SHADES * np.nan, "pass bytes, or numbers from 0 to 1"),
+    (SHADES * np.nan, "image has values that are not finite"),
   ],
 )
 def test_values_that_are_no_image_are_named(image, message):

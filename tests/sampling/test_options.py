@@ -128,6 +128,8 @@ WITHOUT_EFFECT = [
   (dict(diffusion="linear"), "needs solver = 'sde_euler' or 'sde_heun'"),
   (dict(schedule=[0, 1], shift=2.0), r"shift = 2\.0 has no effect on explicit"),
   (dict(schedule=[0, 1], sigmas=[1.0]), "schedule and sigmas: pass one"),
+  (dict(schedule="uniform", sigmas=[1.0]), "schedule and sigmas: pass one"),
+  (dict(schedule=[], num_inference_steps=7), "7, but .* has 0 steps"),
   (dict(schedule=[0, 1], num_inference_steps=7), "7, but .* has 1 steps"),
   (dict(sigmas=[1.0, 0.5], num_inference_steps=7), "7, but .* has 2 steps"),
   (
