@@ -51,7 +51,7 @@ def main(argv: list[str]) -> None:
   print_device(args.num_gpus)
   began = time.monotonic()
   pipe, name = load(args, settings)
-  check_sizes(pipe.components)
+  check_sizes(pipe.components, items)
   common, remarks = settings.option_values(
     pipe.options, pipe.components.sizes, option_flags.option_values()
   )
@@ -97,6 +97,8 @@ def load(args: Any, settings: Settings) -> tuple[LuminaPipeline, str]:
   if precision not in (None, *PRECISIONS):
     raise ValueError(f"--precision={precision}: use {' or '.join(PRECISIONS)}")
   given = [name for name in OF_CKPT if getattr(args, name) is not None]
+  if args.workdir == "":
+    raise ValueError("--workdir is empty: name the folder of a run")
   if args.workdir:
     given += [n for n in ("ckpt", "precision") if getattr(args, n) is not None]
     if given:
@@ -132,18 +134,18 @@ def load(args: Any, settings: Settings) -> tuple[LuminaPipeline, str]:
   return pipe, settings.ckpt or "digits"
 
 
-def check_sizes(components: Components) -> None:
-  """Refuses size flags of another medium.
+def check_sizes(components: Components, items: list[dict[str, Any]]) -> None:
+  """Refuses sizes of another medium, by flags or a settings file.
 
   Raises:
     ValueError: naming the flags of this one.
   """
   axes = [axis.argument for axis in components.medium.axes]
-  for name in option_flags.size_values():
+  for name in option_flags.SIZES.keys() & items[0].keys():
     if name not in axes:
       raise ValueError(
-        f"--{name}: this network generates {components.medium.plural}; their "
-        f"size is set by {', '.join(f'--{axis}' for axis in axes)}"
+        f"{name}: no size of {components.medium.plural}, which this network "
+        f"generates; use {', '.join(f'--{axis}' for axis in axes)}"
       )
 
 

@@ -15,6 +15,7 @@ from lumina_jax.sampling.options import SamplingOptions
 flags.disclaim_key_flags()  # --help of a command lists them as its own.
 
 EACH = "Once, or once for each prompt."
+SIZES = {axis.argument: axis for m in MEDIA.values() for axis in m.axes}
 
 
 class OptionParser(flags.ArgumentParser):
@@ -88,7 +89,7 @@ def group_type(kind: Any) -> type | None:
 
 def define_sizes(values: flags.FlagValues = flags.FLAGS) -> None:
   """Defines a flag for every axis of every medium."""
-  for axis in _axes().values():
+  for axis in SIZES.values():
     define = flags.DEFINE_multi_integer
     if axis.unit == "seconds":
       define = flags.DEFINE_multi_float
@@ -98,12 +99,8 @@ def define_sizes(values: flags.FlagValues = flags.FLAGS) -> None:
 
 def size_values(values: flags.FlagValues = flags.FLAGS) -> dict[str, list[Any]]:
   """Sizes that were given, by axis."""
-  found = {name: values[name].value for name in _axes()}
+  found = {name: values[name].value for name in SIZES}
   return {name: value for name, value in found.items() if value is not None}
-
-
-def _axes() -> dict[str, Any]:
-  return {a.argument: a for medium in MEDIA.values() for a in medium.axes}
 
 
 def _define(

@@ -77,7 +77,7 @@ def read_settings(args: Any) -> Settings:
     OSError: if the file cannot be read.
   """
   settings = Settings()
-  if args.config:
+  if args.config is not None:
     settings, remarks = settings_yaml.read(args.config)
     for remark in remarks:
       logging.warning("%s: %s", args.config, remark)
@@ -128,8 +128,15 @@ def per_prompt(
     "prompt": prompts,
     "negative_prompt": _once_or_each(args.negative_prompt, ""),
     "seed": [seed for seed, _ in arguments.seeds(seeds, None, count)],
-    "guidance_scale": _once_or_each(args.guidance_scale, settings.cfg_scale),
     "image": _once_or_each(args.image, None),
+    **{
+      field.name: _once_or_each(
+        getattr(args, field.name),
+        settings.cfg_scale if field.name == "guidance_scale" else None,
+      )
+      for field in dataclasses.fields(SamplingOptions)
+      if field.metadata["per_sample"]
+    },
     **{name: _once_or_each(value, None) for name, value in sizes.items()},
   }
   columns = {

@@ -96,8 +96,7 @@ class Autoencoder:
 
   @tile.setter
   def tile(self, tile: int | None) -> None:
-    tiles.check_tile(tile, self.cfg.factor)
-    self._tile = tile
+    self._tile = tiles.checked_tile(tile, self.cfg.factor)
 
   @property
   def frames_at_once(self) -> int | None:
@@ -105,8 +104,7 @@ class Autoencoder:
 
   @frames_at_once.setter
   def frames_at_once(self, frames_at_once: int | None) -> None:
-    tiles.check_frames(frames_at_once)
-    self._frames_at_once = frames_at_once
+    self._frames_at_once = tiles.checked_frames(frames_at_once)
 
   def encode(
     self, images: jax.Array, key: jax.Array | None = None

@@ -62,6 +62,7 @@ class Framewise:
     codec: codec of a frame.
     factors: (1, *factors of the codec).
     frames_at_once: frames in a batch; the last batch is padded. None = all.
+    tile: that of the codec of frames, see `Autoencoder`.
   """
 
   def __init__(self, codec: Codec, frames_at_once: int | None = 8):
@@ -70,11 +71,19 @@ class Framewise:
     Raises:
       ValueError: if frames_at_once is not positive.
     """
-    tiles.check_frames(frames_at_once)
-    self.codec, self.frames_at_once = codec, frames_at_once
+    self.codec = codec
+    self.frames_at_once = tiles.checked_frames(frames_at_once)
     self.factors = (1, *codec.factors)
     self.channels = codec.channels
     self.latent_channels = codec.latent_channels
+
+  @property
+  def tile(self) -> int | None:
+    return self.codec.tile
+
+  @tile.setter
+  def tile(self, tile: int | None) -> None:
+    self.codec.tile = tile
 
   @property
   def params(self) -> Any:

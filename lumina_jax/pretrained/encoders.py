@@ -182,6 +182,19 @@ def text_encoder(
   return encoder, {"text_encoder": folder, "tokenizer": tokenizer}
 
 
+def refuse_text_encoder(folder: pathlib.Path, options: Options) -> None:
+  """Refuses a language model for a network that reads prompts itself.
+
+  Raises:
+    ValueError: naming the option.
+  """
+  for name in ("text_encoder", "tokenizer"):
+    if getattr(options, name):
+      raise ValueError(
+        f"{folder}: this network reads prompts itself; leave {name} out"
+      )
+
+
 def _tokenizer_beside(folder: pathlib.Path, name: Name) -> Name:
   """The tokenizer of a language model whose folder names none."""
   twin = folder.parent / "tokenizer"  # In a pipeline's folder.

@@ -60,10 +60,8 @@ def load(folder: pathlib.Path, options: Options) -> Components:
     name = weights.args.get("lm") or tokenizer
     name = _required(name, "text_encoder", folder, options)
     encoder, files = encoders.text_encoder(name, tokenizer, text, options)
-  elif options.text_encoder:
-    raise ValueError(
-      f"{folder}: this network takes classes and needs no text_encoder"
-    )
+  else:
+    encoders.refuse_text_encoder(folder, options)
   pixels = int(weights.args.get("image_size") or _default_pixels(text))
   name = _vae(weights.args, folder, options)
   codec, codec_files = encoders.codec(name, IMAGE, model, options)

@@ -151,8 +151,8 @@ def initial_samples(
   medium = components.medium
   if medium.load is None:
     raise ValueError(
-      f"image: this pipeline generates {medium.plural}, which take no initial "
-      "sample yet"
+      f"image: this pipeline generates {medium.plural}, which cannot start "
+      "from a sample yet; leave it out"
     )
   return medium.load(image, count, components.channels)
 

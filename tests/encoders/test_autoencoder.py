@@ -172,7 +172,9 @@ def test_invalid_inputs_are_refused(small, method, x, message):
       ("tile", tile, f"tile = {tile} must be a multiple of 2.*least 16 pix")
       for tile in (14, 17, 0, -16)
     ),
-    ("frames_at_once", 0, "frames_at_once = 0 must be positive"),
+    ("tile", "all", "tile = 'all': must be a whole number"),
+    ("frames_at_once", 0, "frames_at_once = 0: must be at least 1"),
+    ("frames_at_once", 1.5, "frames_at_once = 1.5: must be a whole number"),
   ],
 )
 def test_invalid_options_are_refused_where_they_are_set(

@@ -54,6 +54,9 @@ def test_codecs_follow_the_protocol(autoencoder):
     with processes.use_mesh_of(codec.params):
       pass
   assert not isinstance(object(), Codec)
+  video = Framewise(Autoencoder(SMALL, autoencoder.params))
+  video.tile = 16.0
+  assert video.codec.tile == video.tile == 16
 
 
 @pytest.mark.parametrize(
@@ -81,7 +84,7 @@ def test_a_key_samples_each_frame_with_its_own():
 @pytest.mark.parametrize(
   ("call", "message"),
   [
-    (lambda: Framewise(Halves(), 0), "frames_at_once = 0 must be positive"),
+    (lambda: Framewise(Halves(), 0), "frames_at_once = 0: must be at least 1"),
     (
       lambda: Framewise(Halves()).encode(VIDEO[0, 0]),
       r"\(8, 12, 3\).*axis of frames",

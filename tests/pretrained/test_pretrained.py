@@ -298,6 +298,10 @@ def test_large_images_are_decoded_in_tiles(pipe):
     (dict(text_encoder="a/b/c"), FileNotFoundError, "a/b/c does not exist"),
     (dict(ema=False), FileNotFoundError, "holds one set of weights"),
     (dict(vae=True), ValueError, "vae = True"),
+    (dict(dtype=3), ValueError, "dtype 3: use one of float32, bfloat16"),
+    (dict(ema="no"), ValueError, "ema = 'no' must be of type bool"),
+    (dict(one_at_a_time="no"), ValueError, "one_at_a_time = 'no' must be"),
+    (dict(mesh=3), ValueError, r"mesh = 3: must be a jax\.sharding\.Mesh"),
   ],
 )
 def test_options_that_do_not_fit_are_named(folder, options, error, message):
