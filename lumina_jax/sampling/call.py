@@ -154,6 +154,7 @@ def _unexpected(medium: Medium, name: str, known: Sequence[str]) -> str:
   elsewhere = [m for m in MEDIA.values() if name in _of_medium(m)]
   if not elsewhere:
     hint = did_you_mean(name, [*known, medium.per_prompt])
+    hint = hint or "; help(LuminaPipeline.__call__) describes all"
     return f"unexpected argument {name!r}{hint}"
   return (
     f"unexpected argument {name!r}: this pipeline generates {medium.plural}, "

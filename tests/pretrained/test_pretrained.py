@@ -154,6 +154,12 @@ def test_only_local_folders_can_be_written(pipe, path, tmp_path, monkeypatch):
   assert not list(tmp_path.iterdir())
 
 
+def test_a_folder_that_cannot_be_made_is_named(pipe, tmp_path):
+  (tmp_path / "file").touch()
+  with pytest.raises(OSError, match="cannot make the folder"):
+    pipe.save_pretrained(tmp_path / "file" / "pipe")
+
+
 def test_a_language_model_passed_as_an_object_is_not_saved(
   pipe, folder, tmp_path, caplog
 ):
