@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-import typing
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,7 +13,7 @@ from lumina_jax.commands import flags as option_flags
 from lumina_jax.commands import settings_yaml
 from lumina_jax.commands.settings import METHODS, Settings
 from lumina_jax.media import image
-from lumina_jax.sampling import arguments, overrides
+from lumina_jax.sampling import arguments
 from lumina_jax.sampling.options import SamplingOptions
 
 OUTPUT = "samples"
@@ -111,8 +110,7 @@ def per_prompt(
 
   Raises:
     ValueError: for lists of other lengths, seeds out of range, or an image that
-      cannot be opened.
-    OSError: if an image cannot be read.
+      cannot be read.
   """
   count = len(prompts)
   sizes = option_flags.size_values()
@@ -161,11 +159,5 @@ def check_options(values: Mapping[str, Any]) -> None:
   Raises:
     ValueError: naming the option.
   """
-  hints = typing.get_type_hints(SamplingOptions)
-  plain = {
-    name: overrides.convert(hints[name], value, f"--{name}")
-    for name, value in values.items()
-    if not isinstance(value, list)
-  }
-  required = SamplingOptions("euler", 1, 1.0, 1.0)
-  dataclasses.replace(required, **plain)
+  plain = {k: v for k, v in values.items() if not isinstance(v, list | dict)}
+  dataclasses.replace(SamplingOptions("euler", 1, 1.0, 1.0), **plain)

@@ -51,13 +51,7 @@ def generate(
   output_type, convert = converter(
     medium, call.output_type, components.codec is not None
   )
-  on_step = callbacks.on_step(
-    pipeline,
-    components.network,
-    call.callback,
-    call.callback_on_step_end,
-    call.callback_on_step_end_tensor_inputs,
-  )
+  on_step = callbacks.on_step(pipeline, components.network, call)
   components = preset(call.compatibility, components)
   options = overrides.override(components.options, parsed.options)
   times = time_grid(options, _strength(options, parsed))
@@ -146,11 +140,5 @@ def _encoder(components: Components, call: Call) -> tuple[Any, Encode]:
     raise ValueError(
       "negative_prompt and negative_prompt_embeds: pass one of them"
     )
-  given = prompts.given_embeddings(
-    encoder,
-    call.prompt_embeds,
-    call.prompt_attention_mask,
-    call.negative_prompt_embeds,
-    call.negative_prompt_attention_mask,
-  )
+  given = prompts.given_embeddings(encoder, call)
   return [""] * len(given.positive), given

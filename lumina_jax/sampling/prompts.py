@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import numpy as np
 
@@ -148,14 +147,8 @@ def prompt_encoder(components: Components, call: Call) -> PromptEncoder:
   )
 
 
-def given_embeddings(
-  encoder: PromptEncoder,
-  prompt_embeds: Any,
-  prompt_attention_mask: Any,
-  negative_prompt_embeds: Any,
-  negative_prompt_attention_mask: Any,
-) -> GivenEmbeddings:
-  """Checks features that a caller passes; arguments are those of diffusers.
+def given_embeddings(encoder: PromptEncoder, call: Call) -> GivenEmbeddings:
+  """Checks features that a caller passes.
 
   Raises:
     ValueError: naming the argument that does not fit.
@@ -163,22 +156,24 @@ def given_embeddings(
   network = encoder.network
   if not network.frozen_text:
     raise ValueError("prompt_embeds: this network encodes prompts itself")
-  width = network.code_width
+  width, negative = network.code_width, None
   positive = arguments.embeddings(
-    prompt_embeds, prompt_attention_mask, width, "prompt_embeds"
+    call.prompt_embeds, call.prompt_attention_mask, width, "prompt_embeds"
   )
   if not positive:
     raise ValueError("prompt_embeds is empty")
-  if negative_prompt_embeds is None:
-    return GivenEmbeddings(positive, None, encoder)
-  name = "negative_prompt_embeds"
-  negative = arguments.embeddings(
-    negative_prompt_embeds, negative_prompt_attention_mask, width, name
-  )
-  if len(negative) != len(positive):
-    raise ValueError(
-      f"{name} has {len(negative)} rows for {len(positive)} of prompt_embeds"
+  if call.negative_prompt_embeds is not None:
+    negative = arguments.embeddings(
+      call.negative_prompt_embeds,
+      call.negative_prompt_attention_mask,
+      width,
+      "negative_prompt_embeds",
     )
+    if len(negative) != len(positive):
+      raise ValueError(
+        f"negative_prompt_embeds has {len(negative)} rows for "
+        f"{len(positive)} of prompt_embeds"
+      )
   return GivenEmbeddings(positive, negative, encoder)
 
 

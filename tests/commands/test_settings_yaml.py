@@ -155,7 +155,7 @@ def test_solvers_have_the_names_of_torchdiffeq(theirs, ours):
       dict(scale_watershed=0.1, scaling_watershed=0.2),
       "is given twice, 0.1 and 0.2",
     ),
-    ("model", dict(ckpt=7), "model.ckpt = 7: expected text"),
+    ("model", dict(ckpt=7), "model.ckpt = 7 must be of type str"),
   ],
 )
 def test_unsupported_values_are_refused(section, values, message):
