@@ -71,11 +71,18 @@ class Framewise:
     Raises:
       ValueError: if frames_at_once is not positive.
     """
-    self.codec = codec
-    self.frames_at_once = tiles.checked_frames(frames_at_once)
+    self.codec, self.frames_at_once = codec, frames_at_once
     self.factors = (1, *codec.factors)
     self.channels = codec.channels
     self.latent_channels = codec.latent_channels
+
+  @property
+  def frames_at_once(self) -> int | None:
+    return self._frames_at_once
+
+  @frames_at_once.setter
+  def frames_at_once(self, frames_at_once: int | None) -> None:
+    self._frames_at_once = tiles.checked_frames(frames_at_once)
 
   @property
   def tile(self) -> int | None:

@@ -246,7 +246,8 @@ def test_flags_are_checked_first(
   monkeypatch.setattr(encode, "_load_encoders", lambda _: pytest.fail("late"))
   before = sorted(photos.iterdir())
   words = [word.format(photos) for word in words]
-  with pytest.raises((ValueError, NotADirectoryError), match=message):
+  errors = ValueError, NotADirectoryError, flags.Error
+  with pytest.raises(errors, match=message):
     command(
       f"--source={photos}", f"--output={tmp_path / 'out'}", *SMALL, *words
     )

@@ -84,6 +84,10 @@ def test_a_key_samples_each_frame_with_its_own():
 @pytest.mark.parametrize(
   ("call", "message"),
   [
+    (
+      lambda: setattr(Framewise(Halves()), "frames_at_once", 0.5),
+      "frames_at_once = 0.5: must be a whole number",
+    ),
     (lambda: Framewise(Halves(), 0), "frames_at_once = 0: must be at least 1"),
     (
       lambda: Framewise(Halves()).encode(VIDEO[0, 0]),
