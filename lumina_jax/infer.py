@@ -116,12 +116,7 @@ def load(args: Any, settings: Settings) -> tuple[LuminaPipeline, str]:
   }
   options = {k: v for k, v in options.items() if v is not None}
   if settings.ckpt:
-    others = "".join(
-      f", {name} from {options[name]}"
-      for name in ("text_encoder", "vae")
-      if name in options
-    )
-    print(f"loading {settings.ckpt}{others}", flush=True)
+    print(f"loading {settings.ckpt}", flush=True)
   else:
     print("no --ckpt and no --workdir: the digits that ship with the package")
   # All prompts are encoded at once: no network waits in memory for the other.

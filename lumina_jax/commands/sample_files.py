@@ -19,7 +19,7 @@ from lumina_jax.model.network import Network
 from lumina_jax.parallel import processes
 from lumina_jax.pipeline import LuminaPipeline
 from lumina_jax.sampling import provenance
-from lumina_jax.sampling.options import SamplingOptions
+from lumina_jax.sampling.options import ADAPTIVE, SamplingOptions
 from lumina_jax.sampling.output import RAW
 from lumina_jax.sampling.overrides import override
 from lumina_jax.sampling.times import time_grid
@@ -97,7 +97,7 @@ def write_samples(job: Job) -> list[np.ndarray]:
   """
   writer = _Writer(job)
   # Nobody knows how many steps an adaptive solver takes.
-  adaptive = job.options.solver == "dopri5"
+  adaptive = job.options.solver in ADAPTIVE
   if parameter_count(job.pipe.network) < SLOW or adaptive:
     total = len(job.items) * job.each
     with Progress("sampling", total, unit="samples") as bar:

@@ -161,6 +161,8 @@ class Autoencoder:
 
 
 def _check(name: str, x: jax.Array, channels: int) -> None:
+  if not hasattr(x, "shape"):
+    raise ValueError(f"{name} of type {type(x).__name__}: expected an array")
   if x.ndim < 3 or x.shape[-1] != channels or 0 in x.shape:
     raise ValueError(
       f"{name} of shape {x.shape}: expected [..., rows, columns, {channels}], "

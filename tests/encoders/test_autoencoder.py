@@ -158,6 +158,7 @@ def test_frames_divide_over_devices():
     ("encode", np.zeros((0, 8, 8, 3)), r"\(0, 8, 8, 3\).*no empty axis"),
     ("encode", np.zeros((8, 8, 3), np.uint8), r"images.*uint8.*127\.5 - 1"),
     ("decode", np.zeros((1, 4, 4, 3)), r"latents.*columns, 4\]"),
+    ("decode", [[[0.0]]], "latents of type list: expected an array"),
   ],
 )
 def test_invalid_inputs_are_refused(small, method, x, message):
