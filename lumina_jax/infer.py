@@ -136,12 +136,12 @@ def check_sizes(components: Components, items: list[dict[str, Any]]) -> None:
     ValueError: naming the flags of this one.
   """
   axes = [axis.argument for axis in components.medium.axes]
-  for name in option_flags.SIZES.keys() & items[0].keys():
-    if name not in axes:
-      raise ValueError(
-        f"{name}: no size of {components.medium.plural}, which this network "
-        f"generates; use {', '.join(f'--{axis}' for axis in axes)}"
-      )
+  sizes = [name for name in items[0] if name in option_flags.SIZES]
+  if wrong := [name for name in sizes if name not in axes]:
+    raise ValueError(
+      f"{', '.join(wrong)}: this network generates {components.medium.plural}; "
+      f"use {', '.join(f'--{axis}' for axis in axes)}"
+    )
 
 
 def print_device(num_gpus: int) -> None:

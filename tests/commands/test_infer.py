@@ -271,7 +271,7 @@ def test_every_option_changes_the_sample_and_its_metadata(
     (("7", "--resolution=8x8", "--width=8"), "beside --height or --width"),
     (
       ("7", "--num_frames=3"),
-      "num_frames: no size of images, .* use --he",
+      "num_frames: .* generates images; use --hei",
     ),
     (("7", "--solver=midpiont"), "did you mean 'midpoint'"),
     (("7", "--solver=dopri8"), "'dopri8' is not available; use dopri5"),
