@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 import typing
 from typing import Any
 
@@ -14,6 +15,7 @@ from lumina_jax.sampling.options import SamplingOptions
 
 flags.disclaim_key_flags()  # --help of a command lists them as its own.
 
+NUMBER = re.compile(r"[-+.\d]")  # How a number begins.
 EACH = "Once, or once for each prompt."
 SIZES = {axis.argument: axis for m in MEDIA.values() for axis in m.axes}
 
@@ -32,7 +34,7 @@ class OptionParser(flags.ArgumentParser):
     if not isinstance(argument, str):
       return argument
     kind = self._kind
-    if _takes_tuple(kind) and ("," in argument or _is_number(argument)):
+    if _takes_tuple(kind) and NUMBER.match(argument):
       argument = [part for part in argument.split(",") if part.strip()]
     return overrides.convert(kind, argument, f"--{self._name}")
 
@@ -128,11 +130,3 @@ def _define(
 def _takes_tuple(kind: Any) -> bool:
   members = (kind, *typing.get_args(kind))
   return any(typing.get_origin(member) is tuple for member in members)
-
-
-def _is_number(text: str) -> bool:
-  try:
-    float(text)
-  except ValueError:
-    return False
-  return True

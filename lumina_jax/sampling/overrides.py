@@ -92,7 +92,9 @@ def convert(kind: Any, value: Any, name: str) -> Any:
   if dataclasses.is_dataclass(kind):
     return value if isinstance(value, kind) else schema.parse(kind, value, name)
   if origin is tuple:
-    return _numbers(value, None if args[-1] is ... else len(args), name)
+    if not arguments.is_list(value):
+      raise ValueError(f"{name} = {value!r}: must be a list of numbers")
+    return schema.typed(kind, [numbers.number(x, name) for x in value], name)
   if origin is None and kind in (int, float):
     return (numbers.whole if kind is int else numbers.number)(value, name)
   if origin is None:
@@ -143,13 +145,3 @@ def _check_times(options: SamplingOptions, changes: Mapping[str, Any]) -> None:
       f"num_inference_steps = {steps}, but schedule or sigmas has "
       f"{options.steps} steps: leave one of them out"
     )
-
-
-def _numbers(value: Any, count: int | None, name: str) -> tuple[float, ...]:
-  if isinstance(value, str) or not arguments.is_list(value):
-    wanted = "numbers" if count is None else f"{count} numbers"
-    raise ValueError(f"{name} = {value!r}: must be {wanted}")
-  found = tuple(numbers.number(x, name) for x in value)
-  if count is not None and len(found) != count:
-    raise ValueError(f"{name} = {value!r}: must be {count} numbers")
-  return found
