@@ -25,17 +25,13 @@ def as_array(x: Any, name: str) -> Any:
   Raises:
     ValueError: if it holds anything but real numbers.
   """
-  reason = None
-  if not isinstance(x, jax.Array):
-    try:
-      x = np.asarray(x)
-    except (TypeError, ValueError) as error:
-      reason = error
   kinds = np.floating, np.integer, np.bool_
-  if reason or not any(jnp.issubdtype(x.dtype, kind) for kind in kinds):
-    raise ValueError(
-      f"{name} is no array of real numbers ({reason or f'dtype {x.dtype}'})"
-    )
+  try:
+    x = x if isinstance(x, jax.Array) else np.asarray(x)
+    if not any(jnp.issubdtype(x.dtype, kind) for kind in kinds):
+      raise TypeError(f"dtype {x.dtype}")
+  except (TypeError, ValueError) as error:
+    raise ValueError(f"{name} is no array of real numbers ({error})") from error
   return x
 
 

@@ -62,8 +62,8 @@ class Components:
     if len(self.factors) != len(axes):
       raise ValueError(
         f"medium {self.medium.name!r} has {len(axes)} axes, but the codec's "
-        f"factors {self.factors} have {len(self.factors)}; for videos wrap a "
-        "codec of images in encoders.codec.Framewise"
+        f"factors {self.factors} have {len(self.factors)}; give an "
+        "Autoencoder frame_axes=1 for videos"
       )
     sizes = self.sizes
     for name, extents in (
