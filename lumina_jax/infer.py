@@ -51,7 +51,7 @@ def main(argv: list[str]) -> None:
   print_device(args.num_gpus)
   began = time.monotonic()
   pipe, name = load(args, settings)
-  check_sizes(pipe.components)
+  check_sizes(pipe.components, items)
   common, remarks = settings.option_values(
     pipe.options, pipe.components.sizes, option_flags.option_values()
   )
@@ -97,6 +97,8 @@ def load(args: Any, settings: Settings) -> tuple[LuminaPipeline, str]:
   if precision not in (None, *PRECISIONS):
     raise ValueError(f"--precision={precision}: use {' or '.join(PRECISIONS)}")
   given = [name for name in OF_CKPT if getattr(args, name) is not None]
+  if args.workdir == "":
+    raise ValueError("--workdir is empty: name the folder of a run")
   if args.workdir:
     given += [n for n in ("ckpt", "precision") if getattr(args, n) is not None]
     if given:
@@ -114,12 +116,7 @@ def load(args: Any, settings: Settings) -> tuple[LuminaPipeline, str]:
   }
   options = {k: v for k, v in options.items() if v is not None}
   if settings.ckpt:
-    others = "".join(
-      f", {name} from {options[name]}"
-      for name in ("text_encoder", "vae")
-      if name in options
-    )
-    print(f"loading {settings.ckpt}{others}", flush=True)
+    print(f"loading {settings.ckpt}", flush=True)
   else:
     print("no --ckpt and no --workdir: the digits that ship with the package")
   # All prompts are encoded at once: no network waits in memory for the other.
@@ -132,19 +129,19 @@ def load(args: Any, settings: Settings) -> tuple[LuminaPipeline, str]:
   return pipe, settings.ckpt or "digits"
 
 
-def check_sizes(components: Components) -> None:
-  """Refuses size flags of another medium.
+def check_sizes(components: Components, items: list[dict[str, Any]]) -> None:
+  """Refuses sizes of another medium, by flags or a settings file.
 
   Raises:
     ValueError: naming the flags of this one.
   """
   axes = [axis.argument for axis in components.medium.axes]
-  for name in option_flags.size_values():
-    if name not in axes:
-      raise ValueError(
-        f"--{name}: this network generates {components.medium.plural}; their "
-        f"size is set by {', '.join(f'--{axis}' for axis in axes)}"
-      )
+  sizes = [name for name in items[0] if name in option_flags.SIZES]
+  if wrong := [name for name in sizes if name not in axes]:
+    raise ValueError(
+      f"{', '.join(wrong)}: this network generates {components.medium.plural}; "
+      f"use {', '.join(f'--{axis}' for axis in axes)}"
+    )
 
 
 def print_device(num_gpus: int) -> None:

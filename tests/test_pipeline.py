@@ -113,7 +113,7 @@ def test_audio_has_the_length_that_a_call_names():
     TypeError, match="generates audio, with audio_length_in_s"
   ):
     pipe("pattern 7", height=8)
-  with pytest.raises(ValueError, match="audio, which take no initial sample"):
+  with pytest.raises(ValueError, match="audio, which cannot start from a"):
     pipe("pattern 7", image=np.zeros((8, 8, 3)))
   with pytest.raises(ValueError, match="no codec decodes audio yet"):
     pipe("pattern 7", output_type="np")

@@ -17,16 +17,6 @@ from lumina_jax.encoders.text_features import (
 PATCH = 2  # Latents along a side of a token, in nearly every network.
 PIXELS = 16  # Pixels along a side of a token: 2 latents of an autoencoder of 8.
 
-MINIMUM = {
-  "seed": 0,
-  "unit": 0,
-  "bucket_choices": 1,
-  "epochs": 1,
-  "records_per_shard": 1,
-  "batch_size": 1,
-  "threads": 1,
-}
-
 
 def define() -> None:
   """Defines all flags."""
@@ -59,9 +49,6 @@ def check(args: Any) -> None:
     if not side.strip().isdecimal():
       values = ",".join(args.resolutions)
       raise ValueError(f"--resolutions={values}: {side!r} is not a number")
-  for name, minimum in MINIMUM.items():
-    if getattr(args, name) < minimum:
-      raise ValueError(f"--{name}={getattr(args, name)}: at least {minimum}")
   write_shards.bad_counter(args.max_bad)
   write_shards.check_process(args.process_id, args.num_processes)
   _check_output(args, output)
@@ -102,6 +89,7 @@ def _define_images() -> None:
     "Pixels along a side of a token, which divide resolutions: the network's "
     f"patch size times the factor of the autoencoder. 0 = {PATCH} times the "
     f"latter, {PIXELS} without one.",
+    lower_bound=0,
   )
   flags.DEFINE_float(
     "max_aspect_ratio", 4.0, "Largest ratio of the sides of a crop."
@@ -110,11 +98,14 @@ def _define_images() -> None:
     "bucket_choices",
     4,
     "A crop has one of this many shapes that fit its image best.",
+    lower_bound=1,
   )
   flags.DEFINE_bool("flip", False, "Mirror every other crop.")
   flags.DEFINE_integer("channels", 3, "Channels of pixels: 3, or 1 for gray.")
-  flags.DEFINE_integer("epochs", 1, "Number of crops of each image.")
-  flags.DEFINE_integer("seed", 0, "Seed of the crops.")
+  flags.DEFINE_integer(
+    "epochs", 1, "Number of crops of each image.", lower_bound=1
+  )
+  flags.DEFINE_integer("seed", 0, "Seed of the crops.", lower_bound=0)
 
 
 def _define_encoders() -> None:
@@ -158,9 +149,13 @@ def _define_encoders() -> None:
 
 def _define_work() -> None:
   flags.DEFINE_string("output", None, "Folder of the shards.")
-  flags.DEFINE_integer("records_per_shard", 1000, "Records of a shard.")
-  flags.DEFINE_integer("batch_size", 8, "Samples that are encoded at once.")
-  flags.DEFINE_integer("threads", 4, "Threads that load images.")
+  flags.DEFINE_integer(
+    "records_per_shard", 1000, "Records of a shard.", lower_bound=1
+  )
+  flags.DEFINE_integer(
+    "batch_size", 8, "Samples that are encoded at once.", lower_bound=1
+  )
+  flags.DEFINE_integer("threads", 4, "Threads that load images.", lower_bound=1)
   flags.DEFINE_integer("process_id", 0, "Number of this process, from 0.")
   flags.DEFINE_integer("num_processes", 1, "Processes that share the work.")
   flags.DEFINE_float("max_bad", 0.05, "Largest share of bad records.")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 import typing
 from typing import Any
 
@@ -14,7 +15,9 @@ from lumina_jax.sampling.options import SamplingOptions
 
 flags.disclaim_key_flags()  # --help of a command lists them as its own.
 
+NUMBER = re.compile(r"[-+.\d]")  # How a number begins.
 EACH = "Once, or once for each prompt."
+SIZES = {axis.argument: axis for m in MEDIA.values() for axis in m.axes}
 
 
 class OptionParser(flags.ArgumentParser):
@@ -31,7 +34,7 @@ class OptionParser(flags.ArgumentParser):
     if not isinstance(argument, str):
       return argument
     kind = self._kind
-    if _takes_tuple(kind) and ("," in argument or _is_number(argument)):
+    if _takes_tuple(kind) and NUMBER.match(argument):
       argument = [part for part in argument.split(",") if part.strip()]
     return overrides.convert(kind, argument, f"--{self._name}")
 
@@ -88,7 +91,7 @@ def group_type(kind: Any) -> type | None:
 
 def define_sizes(values: flags.FlagValues = flags.FLAGS) -> None:
   """Defines a flag for every axis of every medium."""
-  for axis in _axes().values():
+  for axis in SIZES.values():
     define = flags.DEFINE_multi_integer
     if axis.unit == "seconds":
       define = flags.DEFINE_multi_float
@@ -98,12 +101,8 @@ def define_sizes(values: flags.FlagValues = flags.FLAGS) -> None:
 
 def size_values(values: flags.FlagValues = flags.FLAGS) -> dict[str, list[Any]]:
   """Sizes that were given, by axis."""
-  found = {name: values[name].value for name in _axes()}
+  found = {name: values[name].value for name in SIZES}
   return {name: value for name, value in found.items() if value is not None}
-
-
-def _axes() -> dict[str, Any]:
-  return {a.argument: a for medium in MEDIA.values() for a in medium.axes}
 
 
 def _define(
@@ -131,11 +130,3 @@ def _define(
 def _takes_tuple(kind: Any) -> bool:
   members = (kind, *typing.get_args(kind))
   return any(typing.get_origin(member) is tuple for member in members)
-
-
-def _is_number(text: str) -> bool:
-  try:
-    float(text)
-  except ValueError:
-    return False
-  return True

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-import typing
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,7 +13,7 @@ from lumina_jax.commands import flags as option_flags
 from lumina_jax.commands import settings_yaml
 from lumina_jax.commands.settings import METHODS, Settings
 from lumina_jax.media import image
-from lumina_jax.sampling import arguments, overrides
+from lumina_jax.sampling import arguments
 from lumina_jax.sampling.options import SamplingOptions
 
 OUTPUT = "samples"
@@ -77,7 +76,7 @@ def read_settings(args: Any) -> Settings:
     OSError: if the file cannot be read.
   """
   settings = Settings()
-  if args.config:
+  if args.config is not None:
     settings, remarks = settings_yaml.read(args.config)
     for remark in remarks:
       logging.warning("%s: %s", args.config, remark)
@@ -98,7 +97,7 @@ def read_settings(args: Any) -> Settings:
   }
   if args.resolution is not None:
     given["resolution"] = settings_yaml.resolution(
-      "--resolution", args.resolution
+      args.resolution, "--resolution"
     )
   given = {name: value for name, value in given.items() if value is not None}
   return dataclasses.replace(settings, **given)
@@ -111,8 +110,7 @@ def per_prompt(
 
   Raises:
     ValueError: for lists of other lengths, seeds out of range, or an image that
-      cannot be opened.
-    OSError: if an image cannot be read.
+      cannot be read.
   """
   count = len(prompts)
   sizes = option_flags.size_values()
@@ -128,8 +126,15 @@ def per_prompt(
     "prompt": prompts,
     "negative_prompt": _once_or_each(args.negative_prompt, ""),
     "seed": [seed for seed, _ in arguments.seeds(seeds, None, count)],
-    "guidance_scale": _once_or_each(args.guidance_scale, settings.cfg_scale),
     "image": _once_or_each(args.image, None),
+    **{
+      field.name: _once_or_each(
+        getattr(args, field.name),
+        settings.cfg_scale if field.name == "guidance_scale" else None,
+      )
+      for field in dataclasses.fields(SamplingOptions)
+      if field.metadata["per_sample"]
+    },
     **{name: _once_or_each(value, None) for name, value in sizes.items()},
   }
   columns = {
@@ -154,11 +159,5 @@ def check_options(values: Mapping[str, Any]) -> None:
   Raises:
     ValueError: naming the option.
   """
-  hints = typing.get_type_hints(SamplingOptions)
-  plain = {
-    name: overrides.convert(hints[name], value, f"--{name}")
-    for name, value in values.items()
-    if not isinstance(value, list)
-  }
-  required = SamplingOptions("euler", 1, 1.0, 1.0)
-  dataclasses.replace(required, **plain)
+  plain = {k: v for k, v in values.items() if not isinstance(v, list | dict)}
+  dataclasses.replace(SamplingOptions("euler", 1, 1.0, 1.0), **plain)

@@ -24,7 +24,8 @@ def prompts_and_output(
     output: of --output.
 
   Raises:
-    ValueError: if there is no prompt, or a word is left over.
+    ValueError: if there is no prompt, a word is left over, or the file is not
+      UTF-8 text.
     OSError: if the file cannot be read.
   """
   if truth := [word for word in words if word in ("True", "False")]:
@@ -50,10 +51,15 @@ def _read(prompt_file: str | None) -> list[str]:
   if prompt_file is None:
     return []
   try:
-    text = epath.Path(prompt_file).expanduser().read_text()
+    data = epath.Path(prompt_file).expanduser().read_bytes()
+    text = data.decode("utf-8-sig")  # Some editors begin with a mark.
   except OSError as error:
     raise OSError(
       f"--prompt_file={prompt_file} cannot be read: {error.strerror}"
+    ) from error
+  except UnicodeDecodeError as error:
+    raise ValueError(
+      f"--prompt_file={prompt_file} is not UTF-8 text: {error}"
     ) from error
   lines = [line.strip() for line in text.splitlines()]
   prompts = [line for line in lines if line and not line.startswith("#")]

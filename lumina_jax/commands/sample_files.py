@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -18,7 +19,7 @@ from lumina_jax.model.network import Network
 from lumina_jax.parallel import processes
 from lumina_jax.pipeline import LuminaPipeline
 from lumina_jax.sampling import provenance
-from lumina_jax.sampling.options import SamplingOptions
+from lumina_jax.sampling.options import ADAPTIVE, SamplingOptions
 from lumina_jax.sampling.output import RAW
 from lumina_jax.sampling.overrides import override
 from lumina_jax.sampling.times import time_grid
@@ -96,7 +97,7 @@ def write_samples(job: Job) -> list[np.ndarray]:
   """
   writer = _Writer(job)
   # Nobody knows how many steps an adaptive solver takes.
-  adaptive = job.options.solver == "dopri5"
+  adaptive = job.options.solver in ADAPTIVE
   if parameter_count(job.pipe.network) < SLOW or adaptive:
     total = len(job.items) * job.each
     with Progress("sampling", total, unit="samples") as bar:
@@ -188,7 +189,8 @@ class _Writer:
 
 
 def _options_of(job: Job, item: Item) -> SamplingOptions:
-  own = {k: v for k, v in item.items() if k == "guidance_scale" and v}
+  names = {field.name for field in dataclasses.fields(job.options)}
+  own = {k: v for k, v in item.items() if k in names and v is not None}
   return dataclasses.replace(job.options, **own)
 
 
@@ -217,12 +219,13 @@ def write_overview(job: Job, samples: Sequence[np.ndarray]) -> epath.Path:
 
 
 def _free(folder: epath.Path, stem: str, suffix: str) -> epath.Path:
-  """A name that no file has: earlier samples stay."""
-  path, number = folder / f"{stem}{suffix}", 1
-  while path.exists():
-    number += 1
-    path = folder / f"{stem}_{number}{suffix}"
-  return path
+  """A name that no file or preview has: earlier samples stay."""
+  suffixes = (suffix, ".png", f"_x{image.ENLARGE}.png")
+  return next(
+    folder / f"{name}{suffix}"
+    for name in _candidates(stem)
+    if not any((folder / f"{name}{end}").exists() for end in suffixes)
+  )
 
 
 def stems(prompts: Sequence[str], seeds: Sequence[int]) -> list[str]:
@@ -241,13 +244,13 @@ def stems(prompts: Sequence[str], seeds: Sequence[int]) -> list[str]:
 
 def _candidates(stem: str) -> Iterator[str]:
   yield stem
-  number = 1
-  while True:
-    number += 1
+  for number in itertools.count(2):
     yield f"{stem}_{number}"
 
 
 def file_stem(prompt: str) -> str:
   """A prompt as part of a file name."""
   stem = re.sub(r"\W+", "_", prompt.replace("/", " over ")).strip("_")
-  return stem[:60] or "unconditional"
+  # File systems allow 255 bytes, with seed, number and suffix.
+  stem = stem[:60].encode()[:180].decode(errors="ignore")
+  return stem or "unconditional"

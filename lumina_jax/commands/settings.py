@@ -7,12 +7,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from lumina_jax.flow import solvers
-from lumina_jax.sampling.options import ADAPTIVE as TOLERANT
-from lumina_jax.sampling.options import SamplingOptions
+from lumina_jax.sampling.options import ADAPTIVE, SamplingOptions
 from lumina_jax.sampling.sizes import SizeConfig
 
-# Adaptive solvers of the original beside dopri5.
-ADAPTIVE = ("dopri8", "bosh3", "fehlberg2", "adaptive_heun")
+# Adaptive solvers of the original that are not available.
+UNAVAILABLE = ("dopri8", "bosh3", "fehlberg2", "adaptive_heun")
 TIME_AWARE, NO_SCALING = "Time-aware", "None"
 METHODS = (TIME_AWARE, NO_SCALING)
 TOLERANCES = {"atol": 1e-6, "rtol": 1e-3}  # Those of the original's file.
@@ -62,7 +61,7 @@ class Settings:
   rtol: float | None = None
 
   def __post_init__(self):
-    if self.solver in ADAPTIVE:
+    if self.solver in UNAVAILABLE:
       raise ValueError(
         f"solver {self.solver!r} is not available; use dopri5, which also "
         "adapts its steps, or midpoint (the original's advice, 20 points)"
@@ -131,7 +130,7 @@ class Settings:
       values["scaling_watershed"] = self.scaling_watershed
     solver = flags.get("solver", self.solver or defaults.solver)
     tolerances = {name: getattr(self, name) for name in TOLERANCES}
-    if solver in TOLERANT:
+    if solver in ADAPTIVE:
       values |= tolerances
     elif any(tolerances[k] not in (None, v) for k, v in TOLERANCES.items()):
       named = [f"ode.{k}" for k, v in tolerances.items() if v is not None]

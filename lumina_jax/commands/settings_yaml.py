@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import pathlib
 import re
+import typing
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -16,6 +17,7 @@ import yaml
 
 from lumina_jax.commands.settings import NO_SCALING, TOLERANCES, Settings
 from lumina_jax.files.suggest import did_you_mean
+from lumina_jax.sampling.overrides import convert
 
 # Names of torchdiffeq, and so of the original, for our solvers.
 SOLVER_NAMES = {"rk4": "rk4_38", "heun2": "heun"}
@@ -42,6 +44,7 @@ ONLY = {
   "ode.reverse": (False, "sampling runs from noise to data"),
   "ode.likelihood": (False, "sampling computes no likelihood"),
 }
+HINTS = typing.get_type_hints(Settings)
 RESOLUTION = re.compile(r"(?:\d+\s*:|\(\w+\))?\s*(\d+)\s*[xX×]\s*(\d+)")
 
 
@@ -98,7 +101,7 @@ def parse(values: Any) -> tuple[Settings, list[str]]:
   for name, (only, reason) in ONLY.items():
     value = found.get(name, only)
     if isinstance(only, bool):
-      value = truth(name, value)
+      value = truth(value, name)
     if value != only:
       allowed = str(only).lower() if isinstance(only, bool) else only
       raise ValueError(
@@ -108,14 +111,14 @@ def parse(values: Any) -> tuple[Settings, list[str]]:
   for name, value in found.items():
     section, _, key = name.partition(".")
     if section in ("model", "infer") or key in TOLERANCES:
-      fields[key] = KINDS[key](name, value)
+      fields[key] = _value(value, name, key)
   solver = fields.get("solver")
   if solver in SOLVER_NAMES:
     fields["solver"] = SOLVER_NAMES[solver]
   return Settings(**fields), remarks
 
 
-def resolution(name: str, value: Any) -> tuple[int, int]:
+def resolution(value: Any, name: str) -> tuple[int, int]:
   """(width, height) of "1024x512", "1024:1536x1024", "(Extrapolation) 8x8".
 
   Raises:
@@ -129,25 +132,7 @@ def resolution(name: str, value: Any) -> tuple[int, int]:
   return int(match[1]), int(match[2])
 
 
-def number(name: str, value: Any) -> float:
-  """A number; PyYAML reads 1e-6 as text."""
-  try:
-    if isinstance(value, bool):
-      raise ValueError
-    return float(value)
-  except (TypeError, ValueError) as error:
-    raise ValueError(f"{name} = {value!r}: expected a number") from error
-
-
-def whole(name: str, value: Any) -> int:
-  """A whole number; text and 4.0 pass."""
-  found = number(name, value)
-  if not found.is_integer():
-    raise ValueError(f"{name} = {value!r}: expected a whole number")
-  return int(found)
-
-
-def truth(name: str, value: Any) -> bool:
+def truth(value: Any, name: str) -> bool:
   """A truth value; text passes."""
   known = {"true": True, "false": False}
   if str(value).lower() not in known:
@@ -155,22 +140,13 @@ def truth(name: str, value: Any) -> bool:
   return known[str(value).lower()]
 
 
-def words(name: str, value: Any) -> str:
-  """Text."""
-  if not isinstance(value, str):
-    raise ValueError(f"{name} = {value!r}: expected text")
-  return value
-
-
-KINDS = {
-  **dict.fromkeys(("ckpt", "ckpt_lm", "token", "solver"), words),
-  **dict.fromkeys(("cfg_scale", "t_shift", "scaling_watershed"), number),
-  **dict.fromkeys(TOLERANCES, number),
-  **dict.fromkeys(("num_sampling_steps", "seed"), whole),
-  **dict.fromkeys(("proportional_attn", "ntk_scaling"), truth),
-  "scaling_method": words,
-  "resolution": resolution,
-}
+def _value(value: Any, name: str, key: str) -> Any:
+  """A value as the type of its field of `Settings`."""
+  if key == "resolution":
+    return resolution(value, name)
+  if HINTS[key] == (bool | None):
+    return truth(value, name)
+  return convert(HINTS[key], value, name)
 
 
 def _mapping(values: Any, remarks: list[str]) -> Mapping[str, Any]:
@@ -229,6 +205,5 @@ def _unknown(name: str, known: list[str]) -> str:
 
 
 def _number_as_text(name: str, value: Any) -> bool:
-  key = name.rpartition(".")[2]
-  numeric = KINDS.get(key) in (number, whole) or key in TOLERANCES
+  numeric = HINTS.get(name.rpartition(".")[2]) in (int | None, float | None)
   return numeric and isinstance(value, str)

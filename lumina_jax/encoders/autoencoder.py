@@ -45,7 +45,7 @@ def _to_latents(moments, key, *, cfg):
 
 
 class Autoencoder:
-  """A codec of images; see `encoders.codec.Codec`.
+  """A codec of images, or of videos frame by frame; see `Codec`.
 
   Each size of images and of batches compiles one program, which the log
   reports. `tile` bounds memory by a part of an image, `frames_at_once` by a
@@ -57,6 +57,8 @@ class Autoencoder:
     tile: side of tiles in pixels, into which larger images are split; None =
       images stay whole.
     frames_at_once: images in a batch; the last batch is padded. None = all.
+    frame_axes: axes before height and width that a medium has: 0 for images, 1
+      for videos, whose frames are independent images.
   """
 
   def __init__(
@@ -65,6 +67,7 @@ class Autoencoder:
     params: Params,
     tile: int | None = None,
     frames_at_once: int | None = None,
+    frame_axes: int = 0,
   ):
     """Takes a config and its parameters.
 
@@ -74,11 +77,12 @@ class Autoencoder:
     """
     self.cfg, self.params = cfg, params
     self.tile, self.frames_at_once = tile, frames_at_once
+    self.frame_axes = frame_axes
 
   @property
-  def factors(self) -> tuple[int, int]:
-    """Pixels per latent along height and width."""
-    return self.cfg.factor, self.cfg.factor
+  def factors(self) -> tuple[int, ...]:
+    """1 for axes of frames; pixels per latent along height and width."""
+    return (1,) * self.frame_axes + (self.cfg.factor,) * 2
 
   @property
   def channels(self) -> int:
@@ -96,8 +100,7 @@ class Autoencoder:
 
   @tile.setter
   def tile(self, tile: int | None) -> None:
-    tiles.check_tile(tile, self.cfg.factor)
-    self._tile = tile
+    self._tile = tiles.checked_tile(tile, self.cfg.factor)
 
   @property
   def frames_at_once(self) -> int | None:
@@ -105,8 +108,7 @@ class Autoencoder:
 
   @frames_at_once.setter
   def frames_at_once(self, frames_at_once: int | None) -> None:
-    tiles.check_frames(frames_at_once)
-    self._frames_at_once = frames_at_once
+    self._frames_at_once = tiles.checked_frames(frames_at_once)
 
   def encode(
     self, images: jax.Array, key: jax.Array | None = None
@@ -126,7 +128,7 @@ class Autoencoder:
         the factor.
     """
     cfg = self.cfg
-    _check("images", images, cfg.channels)
+    self._check("images", images, cfg.channels)
     H, W = images.shape[-3:-1]
     if H % cfg.factor or W % cfg.factor:
       raise ValueError(
@@ -151,7 +153,7 @@ class Autoencoder:
       ValueError: if shape or dtype are wrong.
     """
     cfg = self.cfg
-    _check("latents", latents, cfg.latent_channels)
+    self._check("latents", latents, cfg.latent_channels)
     run = functools.partial(_decode, self.params, cfg=cfg)
     return self._run_in_parts(run, latents, 1, cfg.factor)
 
@@ -161,15 +163,18 @@ class Autoencoder:
       run, x, in_scale, out_scale, cells, self.frames_at_once
     )
 
-
-def _check(name: str, x: jax.Array, channels: int) -> None:
-  if x.ndim < 3 or x.shape[-1] != channels or 0 in x.shape:
-    raise ValueError(
-      f"{name} of shape {x.shape}: expected [..., rows, columns, {channels}], "
-      "channels last, no empty axis"
-    )
-  if not jnp.issubdtype(x.dtype, jnp.floating):
-    raise ValueError(
-      f"{name} of dtype {x.dtype}: expected floating-point numbers; convert "
-      "bytes with x / 127.5 - 1"
-    )
+  def _check(self, name: str, x: jax.Array, channels: int) -> None:
+    if not hasattr(x, "shape"):
+      raise ValueError(f"{name} of type {type(x).__name__}: expected an array")
+    axes = "frames, " * self.frame_axes + f"rows, columns, {channels}"
+    few = x.ndim <= len(self.factors)
+    if few or x.shape[-1] != channels or 0 in x.shape:
+      raise ValueError(
+        f"{name} of shape {x.shape}: expected [..., {axes}], channels last, no "
+        "empty axis"
+      )
+    if not jnp.issubdtype(x.dtype, jnp.floating):
+      raise ValueError(
+        f"{name} of dtype {x.dtype}: expected floating-point numbers; convert "
+        "bytes with x / 127.5 - 1"
+      )

@@ -22,6 +22,7 @@ from collections.abc import Callable
 import jax
 import numpy as np
 
+from lumina_jax.files import numbers
 from lumina_jax.parallel import processes
 
 MIN_TILE = 8  # Cells along a tile; smaller ones would be mostly border.
@@ -30,30 +31,32 @@ OVERLAP = 4  # Neighbours share at least a quarter of a tile.
 Run = Callable[[np.ndarray], jax.Array]
 
 
-def check_tile(tile: int | None, factor: int) -> None:
-  """Checks the side of tiles in pixels; None stands for no tiles.
+def checked_tile(tile: int | None, factor: int) -> int | None:
+  """The side of tiles in pixels; None stands for no tiles.
 
   Raises:
     ValueError: if it is too small, or not a multiple of the factor.
   """
-  if tile is not None and (tile % factor or tile < MIN_TILE * factor):
+  if tile is None:
+    return None
+  side = numbers.whole(tile, "tile")
+  if side % factor or side < MIN_TILE * factor:
     raise ValueError(
       f"tile = {tile} must be a multiple of {factor} and at least "
       f"{MIN_TILE * factor} pixels; None keeps images whole"
     )
+  return side
 
 
-def check_frames(frames_at_once: int | None) -> None:
-  """Checks the size of batches; None stands for one batch.
+def checked_frames(frames_at_once: int | None) -> int | None:
+  """The size of batches; None stands for one batch.
 
   Raises:
     ValueError: if it is not positive.
   """
-  if frames_at_once is not None and frames_at_once < 1:
-    raise ValueError(
-      f"frames_at_once = {frames_at_once} must be positive; None takes all "
-      "frames at once"
-    )
+  if frames_at_once is None:
+    return None
+  return numbers.positive(frames_at_once, "frames_at_once")
 
 
 def run_in_parts(

@@ -10,7 +10,7 @@ import dataclasses
 import json
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -85,6 +85,8 @@ def complete(cls: Any, config: ConfigDict) -> ConfigDict:
 def typed(kind: Any, value: Any, at: str) -> Any:
   """A plain value of a type; ints pass as floats, lists as tuples.
 
+  The items of a tuple are checked too.
+
   Args:
     kind: bool, int, float, str, tuple, or a union of them.
     value: from a config, a file or a caller.
@@ -105,7 +107,20 @@ def typed(kind: Any, value: Any, at: str) -> Any:
     value, takes
   ):
     raise ValueError(f"{at} = {value!r} must be of type {origin.__name__}")
-  return origin(value)
+  return _items(kind, value, at) if origin is tuple else origin(value)
+
+
+def _items(kind: Any, values: Sequence[Any], at: str) -> tuple[Any, ...]:
+  """A tuple with items of the types that its annotation names."""
+  kinds = typing.get_args(kind) or (Any, ...)
+  if kinds[-1] is ...:
+    kinds = kinds[:1] * len(values)
+  if len(kinds) != len(values):
+    raise ValueError(f"{at} = {values!r} must have {len(kinds)} items")
+  return tuple(
+    item if kind is Any else typed(kind, item, f"{at}[{n}]")
+    for n, (kind, item) in enumerate(zip(kinds, values, strict=True))
+  )
 
 
 def _first_match(kinds: tuple[Any, ...], value: Any, at: str) -> Any:
@@ -115,7 +130,9 @@ def _first_match(kinds: tuple[Any, ...], value: Any, at: str) -> Any:
       return typed(kind, value, at)
     except ValueError:
       continue
-  names = [(typing.get_origin(kind) or kind).__name__ for kind in kinds]
+  names = [
+    str(kind) if typing.get_args(kind) else kind.__name__ for kind in kinds
+  ]
   raise ValueError(f"{at} = {value!r} must be of type {' or '.join(names)}")
 
 

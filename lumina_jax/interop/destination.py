@@ -55,12 +55,17 @@ def staged(
   Raises:
     FileExistsError: if the path exists and `overwrite` is not set, or if it
       holds anything but weights.
-    OSError: if the disk has no room.
+    OSError: if the disk has no room, or the folder above cannot be made.
   """
   path = pathlib.Path(os.path.realpath(path.expanduser()))
   _recover(path)
   _check_existing(path, overwrite, replaceable)
-  path.parent.mkdir(parents=True, exist_ok=True)
+  try:
+    path.parent.mkdir(parents=True, exist_ok=True)
+  except OSError as error:
+    raise OSError(
+      f"cannot make the folder {path.parent}: {error.strerror}; name another"
+    ) from error
   free = shutil.disk_usage(path.parent).free
   if nbytes > free:
     raise OSError(

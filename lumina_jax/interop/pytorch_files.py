@@ -63,7 +63,7 @@ def find_weights(path: pathlib.Path, ema: bool | None = None) -> PyTorchFiles:
   if (path / "transformer" / CONFIG).exists():
     path = path / "transformer"
   if any(path.glob(f"{DIFFUSERS}*")):
-    _refuse_ema(path, ema)
+    refuse_ema(path, ema)
     values = read_json(path / CONFIG)
     tensors = _without_wrappers(read_tensors(path, DIFFUSERS))
     return PyTorchFiles("diffusers", [tensors], values, None)
@@ -88,7 +88,7 @@ def _lone_file(path: pathlib.Path, ema: bool | None) -> PyTorchFiles:
     raise ValueError(
       f"{path} is one of {int(name['parts'])} shards; pass the folder"
     )
-  _refuse_ema(path, ema)
+  refuse_ema(path, ema)
   tensors = _state_dict(path)
   args = {}
   if path.suffix == ".safetensors":
@@ -101,7 +101,12 @@ def _lone_file(path: pathlib.Path, ema: bool | None) -> PyTorchFiles:
   return PyTorchFiles("lumina", [audio or tensors], args, None)
 
 
-def _refuse_ema(path: pathlib.Path, ema: bool | None) -> None:
+def refuse_ema(path: pathlib.Path, ema: bool | None) -> None:
+  """Refuses a choice of weights where there is one set.
+
+  Raises:
+    FileNotFoundError: unless `ema` is None.
+  """
   if ema is not None:
     raise FileNotFoundError(
       f"{path} holds one set of weights and does not say whether they are EMA "
@@ -115,7 +120,7 @@ def _select_shards(
   """The files of one set of shards in order, and whether they are EMA."""
   kinds = {bool(m["ema"]) for m in files}
   if len({(path / m[0]).stat().st_ino for m in files}) < len(files):
-    _refuse_ema(path, ema)  # Hard links: both names are one file.
+    refuse_ema(path, ema)  # Hard links: both names are one file.
     raw = [m for m in files if not m["ema"]]
     return _select_shards(path, raw, False)[0], None
   if ema is None:

@@ -9,14 +9,13 @@ from typing import Any
 
 import numpy as np
 from etils import epath
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 from PIL.PngImagePlugin import PngInfo
 
-from lumina_jax.files import atomic
+from lumina_jax.files import atomic, numbers
 from lumina_jax.media import image_file
 from lumina_jax.media.medium import Axis, Medium
 
-MODES = {1: "L", 3: "RGB"}  # Pillow's modes by channels.
 ENLARGE = 16
 LARGE = 64  # Pixels; images with both sides above need no enlarging.
 
@@ -93,22 +92,13 @@ def open(path: str | os.PathLike[str], name: str = "image") -> Image.Image:
     name: argument or flag that named it, for messages.
 
   Raises:
-    OSError: if the file cannot be read.
-    ValueError: if it is not an image, or has too many pixels.
+    ValueError: if it cannot be read, or is not an image.
   """
   try:
-    with epath.Path(path).expanduser().open("rb") as file:
-      return ImageOps.exif_transpose(Image.open(file).copy())
-  except (UnidentifiedImageError, SyntaxError) as error:
-    raise ValueError(f"{name}={path} is not a readable image") from error
-  except Image.DecompressionBombError as error:
-    raise ValueError(
-      f"{name}={path} has too many pixels ({error}); make it smaller first"
-    ) from error
-  except OSError as error:
-    raise OSError(
-      f"{name}={path} cannot be read: {error.strerror or error}"
-    ) from error
+    with image_file.open_image(str(epath.Path(path).expanduser())) as image:
+      return ImageOps.exif_transpose(image.copy())
+  except image_file.UnreadableImage as error:
+    raise ValueError(f"{name}={error}") from error
 
 
 def load(image: Any, count: int, channels: int) -> list[np.ndarray]:
@@ -123,7 +113,7 @@ def load(image: Any, count: int, channels: int) -> list[np.ndarray]:
   Raises:
     ValueError: if an image is not one of these.
   """
-  if channels not in MODES:
+  if channels not in image_file.MODES:
     raise ValueError(
       f"image: this pipeline generates latents of {channels} channels; load it "
       "with a vae"
@@ -167,7 +157,7 @@ def _from_pil(image: Image.Image, channels: int) -> np.ndarray:
     # Pillow's own conversion to bytes would clip at 255.
     grey = image_file.shades(image)[..., None]
     return np.repeat(grey * 2 - 1, channels, axis=-1)
-  mode = MODES[channels]
+  mode = image_file.MODES[channels]
   try:
     plain = image_file.on_white(image).convert(mode)
   except ValueError as error:
@@ -181,12 +171,7 @@ def _from_pil(image: Image.Image, channels: int) -> np.ndarray:
 
 def _from_array(image: Any, channels: int) -> np.ndarray:
   in_bytes = str(getattr(image, "dtype", "")).endswith("uint8")
-  if hasattr(image, "detach"):  # numpy cannot read every torch tensor.
-    image = image.detach().float().cpu().numpy()
-  try:
-    values = np.asarray(image, np.float32)
-  except (TypeError, ValueError) as error:
-    raise ValueError(f"image is not an array of numbers ({error})") from error
+  values = numbers.array(image, "image")
   values = values[..., None] if values.ndim == 2 else values
   if values.ndim != 3 or values.shape[-1] != channels:
     raise ValueError(
@@ -197,7 +182,7 @@ def _from_array(image: Any, channels: int) -> np.ndarray:
     raise ValueError(f"image of shape {values.shape} has no pixels")
   if in_bytes:
     return values / 127.5 - 1
-  if not (np.isfinite(values).all() and 0 <= values.min() <= values.max() <= 1):
+  if not 0 <= values.min() <= values.max() <= 1:
     raise ValueError(
       f"image has values from {values.min():g} to {values.max():g}: pass bytes,"
       " or numbers from 0 to 1"

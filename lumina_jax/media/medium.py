@@ -15,6 +15,8 @@ import numpy as np
 from etils import epath
 from PIL import Image
 
+from lumina_jax.files import numbers
+
 Convert = Callable[[np.ndarray], Any]
 
 
@@ -46,12 +48,10 @@ class Axis:
     """
     if self.unit == "seconds":
       return self._latents_of_seconds(value, patch, rate)
-    whole, step = _whole(value), factor * patch
-    if whole is None:
-      raise ValueError(f"{self.argument} = {value!r}: must be a whole number")
+    whole, step = numbers.whole(value, self.argument), factor * patch
     if whole < step or whole % step:
-      below, above = max(whole // step, 1) * step, (whole // step + 1) * step
-      near = f"{below} or {above}" if below != above else str(below)
+      below = whole // step * step
+      near = f"{below} or {below + step}" if below > 0 else str(step)
       raise ValueError(
         f"{self.argument} = {whole} is not a positive multiple of {step} "
         f"({factor} {self.unit} per latent times a patch of {patch}); the "
@@ -65,8 +65,8 @@ class Axis:
         f"{self.argument} = {value!r}: this pipeline does not know how many "
         "latents a second has; set config.sizes.rate"
       )
-    seconds = _number(value)
-    if seconds is None or seconds <= 0:
+    seconds = numbers.number(value, self.argument)
+    if seconds <= 0:
       raise ValueError(f"{self.argument} = {value!r}: must be positive seconds")
     # A product that rounding lifts above a whole number stays there.
     latents = math.ceil(seconds * rate - 1e-6)
@@ -141,16 +141,3 @@ class Medium:
       else extent
       for axis, extent in zip(self.axes, shape, strict=False)
     }
-
-
-def _number(value: Any) -> float | None:
-  try:
-    number = float(value)
-  except (TypeError, ValueError):
-    return None
-  return number if math.isfinite(number) else None
-
-
-def _whole(value: Any) -> int | None:
-  number = _number(value)
-  return None if number is None or number != int(number) else int(number)

@@ -16,7 +16,7 @@ GAP = 1  # Pixels between frames of a strip.
 
 def strip(video: np.ndarray) -> Image.Image:
   """The frames from left to right, a white line between them."""
-  frames = [image.to_pil(frame) for frame in video]
+  frames = to_frames(video)
   width, height = frames[0].size
   size = len(frames) * (width + GAP) - GAP, height
   sheet = Image.new(frames[0].mode, size, "white")

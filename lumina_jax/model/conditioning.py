@@ -13,28 +13,43 @@ from jax.core import Tracer
 
 from lumina_jax.backbone import ModelConfig
 from lumina_jax.backbone.rope import RopeScaling
+from lumina_jax.files import numbers
 from lumina_jax.tokens import Grid
 
 Latents = Any  # One array f32[B, *shape, C], or a list of f32[*shape, C].
 
 
-def as_array(x: Any) -> Any:
-  """A JAX array unchanged; lists and PyTorch tensors as numpy arrays."""
-  return x if isinstance(x, jax.Array) else np.asarray(x)
+def as_array(x: Any, name: str) -> Any:
+  """A JAX array unchanged; lists and PyTorch tensors as numpy arrays.
+
+  Raises:
+    ValueError: if it holds anything but real numbers.
+  """
+  kinds = np.floating, np.integer, np.bool_
+  try:
+    x = x if isinstance(x, jax.Array) else np.asarray(x)
+    if not any(jnp.issubdtype(x.dtype, kind) for kind in kinds):
+      raise TypeError(f"dtype {x.dtype}")
+  except (TypeError, ValueError) as error:
+    raise ValueError(f"{name} is no array of real numbers ({error})") from error
+  return x
 
 
 def check_latents(cfg: ModelConfig, latents: Latents, is_list: bool) -> None:
   """Raises ValueError for latents that the network cannot read."""
+  axes = ", ".join(f"axis {n}" for n in range(len(cfg.patch)))
+  expected = f"({axes}, {cfg.channels}), channels last"
+  axis, last = len(cfg.patch), (cfg.channels,)  # x.shape[axis:] of a sample
+  if not is_list and latents.shape[axis + 1 :] != last:
+    raise ValueError(
+      f"latents has shape {latents.shape}; expected B x {expected}"
+    )
   if not len(latents):
     raise ValueError("latents is empty")
-  axes = ", ".join(f"axis {n}" for n in range(len(cfg.patch)))
   for number, x in enumerate(latents):
-    if x.ndim != len(cfg.patch) + 1 or x.shape[-1] != cfg.channels:
-      expected = f"({axes}, {cfg.channels}), channels last"
+    if x.shape[axis:] != last:
       raise ValueError(
         f"latents[{number}] has shape {x.shape}; expected {expected}"
-        if is_list
-        else f"latents has shape {latents.shape}; expected B x {expected}"
       )
 
 
@@ -53,8 +68,7 @@ def check_time(time: Any) -> None:
 
 def per_sample(value: Any, count: int, name: str, dtype: Any) -> Any:
   """Broadcasts one value for all samples, or one for each, to `[B]`."""
-  if not isinstance(value, jax.Array):
-    value = np.asarray(value, dtype)
+  value = as_array(value, name)
   if value.shape not in ((), (count,)):
     raise ValueError(
       f"{name} has shape {value.shape}; expected one number, or {count}"
@@ -89,8 +103,7 @@ def labels(cfg: ModelConfig, label: Any, count: int) -> Any:
     )
   if label is None:
     return None
-  if not isinstance(label, jax.Array):
-    label = np.asarray(label)
+  label = as_array(label, "label")
   if not np.issubdtype(label.dtype, np.integer):
     raise ValueError(f"label has type {label.dtype}; pass integers")
   label = per_sample(label, count, "label", np.int32)
@@ -121,10 +134,13 @@ def text_features(
       raise ValueError("text_mask without text")
     return {}
   if isinstance(text, (list, tuple)) and mask is None:
-    text, mask = _pad_texts([as_array(x) for x in text], cfg.text_width)
-  text, width = as_array(text), cfg.text_width
-  mask = np.ones(text.shape[:2], np.int32) if mask is None else as_array(mask)
-  if text.ndim != 3 or (text.shape[0], text.shape[2]) != (count, width):
+    texts = [as_array(x, f"text[{n}]") for n, x in enumerate(text)]
+    text, mask = _pad_texts(texts, cfg.text_width)
+  text, width = as_array(text, "text"), cfg.text_width
+  mask = np.ones(text.shape[:2], np.int32) if mask is None else mask
+  mask = as_array(mask, "text_mask")
+  shape = count, *text.shape[1:2], width
+  if text.shape != shape or not text.size:
     raise ValueError(
       f"text has shape {text.shape}; expected ({count}, S, {width})"
     )
@@ -167,9 +183,10 @@ def _pad_texts(texts: Sequence[Any], width: int) -> tuple[Any, np.ndarray]:
 
 def attention_scale(grids: Sequence[Grid], base: float) -> np.ndarray:
   """sqrt(log_base(tokens)) of each sample, `f32[B]`."""
-  if not base > 1:
+  base = numbers.number(base, "proportional_attention_base")
+  if base <= 1:
     raise ValueError(
-      f"proportional_attention_base = {base}: must be more than 1 token"
+      f"proportional_attention_base = {base:g}: must be more than 1 token"
     )
   logs = [math.log(max(grid.num_tokens, 1), base) for grid in grids]
   return np.sqrt(np.asarray(logs, np.float32))

@@ -7,7 +7,7 @@ v = lumina_jax.predict_velocity(cfg, params, latents, 0.5, text=features)
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -67,11 +67,13 @@ def predict_velocity(
   Raises:
     ValueError: naming an argument whose shape or value does not fit.
   """
+  if isinstance(params, Mapping) and "backbone" in params:
+    raise ValueError("params of a whole network: pass params['backbone']")
   is_list = isinstance(latents, (list, tuple))
   latents = (
-    [conditioning.as_array(x) for x in latents]
+    [conditioning.as_array(x, f"latents[{n}]") for n, x in enumerate(latents)]
     if is_list
-    else conditioning.as_array(latents)
+    else conditioning.as_array(latents, "latents")
   )
   conditioning.check_latents(cfg, latents, is_list)
   grids = [cfg.grid(*x.shape[:-1]) for x in latents]

@@ -14,7 +14,7 @@ import jax
 from lumina_jax.backbone import ModelConfig
 from lumina_jax.encoders.autoencoder import Autoencoder
 from lumina_jax.encoders.caption_encoder import CaptionEncoder
-from lumina_jax.encoders.codec import Codec, Framewise
+from lumina_jax.encoders.codec import Codec
 from lumina_jax.encoders.text_features import TextFeaturesConfig
 from lumina_jax.encoders.tokenizer import Tokenizer
 from lumina_jax.interop import licences
@@ -28,6 +28,7 @@ from lumina_jax.sampling.components import Components
 Name = str | os.PathLike  # A folder, or "owner/name" on the hub.
 Files = dict[str, pathlib.Path]  # Folders of components by name.
 
+FRAMES = 8  # Frames of a video that are encoded or decoded at once.
 BATCH = 4  # Captions that are encoded at once; most calls have two.
 REMEMBERED = 4096  # Captions of a run whose features stay in memory.
 # Files of a language model and of its tokenizer.
@@ -127,7 +128,9 @@ def codec(
     )
   missing = len(medium.axes) - len(found.factors)
   if isinstance(found, Autoencoder) and missing == 1:
-    found = Framewise(found)
+    found = Autoencoder(
+      found.cfg, found.params, found.tile, found.frames_at_once or FRAMES, 1
+    )
   elif missing:
     raise ValueError(
       f"{name}: its latents have {len(found.factors)} axes, {medium.name} has "
@@ -180,6 +183,19 @@ def text_encoder(
     cleaning=cfg.cleaning,
   )
   return encoder, {"text_encoder": folder, "tokenizer": tokenizer}
+
+
+def refuse_text_encoder(folder: pathlib.Path, options: Options) -> None:
+  """Refuses a language model for a network that reads prompts itself.
+
+  Raises:
+    ValueError: naming the option.
+  """
+  for name in ("text_encoder", "tokenizer"):
+    if getattr(options, name):
+      raise ValueError(
+        f"{folder}: this network reads prompts itself; leave {name} out"
+      )
 
 
 def _tokenizer_beside(folder: pathlib.Path, name: Name) -> Name:

@@ -23,6 +23,7 @@ from lumina_jax.files import schema
 from lumina_jax.flow.objective import Objective
 from lumina_jax.interop import destination, licences, safetensors
 from lumina_jax.interop.json_file import read_json
+from lumina_jax.interop.pytorch_files import refuse_ema
 from lumina_jax.interop.tensor import DTYPES, Tensor, dtype_of
 from lumina_jax.model.network import Network
 from lumina_jax.model.offload import Offloadable
@@ -116,7 +117,8 @@ def load(folder: pathlib.Path, options: Options) -> Components:
 
   Raises:
     FileNotFoundError: if a file is missing.
-    ValueError: if a file is cut short or the weights are of another network.
+    ValueError: if a file is cut short, the weights are of another network, or
+      an option does not fit.
   """
   for name in (CONFIG, WEIGHTS):
     if not (folder / name).exists():
@@ -124,6 +126,7 @@ def load(folder: pathlib.Path, options: Options) -> Components:
         f"{folder} has no {name}; a folder written by save_pretrained has "
         f"{CONFIG} and {WEIGHTS}"
       )
+  refuse_ema(folder, options.ema)
   values = read_json(folder / CONFIG)
   config = schema.parse(ExportConfig, values, str(folder / CONFIG))
   medium, text = media.find(config.medium), config.text_encoder
@@ -138,6 +141,8 @@ def load(folder: pathlib.Path, options: Options) -> Components:
     name = _existing(folder / "text_encoder")
     tokenizer = folder / "tokenizer"
     encoder, files = encoders.text_encoder(name, tokenizer, text, options)
+  else:
+    encoders.refuse_text_encoder(folder, options)
   name = _existing(folder / "vae")
   codec, codec_files = encoders.codec(name, medium, model, options)
   return Components(

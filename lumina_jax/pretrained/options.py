@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 from collections.abc import Mapping
@@ -10,6 +11,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from lumina_jax.files import schema
 from lumina_jax.files.suggest import did_you_mean
 
 DTYPES = ("float32", "bfloat16")
@@ -54,6 +56,10 @@ class Options:
     for name in ("vae", "text_encoder"):
       if getattr(self, name) is True:
         raise ValueError(f"{name} = True: pass its folder, or leave it out")
+    schema.typed(bool | None, self.ema, "ema")
+    schema.typed(bool, self.one_at_a_time, "one_at_a_time")
+    if not isinstance(self.mesh, jax.sharding.Mesh | None):
+      raise ValueError(f"mesh = {self.mesh!r}: must be a jax.sharding.Mesh")
     if self.dtype is not None and self.dtype not in DTYPES:
       hint = ""
       if "float16" in str(self.dtype):
@@ -87,7 +93,8 @@ def parse(values: Mapping[str, Any]) -> Options:
   if str(dtype).startswith("torch."):
     values["dtype"] = str(dtype).removeprefix("torch.")
   elif dtype is not None and not isinstance(dtype, str):
-    values["dtype"] = np.dtype(dtype).name
+    with contextlib.suppress(TypeError):  # `Options` refuses it.
+      values["dtype"] = np.dtype(dtype).name
   known = [field.name for field in dataclasses.fields(Options)]
   for name in values:
     if name in DIFFUSERS_OPTIONS:

@@ -7,7 +7,6 @@ that `lumina convert` made.
 from __future__ import annotations
 
 import pathlib
-from collections.abc import Mapping
 from typing import Any
 
 from lumina_jax.interop.hugging_face import DIFFUSERS
@@ -60,12 +59,12 @@ def load(folder: pathlib.Path, options: Options) -> Components:
     name = weights.args.get("lm") or tokenizer
     name = _required(name, "text_encoder", folder, options)
     encoder, files = encoders.text_encoder(name, tokenizer, text, options)
-  elif options.text_encoder:
-    raise ValueError(
-      f"{folder}: this network takes classes and needs no text_encoder"
-    )
-  pixels = int(weights.args.get("image_size") or _default_pixels(text))
-  name = _vae(weights.args, folder, options)
+  else:
+    encoders.refuse_text_encoder(folder, options)
+  side = defaults.TRAINED if text else 256
+  pixels = int(weights.args.get("image_size") or side)
+  name = _required(weights.args.get("vae"), "vae", folder, options)
+  name = VAES.get(name, name)
   codec, codec_files = encoders.codec(name, IMAGE, model, options)
   factor = codec.factors[0] if codec else 8
   return Components(
@@ -80,15 +79,6 @@ def load(folder: pathlib.Path, options: Options) -> Components:
     one_at_a_time=options.one_at_a_time,
     files=files | codec_files | {"licence": folder},
   )
-
-
-def _default_pixels(text: Any) -> int:
-  return defaults.TRAINED if text else 256
-
-
-def _vae(args: Mapping[str, Any], folder, options: Options) -> str | None:
-  name = _required(args.get("vae"), "vae", folder, options)
-  return VAES.get(name, name)
 
 
 def _required(name: Any, component: str, folder, options: Options) -> Any:

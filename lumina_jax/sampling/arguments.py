@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+
+from lumina_jax.files import numbers
 
 
 def prompts(prompt: Any, name: str = "prompt") -> list[str]:
@@ -42,9 +43,15 @@ def negative_prompts(prompt: Any, count: int) -> list[str]:
   return texts * count if one else per_prompt(texts, count, name)
 
 
+def is_list(value: Any) -> bool:
+  """Whether a value is a list, a tuple or an array with axes."""
+  # Lists first: numpy finds no axes in lists of different lengths.
+  return isinstance(value, (list, tuple)) or np.ndim(value) > 0
+
+
 def per_prompt(value: Any, count: int, name: str) -> list[Any]:
   """Repeats a single value, or checks that there is one for each prompt."""
-  if value is None or isinstance(value, str) or np.ndim(value) == 0:
+  if not is_list(value):
     return [value] * count
   values = list(value)
   if len(values) != count:
@@ -53,45 +60,6 @@ def per_prompt(value: Any, count: int, name: str) -> list[Any]:
       "for each"
     )
   return values
-
-
-def number(value: Any, name: str) -> float:
-  """A finite number.
-
-  Raises:
-    ValueError: naming any other value.
-  """
-  try:
-    found = float(value)
-  except (TypeError, ValueError):
-    found = math.nan
-  if not math.isfinite(found):
-    raise ValueError(f"{name} = {value!r}: must be a finite number")
-  return found
-
-
-def whole(value: Any, name: str) -> int:
-  """A whole number.
-
-  Raises:
-    ValueError: naming any other value.
-  """
-  found = number(value, name)
-  if found != int(found):
-    raise ValueError(f"{name} = {value!r}: must be a whole number")
-  return int(found)
-
-
-def positive(value: Any, name: str) -> int:
-  """A whole number of at least 1.
-
-  Raises:
-    ValueError: naming any other value.
-  """
-  found = whole(value, name)
-  if found < 1:
-    raise ValueError(f"{name} = {value!r}: must be at least 1")
-  return found
 
 
 def seeds(
@@ -113,26 +81,28 @@ def seeds(
   """
   if seed is not None and generator is not None:
     raise ValueError(f"seed = {seed} and a generator: pass one of them")
-  if generator is not None:
-    several = isinstance(generator, (list, tuple))
-    found = [_seed_of(g) for g in (generator if several else [generator])]
-    if several and each > 1 and len(found) == count * each:
-      return [(_checked_seed(x), 0) for x in found]
-    seed = found if several else found[0]
-  values = per_prompt(0 if seed is None else seed, count, "seed")
-  return [(_checked_seed(x), i) for x in values for i in range(each)]
+  if generator is None:
+    values = per_prompt(0 if seed is None else seed, count, "seed")
+    return [(_checked_seed(x, "seed"), i) for x in values for i in range(each)]
+  several = isinstance(generator, (list, tuple))
+  found = [_seed_of(g) for g in (generator if several else [generator])]
+  found = [_checked_seed(x, "generator") for x in found]
+  if several and each > 1 and len(found) == count * each:
+    return [(x, 0) for x in found]
+  values = per_prompt(found if several else found[0], count, "generator")
+  return [(x, i) for x in values for i in range(each)]
 
 
-def _checked_seed(seed: Any) -> int:
-  found = whole(seed, "seed")
+def _checked_seed(seed: Any, name: str) -> int:
+  found = numbers.whole(seed, name)
   if not 0 <= found < 2**32:
-    raise ValueError(f"seed = {seed}: must be from 0 to 2**32 - 1")
+    raise ValueError(f"{name} = {seed}: must be from 0 to 2**32 - 1")
   return found
 
 
 def _seed_of(generator: Any) -> int:
   if isinstance(generator, (int, np.integer)):
-    return int(generator)
+    return generator
   if hasattr(generator, "initial_seed"):  # torch.Generator
     return int(generator.initial_seed()) % 2**32
   if isinstance(generator, np.random.Generator):
@@ -142,25 +112,10 @@ def _seed_of(generator: Any) -> int:
   )
 
 
-def as_float32(x: Any, name: str) -> np.ndarray:
-  """An array of numpy, JAX or torch, on any device, as float32.
-
-  Raises:
-    ValueError: if it holds no numbers.
-  """
-  if hasattr(x, "detach"):  # numpy cannot read every torch tensor.
-    x = x.detach().float().cpu().numpy()
-  try:
-    return np.asarray(x, np.float32)
-  except (TypeError, ValueError) as error:
-    raise ValueError(f"{name} is not an array of numbers ({error})") from error
-
-
 def _rows(values: Any, name: str) -> list[np.ndarray]:
-  # Lists first: numpy finds no axes in arrays of different sizes.
-  if not isinstance(values, (list, tuple)) and np.ndim(values) == 0:
+  if not is_list(values):
     raise ValueError(f"{name} = {values!r}: must be an array or a list of them")
-  return [as_float32(row, name) for row in values]
+  return [numbers.array(row, name) for row in values]
 
 
 def embeddings(
@@ -175,25 +130,28 @@ def embeddings(
     name: of the argument, for messages.
 
   Raises:
-    ValueError: naming a shape that does not fit.
+    ValueError: naming a shape that does not fit, or values that are not
+      finite.
   """
   rows = _rows(embeds, name)
-  if mask is not None and len(mask) != len(rows):
-    raise ValueError(f"{name} has {len(rows)} rows, its mask {len(mask)}")
-  for number, row in enumerate(rows):
+  masks = [None] * len(rows)
+  if mask is not None:
+    masks = _rows(mask, f"the mask of {name}")
+    if len(masks) != len(rows):
+      raise ValueError(f"{name} has {len(rows)} rows, its mask {len(masks)}")
+  for number, (row, keep) in enumerate(zip(rows, masks, strict=True)):
     if row.ndim != 2 or row.shape[1] != width or not len(row):
       raise ValueError(
         f"{name}[{number}] has shape {row.shape}; this network takes "
         f"f32[S, {width}]"
       )
-    if mask is not None:
-      keep = as_float32(mask[number], f"the mask of {name}") != 0
+    if keep is not None:
       if keep.shape != row.shape[:1]:
         raise ValueError(
           f"the mask of {name}[{number}] has shape {keep.shape}; expected "
           f"{row.shape[:1]}"
         )
-      rows[number] = row[keep]
+      rows[number] = row[keep != 0]
   return rows
 
 
@@ -207,7 +165,7 @@ def latents(
     shapes: of the samples' latents.
 
   Raises:
-    ValueError: if the number or a shape differs.
+    ValueError: if the number or a shape differs, or a value is not finite.
   """
   if values is None:
     return [None] * len(shapes)

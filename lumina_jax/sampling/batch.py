@@ -111,7 +111,8 @@ class Batch:
     longest = max(sum(map(len, row)) for row in rows)
     if longest > self.words:
       raise ValueError(
-        f"new features of {longest} tokens do not fit a row of {self.words}"
+        f"new features of {longest} tokens do not fit a row of {self.words}; "
+        "return shorter ones, or call with a prompt that is as long"
       )
     text = pack_text(rows, self.words, self.network)
     old = getattr(self.inputs, field)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import textwrap
+import types
+import typing
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -83,7 +85,7 @@ class Call:
     "negative_prompt_embeds; lists, one for each sample.",
     ("latents",),
   )
-  progress: Callable[[int, int], None] | None = option(
+  progress: Callable[..., Any] | None = option(
     "Called with (samples done, samples in all) after each batch.", None
   )
 
@@ -116,6 +118,7 @@ def parse(
 
   Raises:
     TypeError: for an argument that a call of this medium does not have.
+    ValueError: for a value of another type.
   """
   fields = {field.name for field in dataclasses.fields(Call)}
   axes = [axis.argument for axis in medium.axes]
@@ -125,15 +128,33 @@ def parse(
       raise TypeError(_unexpected(medium, name, [*fields, *axes, *named]))
   take = lambda names: {k: v for k, v in keywords.items() if k in names}  # noqa: E731
   each = keywords.get(medium.per_prompt)
+  hints = typing.get_type_hints(Call)
+  call = {
+    name: _typed(hints[name], value, name)
+    for name, value in take(fields).items()
+    if value is not None
+  }
   return Arguments(
-    Call(**take(fields)), 1 if each is None else each, take(axes), take(named)
+    Call(**call), 1 if each is None else each, take(axes), take(named)
   )
+
+
+def _typed(kind: Any, value: Any, name: str) -> Any:
+  """Checks plain values and functions; the others are checked on use."""
+  union = isinstance(kind, types.UnionType)
+  members = {*(typing.get_args(kind) if union else [kind])} - {type(None)}
+  if members <= {bool, int, str}:
+    return overrides.convert(kind, value, name)
+  if members == {Callable[..., Any]} and not callable(value):
+    raise ValueError(f"{name} = {value!r}: must be a function")
+  return value
 
 
 def _unexpected(medium: Medium, name: str, known: Sequence[str]) -> str:
   elsewhere = [m for m in MEDIA.values() if name in _of_medium(m)]
   if not elsewhere:
     hint = did_you_mean(name, [*known, medium.per_prompt])
+    hint = hint or "; help(LuminaPipeline.__call__) describes all"
     return f"unexpected argument {name!r}{hint}"
   return (
     f"unexpected argument {name!r}: this pipeline generates {medium.plural}, "

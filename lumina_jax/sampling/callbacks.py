@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from lumina_jax.model.network import Network
 from lumina_jax.sampling import arguments
+from lumina_jax.sampling.call import Call
 
 LATENTS = "latents"
 # Tensors of text that a callback may see and change, by their inputs.
@@ -36,49 +37,47 @@ class Step(NamedTuple):
 OnStep = Callable[[Step], Mapping[str, BySample]]
 
 
-def on_step(
-  pipeline: Any,
-  network: Network,
-  callback: Callable[..., Any] | None,
-  callback_on_step_end: Callable[..., Any] | None,
-  tensor_inputs: Sequence[str],
-) -> OnStep | None:
+def on_step(pipeline: Any, network: Network, call: Call) -> OnStep | None:
   """Both kinds of callbacks as one function.
 
   Args:
     pipeline: that `callback_on_step_end` receives.
     network: whose prompts may be encoded by a language model.
-    callback: takes (step, time of the first sample, list of latents) and may
-      return such a list.
-    callback_on_step_end: takes (pipeline, step, time, {name: list}) and may
-      return such a dict.
-    tensor_inputs: names that it receives.
+    call: the callbacks, and the tensors that they receive.
 
   Raises:
     ValueError: if both are given, or a name is unknown.
   """
-  names = [tensor_inputs] if isinstance(tensor_inputs, str) else tensor_inputs
+  tensor_inputs = call.callback_on_step_end_tensor_inputs
+  several = arguments.is_list(tensor_inputs)
+  names = tensor_inputs if several else [tensor_inputs]
   known = [LATENTS, *(TEXTS if network.frozen_text else ())]
   if unknown := [name for name in names if name not in known]:
     raise ValueError(
       f"callback_on_step_end_tensor_inputs {unknown}: use {', '.join(known)}"
     )
-  if callback is not None and callback_on_step_end is not None:
+  if call.callback is not None and call.callback_on_step_end is not None:
     raise ValueError("callback and callback_on_step_end: pass one of them")
-  if callback is None and callback_on_step_end is None:
+  if call.callback is None and call.callback_on_step_end is None:
     return None
 
-  def call(step: Step) -> Mapping[str, Any]:
+  def changes(step: Step) -> Mapping[str, Any]:
     time = next(iter(step.times.values()))
     lists = {k: list(v.values()) for k, v in step.tensors.items()}
-    if callback is not None:
-      return {LATENTS: callback(step.number, time, lists[LATENTS])}
+    if call.callback is not None:
+      return {LATENTS: call.callback(step.number, time, lists[LATENTS])}
     shown = {name: lists[name] for name in names if name in lists}
-    return callback_on_step_end(pipeline, step.number, time, shown) or {}
+    changed = call.callback_on_step_end(pipeline, step.number, time, shown)
+    if not isinstance(changed, Mapping | None):
+      raise ValueError(
+        f"callback_on_step_end returned a {type(changed).__name__}; it may "
+        "return a dict of changed tensors, or None"
+      )
+    return changed or {}
 
   def run(step: Step) -> Mapping[str, BySample]:
     changed = {}
-    for name, value in call(step).items():
+    for name, value in changes(step).items():
       if value is None:
         continue
       if name not in step.tensors:

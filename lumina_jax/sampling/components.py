@@ -62,14 +62,19 @@ class Components:
     if len(self.factors) != len(axes):
       raise ValueError(
         f"medium {self.medium.name!r} has {len(axes)} axes, but the codec's "
-        f"factors {self.factors} have {len(self.factors)}; for videos wrap a "
-        "codec of images in encoders.codec.Framewise"
+        f"factors {self.factors} have {len(self.factors)}; give an "
+        "Autoencoder frame_axes=1 for videos"
       )
-    if len(self.sizes.default) != len(axes):
-      raise ValueError(
-        f"sizes.default = {self.sizes.default} needs {len(axes)} values, one "
-        f"for each axis of medium {self.medium.name!r}"
-      )
+    sizes = self.sizes
+    for name, extents in (
+      ("default", sizes.default),
+      (f"rule {sizes.rule!r}", sizes.extents("")),
+    ):
+      if len(extents) != len(axes):
+        raise ValueError(
+          f"sizes.{name} has {len(extents)} extents; medium "
+          f"{self.medium.name!r} has {len(axes)} axes"
+        )
 
   @property
   def params(self) -> Params:

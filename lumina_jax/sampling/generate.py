@@ -51,13 +51,7 @@ def generate(
   output_type, convert = converter(
     medium, call.output_type, components.codec is not None
   )
-  on_step = callbacks.on_step(
-    pipeline,
-    components.network,
-    call.callback,
-    call.callback_on_step_end,
-    call.callback_on_step_end_tensor_inputs,
-  )
+  on_step = callbacks.on_step(pipeline, components.network, call)
   components = preset(call.compatibility, components)
   options = overrides.override(components.options, parsed.options)
   times = time_grid(options, _strength(options, parsed))
@@ -100,10 +94,15 @@ def encode_prompts(
   negative_prompt: Any = "",
   **keywords: Any,
 ) -> tuple[np.ndarray, ...]:
-  """Features of prompts, see `LuminaPipeline.encode_prompt`."""
+  """Features of prompts; see `LuminaPipeline.encode_prompt`."""
+  if not components.network.frozen_text:
+    raise ValueError(
+      "this network encodes prompts itself; pass prompts to calls as they are"
+    )
+  call = calls.parse(components.medium, keywords).call
   texts = arguments.prompts(prompt)
   negatives = arguments.negative_prompts(negative_prompt, len(texts))
-  encoder = prompts.prompt_encoder(components, **keywords)
+  encoder = prompts.prompt_encoder(preset(call.compatibility, components), call)
   return prompts.padded(encoder(texts, negatives))
 
 
@@ -125,15 +124,15 @@ def _encoder(components: Components, call: Call) -> tuple[Any, Encode]:
   Raises:
     ValueError: if prompts are given twice.
   """
-  encoder = prompts.prompt_encoder(
-    components,
-    call.compatibility,
-    call.clean_caption,
-    call.max_sequence_length,
-  )
+  encoder = prompts.prompt_encoder(components, call)
+  for name, other in (
+    ("prompt_attention_mask", "prompt_embeds"),
+    ("negative_prompt_attention_mask", "negative_prompt_embeds"),
+    ("negative_prompt_embeds", "prompt_embeds"),
+  ):
+    if getattr(call, name) is not None and getattr(call, other) is None:
+      raise ValueError(f"{name} without {other}")
   if call.prompt_embeds is None:
-    if call.negative_prompt_embeds is not None:
-      raise ValueError("negative_prompt_embeds without prompt_embeds")
     return call.prompt, encoder
   if call.prompt is not None:
     raise ValueError("prompt and prompt_embeds: pass one of them")
@@ -141,11 +140,5 @@ def _encoder(components: Components, call: Call) -> tuple[Any, Encode]:
     raise ValueError(
       "negative_prompt and negative_prompt_embeds: pass one of them"
     )
-  given = prompts.given_embeddings(
-    encoder,
-    call.prompt_embeds,
-    call.prompt_attention_mask,
-    call.negative_prompt_embeds,
-    call.negative_prompt_attention_mask,
-  )
+  given = prompts.given_embeddings(encoder, call)
   return [""] * len(given.positive), given

@@ -176,7 +176,7 @@ class SamplingOptions:
     if self.sigmas:
       return len(self.sigmas)
     if not isinstance(self.schedule, str):
-      return len(self.schedule) - 1
+      return max(len(self.schedule) - 1, 0)
     return self.num_inference_steps
 
 

@@ -78,7 +78,8 @@ def converter(
     elif not medium.formats and not decodes:
       hint = f"; no codec decodes {medium.plural} yet;"
     raise ValueError(
-      f"output_type {output_type!r}{hint or ';'} use one of: {', '.join(known)}"
+      f"unknown output_type {output_type!r}{hint or ';'} use one of: "
+      f"{', '.join(known)}"
     )
   return output_type, medium.formats[output_type]
 

@@ -11,9 +11,7 @@ import typing
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
-import numpy as np
-
-from lumina_jax.files import schema
+from lumina_jax.files import numbers, schema
 from lumina_jax.sampling import arguments
 from lumina_jax.sampling.options import SamplingOptions
 
@@ -44,14 +42,13 @@ def override(options: Options, values: Mapping[str, Any]) -> Options:
     ValueError: for a value that does not fit, or that has no effect beside the
       others.
   """
-  changes = {}
+  changes, hints = {}, typing.get_type_hints(type(options))
   for field in dataclasses.fields(options):
-    value = _value(field, values)
-    if value is None or (field.metadata["per_sample"] and _is_list(value)):
-      continue
-    kind = typing.get_type_hints(type(options))[field.name]
-    value = _with_defaults(value, getattr(options, field.name))
-    changes[field.name] = convert(kind, value, field.name)
+    name, value = field.name, _value(field, values)
+    several = field.metadata["per_sample"] and arguments.is_list(value)
+    if value is not None and not several:
+      value = _with_defaults(value, getattr(options, name))
+      changes[name] = convert(hints[name], value, name)
   if "schedule" in changes and "sigmas" not in changes:
     changes["sigmas"] = ()  # The schedule of a call replaces default sigmas.
   options = dataclasses.replace(options, **changes)
@@ -95,19 +92,17 @@ def convert(kind: Any, value: Any, name: str) -> Any:
   if dataclasses.is_dataclass(kind):
     return value if isinstance(value, kind) else schema.parse(kind, value, name)
   if origin is tuple:
-    return _numbers(value, None if args[-1] is ... else len(args), name)
+    if not arguments.is_list(value):
+      raise ValueError(f"{name} = {value!r}: must be a list of numbers")
+    return schema.typed(kind, [numbers.number(x, name) for x in value], name)
   if origin is None and kind in (int, float):
-    if isinstance(value, (bool, np.bool_)):
-      raise ValueError(f"{name} = {value!r}: must be a number")
-    check = arguments.whole if kind is int else arguments.number
-    return check(value, name)
+    return (numbers.whole if kind is int else numbers.number)(value, name)
   if origin is None:
     return schema.typed(kind, value, name)
   # A union: text stays text, the rest is of the last other type.
   others = [arg for arg in args if arg not in (str, type(None))]
-  if str in args and isinstance(value, str):
-    return value
-  return convert(others[-1], value, name)
+  text = str in args and (isinstance(value, str) or not others)
+  return convert(str if text else others[-1], value, name)
 
 
 def _value(field: dataclasses.Field, values: Mapping[str, Any]) -> Any:
@@ -138,31 +133,15 @@ def _check_effect(options: Any, field: dataclasses.Field) -> None:
 
 def _check_times(options: SamplingOptions, changes: Mapping[str, Any]) -> None:
   """Refuses explicit times beside other options that would change them."""
-  schedule = changes.get("schedule", "")
-  if not isinstance(schedule, str):
-    if changes["sigmas"]:
-      raise ValueError("schedule and sigmas: pass one of them")
-    if "shift" in changes:
-      raise ValueError(
-        f"shift = {options.shift} has no effect on explicit times in schedule"
-      )
+  if "schedule" in changes and changes["sigmas"]:
+    raise ValueError("schedule and sigmas: pass one of them")
+  if not isinstance(changes.get("schedule", ""), str) and "shift" in changes:
+    raise ValueError(
+      f"shift = {options.shift} has no effect on explicit times in schedule"
+    )
   steps = changes.get("num_inference_steps", options.steps)
   if steps != options.steps:
     raise ValueError(
       f"num_inference_steps = {steps}, but schedule or sigmas has "
       f"{options.steps} steps: leave one of them out"
     )
-
-
-def _is_list(value: Any) -> bool:
-  return isinstance(value, (list, tuple)) or np.ndim(value) > 0
-
-
-def _numbers(value: Any, count: int | None, name: str) -> tuple[float, ...]:
-  if isinstance(value, str) or not _is_list(value):
-    wanted = "numbers" if count is None else f"{count} numbers"
-    raise ValueError(f"{name} = {value!r}: must be {wanted}")
-  found = tuple(arguments.number(x, name) for x in value)
-  if count is not None and len(found) != count:
-    raise ValueError(f"{name} = {value!r}: must be {count} numbers")
-  return found

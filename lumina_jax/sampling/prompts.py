@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import numpy as np
 
@@ -15,6 +14,7 @@ from lumina_jax.encoders.caption_cleaning import clean_caption, normalize
 from lumina_jax.flow.schedule import DIFFUSERS
 from lumina_jax.model.network import Network
 from lumina_jax.sampling import arguments
+from lumina_jax.sampling.call import Call
 from lumina_jax.sampling.components import Components
 
 Encoded = list[tuple[np.ndarray, np.ndarray]]  # (prompt, negative) for each.
@@ -110,34 +110,22 @@ class GivenEmbeddings:
     return _cut_to_longest(self.positive, negative)
 
 
-def prompt_encoder(
-  components: Components,
-  compatibility: str | None = None,
-  clean_caption: bool | None = None,
-  max_sequence_length: int | None = None,
-) -> PromptEncoder:
-  """The encoder of a call.
-
-  Args:
-    components: text encoder and network.
-    compatibility: preset of the call; "diffusers" cleans captions by default.
-    clean_caption: see `cleaned`.
-    max_sequence_length: tokens that count; None = as the network was trained.
+def prompt_encoder(components: Components, call: Call) -> PromptEncoder:
+  """The encoder of a call; "diffusers" cleans captions by default.
 
   Raises:
-    ValueError: for a length out of range.
+    ValueError: for a `max_sequence_length` out of range.
   """
   network, encoder = components.network, components.text_encoder
-  like_diffusers = compatibility == DIFFUSERS
+  clean_caption, max_length = call.clean_caption, call.max_sequence_length
+  like_diffusers = call.compatibility == DIFFUSERS
   if clean_caption is None and like_diffusers:
     clean_caption = True
   longest = getattr(network.text_encoder, "max_tokens", None)
-  if max_sequence_length is not None and not (
-    0 < max_sequence_length <= (longest or max_sequence_length)
-  ):
+  if max_length is not None and not 0 < max_length <= (longest or max_length):
     limit = f" to {longest}, as the network was trained" if longest else ""
     raise ValueError(
-      f"max_sequence_length = {max_sequence_length}: must be from 1{limit}"
+      f"max_sequence_length = {max_length}: must be from 1{limit}"
     )
 
   def encode(captions):
@@ -154,19 +142,13 @@ def prompt_encoder(
     encode if encoder else None,
     # The number of a class needs no cleaning.
     clean_caption if network.text_encoder else None,
-    max_sequence_length,
+    max_length,
     like_diffusers,
   )
 
 
-def given_embeddings(
-  encoder: PromptEncoder,
-  prompt_embeds: Any,
-  prompt_attention_mask: Any,
-  negative_prompt_embeds: Any,
-  negative_prompt_attention_mask: Any,
-) -> GivenEmbeddings:
-  """Checks features that a caller passes; arguments are those of diffusers.
+def given_embeddings(encoder: PromptEncoder, call: Call) -> GivenEmbeddings:
+  """Checks features that a caller passes.
 
   Raises:
     ValueError: naming the argument that does not fit.
@@ -174,22 +156,24 @@ def given_embeddings(
   network = encoder.network
   if not network.frozen_text:
     raise ValueError("prompt_embeds: this network encodes prompts itself")
-  width = network.code_width
+  width, negative = network.code_width, None
   positive = arguments.embeddings(
-    prompt_embeds, prompt_attention_mask, width, "prompt_embeds"
+    call.prompt_embeds, call.prompt_attention_mask, width, "prompt_embeds"
   )
   if not positive:
     raise ValueError("prompt_embeds is empty")
-  if negative_prompt_embeds is None:
-    return GivenEmbeddings(positive, None, encoder)
-  name = "negative_prompt_embeds"
-  negative = arguments.embeddings(
-    negative_prompt_embeds, negative_prompt_attention_mask, width, name
-  )
-  if len(negative) != len(positive):
-    raise ValueError(
-      f"{name} has {len(negative)} rows for {len(positive)} of prompt_embeds"
+  if call.negative_prompt_embeds is not None:
+    negative = arguments.embeddings(
+      call.negative_prompt_embeds,
+      call.negative_prompt_attention_mask,
+      width,
+      "negative_prompt_embeds",
     )
+    if len(negative) != len(positive):
+      raise ValueError(
+        f"negative_prompt_embeds has {len(negative)} rows for "
+        f"{len(positive)} of prompt_embeds"
+      )
   return GivenEmbeddings(positive, negative, encoder)
 
 

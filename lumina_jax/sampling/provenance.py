@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import pathlib
 from collections.abc import Mapping
 from typing import Any
@@ -23,8 +24,9 @@ NAMED = {
 
 def public_name(name: str | None) -> str | None:
   """A network's name without the folders of this machine above it."""
-  local = name is not None and pathlib.Path(name).expanduser().exists()
-  return pathlib.PurePath(name).name if local else name
+  if name is None or not (path := pathlib.Path(name).expanduser()).exists():
+    return name
+  return pathlib.PurePath(os.path.abspath(path)).name  # Of "." too.
 
 
 def metadata(

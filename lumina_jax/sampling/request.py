@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from lumina_jax.files import numbers
 from lumina_jax.sampling import arguments, overrides, sizes
 from lumina_jax.sampling.call import Arguments
 from lumina_jax.sampling.components import Components
@@ -71,7 +72,7 @@ def make_requests(
   call, network = parsed.call, components.network
   prompts = arguments.prompts(prompt)
   count = len(prompts)
-  each = arguments.positive(parsed.each, components.medium.per_prompt)
+  each = numbers.positive(parsed.each, components.medium.per_prompt)
   negatives = arguments.negative_prompts(call.negative_prompt, count)
   varied = overrides.per_sample(options, parsed.options, count)
   scales = varied["guidance_scale"]
@@ -150,8 +151,8 @@ def initial_samples(
   medium = components.medium
   if medium.load is None:
     raise ValueError(
-      f"image: this pipeline generates {medium.plural}, which take no initial "
-      "sample yet"
+      f"image: this pipeline generates {medium.plural}, which cannot start "
+      "from a sample yet; leave it out"
     )
   return medium.load(image, count, components.channels)
 
@@ -160,7 +161,7 @@ def _sizes_of(sample: np.ndarray, requested: Mapping[str, Any]) -> dict:
   """Sizes of an initial sample, which requested ones must equal."""
   own = dict(zip(requested, sample.shape, strict=False))
   for name, size in requested.items():
-    if size not in (None, own[name]):
+    if size is not None and numbers.whole(size, name) != own[name]:
       raise ValueError(
         f"{name}={size}, but image has {own[name]}: resize it, or leave {name} "
         "out"

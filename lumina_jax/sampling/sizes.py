@@ -82,6 +82,11 @@ class SizeConfig:
     if self.rate < 0:
       raise ValueError(f"rate = {self.rate}: must not be negative")
 
+  def extents(self, prompt: str) -> tuple[int, ...]:
+    """Extents of the latents of a prompt where a call names none."""
+    rule = RULES[self.rule]
+    return rule(prompt) if rule else self.default
+
   @property
   def known(self) -> bool:
     """Whether the trained size of every sample is known."""
@@ -109,15 +114,15 @@ def grid(
   Raises:
     ValueError: if no patches make up the size, or no row can hold it.
   """
-  rule = RULES[sizes.rule]
-  default = rule(prompt) if rule else sizes.default
   values = [requested.get(axis.argument) for axis in medium.axes]
   described = ", ".join(
     f"{axis.argument}={value}"
     for axis, value in zip(medium.axes, values, strict=True)
     if value is not None
   )
-  shape = medium.shape(values, default, factors, model.patch, sizes.rate)
+  shape = medium.shape(
+    values, sizes.extents(prompt), factors, model.patch, sizes.rate
+  )
   found = model.grid(*shape)
   ladder = sizes.ladder
   if ladder and found.num_tokens > ladder[-1][0]:
@@ -131,5 +136,4 @@ def grid(
 
 def natural(model: ModelConfig, sizes: SizeConfig, prompt: str) -> Grid | None:
   """The layout that training gave to such a prompt; None = one for all."""
-  rule = RULES[sizes.rule]
-  return model.grid(*rule(prompt)) if rule else None
+  return model.grid(*sizes.extents(prompt)) if RULES[sizes.rule] else None

@@ -221,7 +221,7 @@ def test_bad_input(tmp_path, command, photos, words, error, message):
     (["--source="], "name the images"),
     (["--resolutions=abc"], "--resolutions=abc: 'abc' is not a number"),
     (["--resolutions=16,-8"], "--resolutions=16,-8: '-8' is not a number"),
-    (["--seed=-1"], "--seed=-1: at least 0"),
+    (["--seed=-1"], "--seed=-1: -1 is not a non-negative integer"),
     (["--epochs=0"], "--epochs=0"),
     (["--threads=0"], "--threads=0"),
     (["--batch_size=0"], "--batch_size=0"),
@@ -246,7 +246,8 @@ def test_flags_are_checked_first(
   monkeypatch.setattr(encode, "_load_encoders", lambda _: pytest.fail("late"))
   before = sorted(photos.iterdir())
   words = [word.format(photos) for word in words]
-  with pytest.raises((ValueError, NotADirectoryError), match=message):
+  errors = ValueError, NotADirectoryError, flags.Error
+  with pytest.raises(errors, match=message):
     command(
       f"--source={photos}", f"--output={tmp_path / 'out'}", *SMALL, *words
     )

@@ -169,11 +169,15 @@ def test_prompts_come_from_words_flags_and_a_file(command, ckpt, tmp_path):
   assert names(tmp_path / "b") == sorted(five)
   alone, beside = (pixels(tmp_path / x / "9_seed5_0.png") for x in "ab")
   assert np.abs(alone - beside).max() <= 1
-  for text, error in (
-    ("# nothing\n\n", "holds no prompt"),
+  listed.write_bytes(b"\xef\xbb\xbf3\r\n")  # As editors write.
+  command(*words, "--output", tmp_path / "c")
+  assert metadata(tmp_path / "c" / "3_seed5_0.png")["prompt"] == "3"
+  for content, error in (
+    (b"# nothing\n\n", "holds no prompt"),
+    ("3".encode("utf-16"), r"prompts\.txt is not UTF-8 text"),
     (None, r"prompts\.txt cannot be read"),
   ):
-    listed.write_text(text) if text else listed.unlink()
+    listed.write_bytes(content) if content else listed.unlink()
     with pytest.raises((ValueError, OSError), match=error):
       command(*words)
 
@@ -235,6 +239,7 @@ CHANGES = {
   "--guidance_interval=0,0.5": ("guidance_interval", [0.0, 0.5]),
   "--guidance_renorm=0.5": ("guidance_renorm", 0.5),
   "--guidance_channels=1": ("guidance_channels", 1),
+  "--guidance_scale=0": ("guidance_scale", 0.0),
   "--rope_scaling=linear": ("rope_scaling", "linear"),
   "--proportional_attn": ("proportional_attention", True),
 }
@@ -264,11 +269,14 @@ def test_every_option_changes_the_sample_and_its_metadata(
     (("7", "--resolution=1024"), "--resolution = 1024: write width and height"),
     (("7", "--resolution="), "--resolution = : write width and height"),
     (("7", "--resolution=8x8", "--width=8"), "beside --height or --width"),
-    (("7", "--num_frames=3"), "--num_frames: this network generates images"),
+    (
+      ("7", "--num_frames=3"),
+      "num_frames: .* generates images; use --hei",
+    ),
     (("7", "--solver=midpiont"), "did you mean 'midpoint'"),
     (("7", "--solver=dopri8"), "'dopri8' is not available; use dopri5"),
     (("7", "--schedule=sigmoyd"), "did you mean 'sigmoid'"),
-    (("7", "--guidance_interval=0.5"), "guidance_interval = .*: .* 2 numbers"),
+    (("7", "--guidance_interval=0.5"), "guidance_interval = .* have 2 items"),
     (("7", "--guidance_interval=0.5,0.2"), "the first below the second"),
     (("7", "--guidance_renorm=-1"), "guidance_renorm = -1"),
     (("7", "--rope_scaling=yarm"), "did you mean 'yarn'"),
@@ -277,9 +285,9 @@ def test_every_option_changes_the_sample_and_its_metadata(
     (("7", "--strength=2", "--image={cat}"), r"strength = 2\.0: .* at most 1"),
     (("7", "--image={cat}", "--height=32"), "height=32, but image has 16"),
     (("7", "--image={cat}", "--image={cat}"), "--image has 2 values for 1"),
-    (("7", "--image=none.png"), r"--image=none\.png cannot be read"),
-    (("7", "--image=."), "--image=. cannot be read: Is a directory"),
-    (("7", "--image=text.png"), r"--image=text\.png is not a readable image"),
+    (("7", "--image=none.png"), r"--image=none\.png: No such file"),
+    (("7", "--image=."), "--image=.: Is a directory"),
+    (("7", "--image=text.png"), r"--image=text\.png: not an image"),
     (("7", "--num_sampling_steps=1"), "N points of time are N - 1 steps"),
     (
       ("7", "--num_sampling_steps=3", "--num_inference_steps=2"),
@@ -289,6 +297,10 @@ def test_every_option_changes_the_sample_and_its_metadata(
     (("7", "--precision=int8"), "use bf16 or fp32"),
     (("7", "--vae=sdxl", "--ckpt="), "--vae needs --ckpt"),
     (("7", "--workdir=a"), "--workdir and --ckpt: pass one"),
+    (("7", "--workdir="), "--workdir is empty: name the folder of a run"),
+    (("7", "--config="), "settings  cannot be read"),
+    (("7", "--text_encoder=a"), "reads prompts itself; leave text_encoder"),
+    (("7", "--noema"), "holds one set of weights .*; leave ema out"),
     (("7", "--seed=1", "--seed=2"), "--seed has 2 values for 1 prompts"),
     (("7", "--seed=-1"), "seed = -1"),
     (("7", "--ckpt=/nowhere"), "/nowhere does not exist"),
@@ -378,6 +390,10 @@ def test_files_are_never_overwritten(pipe, tmp_path):
   sample_files.write_samples(job(pipe, tmp_path, "7", guidance_scale=1.0))
   assert (tmp_path / "7_seed0_0.png").read_bytes() == first
   assert (tmp_path / "7_seed0_0_2.png").read_bytes() != first
+  # Previews of other media count too.
+  assert sample_files._free(tmp_path, "7_seed0_0", ".npy").name == (
+    "7_seed0_0_3.npy"
+  )
 
 
 @pytest.mark.parametrize(
@@ -387,6 +403,7 @@ def test_files_are_never_overwritten(pipe, tmp_path):
     (["a", "A", "a!"], ["a_seed0", "A_seed0_2", "a_seed0_3"]),
     (["", "?"], ["unconditional_seed0", "unconditional_seed0_2"]),
     (["x" * 99], ["x" * 60 + "_seed0"]),
+    (["𝒜" * 99], ["𝒜" * 45 + "_seed0"]),  # Of four bytes each.
   ],
 )
 def test_names_of_files_differ(prompts, expected):

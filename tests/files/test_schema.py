@@ -26,6 +26,7 @@ class Outer:
   maybe: Inner | None = None
   times: str | tuple[float, ...] = "uniform"
   sides: tuple[int, ...] = ()
+  range: tuple[float, float] = (0.0, 1.0)
   limit: float | None = None
 
   def __post_init__(self):
@@ -72,6 +73,18 @@ def test_sections_become_dataclasses(values, expected):
     (
       {"seed": 1, "inner": {"size": 2}, "times": 3},
       r"c\.times = 3 must be of type str or tuple",
+    ),
+    (
+      {"seed": 1, "inner": {"size": 2}, "times": [0, "x"]},
+      r"c\.times = \[0, 'x'\] must be of type str or tuple\[float, \.\.\.\]",
+    ),
+    (
+      {"seed": 1, "inner": {"size": 2}, "sides": [8, 1.5]},
+      r"c\.sides\[1\] = 1\.5 must be of type int",
+    ),
+    (
+      {"seed": 1, "inner": {"size": 2}, "range": [0.5]},
+      r"c\.range = \[0\.5\] must have 2 items",
     ),
     (
       {"seed": 1, "inner": {"size": 2}, "limit": "x"},

@@ -237,6 +237,15 @@ def test_rows_have_eight_lengths_an_octave_and_waste_an_eighth():
   ("given", "named"),
   [
     (dict(latents=[]), "latents is empty"),
+    (dict(latents=3.0), "latents has shape (); expected B x (axis 0"),
+    (dict(latents="abc"), "latents is no array of real numbers (dtype <U3)"),
+    (dict(latents=[1j * normal(8, 8, 4)]), "latents[0] is no array of real"),
+    (dict(params={"backbone": {}}), "pass params['backbone']"),
+    (dict(time=None), "time is no array of real numbers"),
+    (dict(time=[[1], [1, 2]]), "time is no array of real numbers"),
+    (dict(text=normal(2, 0, 24)), "(2, 0, 24); expected (2, S, 24)"),
+    (dict(text_mask=[[1], [1, 2]]), "text_mask is no array of real numbers"),
+    (dict(proportional_attention_base="all"), "= 'all': must be a fin"),
     (
       dict(latents=normal(2, 4, 8, 8)),
       "(2, 4, 8, 8); expected B x (axis 0, axis 1, 4)",
@@ -293,7 +302,7 @@ def test_rows_have_eight_lengths_an_octave_and_waste_an_eighth():
 def test_arguments_that_do_not_fit_are_named(given, named):
   usual = dict(latents=normal(2, 8, 8, 4), time=0.5, **text_of(2))
   with pytest.raises(ValueError, match=re.escape(named)):
-    predict_velocity(TEXT, None, **usual | given)
+    predict_velocity(TEXT, **dict(params=None) | usual | given)
 
 
 @pytest.mark.parametrize(

@@ -154,6 +154,12 @@ def test_only_local_folders_can_be_written(pipe, path, tmp_path, monkeypatch):
   assert not list(tmp_path.iterdir())
 
 
+def test_a_folder_that_cannot_be_made_is_named(pipe, tmp_path):
+  (tmp_path / "file").touch()
+  with pytest.raises(OSError, match="cannot make the folder"):
+    pipe.save_pretrained(tmp_path / "file" / "pipe")
+
+
 def test_a_language_model_passed_as_an_object_is_not_saved(
   pipe, folder, tmp_path, caplog
 ):
@@ -298,6 +304,10 @@ def test_large_images_are_decoded_in_tiles(pipe):
     (dict(text_encoder="a/b/c"), FileNotFoundError, "a/b/c does not exist"),
     (dict(ema=False), FileNotFoundError, "holds one set of weights"),
     (dict(vae=True), ValueError, "vae = True"),
+    (dict(dtype=3), ValueError, "dtype 3: use one of float32, bfloat16"),
+    (dict(ema="no"), ValueError, "ema = 'no' must be of type bool"),
+    (dict(one_at_a_time="no"), ValueError, "one_at_a_time = 'no' must be"),
+    (dict(mesh=3), ValueError, r"mesh = 3: must be a jax\.sharding\.Mesh"),
   ],
 )
 def test_options_that_do_not_fit_are_named(folder, options, error, message):

@@ -47,7 +47,7 @@ def test_arguments_are_sorted_by_what_they_concern():
   [
     (IMAGE, "sheduler", r"'sheduler'; did you mean 'schedule'\?"),
     (IMAGE, "num_image_per_prompt", "did you mean 'num_images_per_prompt'"),
-    (IMAGE, "xyz", "unexpected argument 'xyz'$"),
+    (IMAGE, "xyz", "unexpected argument 'xyz'; help"),
     (
       IMAGE,
       "num_frames",

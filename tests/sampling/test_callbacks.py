@@ -180,6 +180,16 @@ def returns(**tensors):
       ),
       "'prompt_embed'.*: use latents, prompt_embeds, negative_prompt_embeds",
     ),
+    (dict(callback=3), "callback = 3: must be a function"),
+    (dict(progress="bar"), "progress = 'bar': must be a function"),
+    (
+      dict(callback_on_step_end=lambda *_: [1]),
+      "callback_on_step_end returned a list; it may return a dict",
+    ),
+    (
+      dict(callback_on_step_end=print, callback_on_step_end_tensor_inputs=3),
+      r"callback_on_step_end_tensor_inputs \[3\]: use latents",
+    ),
     (returns(latents=[]), "the callback returned latents has 0 rows for 1"),
     (
       returns(latents=[np.zeros((4, 8, 4))]),
@@ -193,7 +203,7 @@ def returns(**tensors):
     ),
     (
       returns(prompt_embeds=[np.zeros((99, 24))]),
-      "new features of 99 tokens do not fit a row of 64",
+      "new features of 99 tokens do not fit a row of 64; return shorter ones",
     ),
   ],
 )

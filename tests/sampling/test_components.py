@@ -4,7 +4,7 @@ import dataclasses
 import types
 
 import pytest
-from support.configs import small_config
+from support.configs import small_config, tiny_config
 
 from lumina_jax.media import AUDIO, IMAGE, VIDEO
 from lumina_jax.model.offload import Offloadable
@@ -41,7 +41,15 @@ def components(**changes):
     ),
     (
       dict(sizes=SizeConfig((8,))),
-      r"sizes\.default = \(8,\) needs 2 values, one for each axis",
+      r"sizes\.default has 1 extents; medium 'image' has 2 axes",
+    ),
+    (
+      dict(
+        medium=AUDIO,
+        network=tiny_config("text_to_audio").network,
+        sizes=SizeConfig((8,), rule="digits"),
+      ),
+      r"sizes\.rule 'digits' has 2 extents; medium 'audio' has 1 axes",
     ),
   ],
 )

@@ -79,6 +79,8 @@ def test_networks_with_an_encoder_take_and_show_no_features(pixels):
   message = "prompt_embeds: this network encodes prompts itself"
   with pytest.raises(ValueError, match=message):
     pixels(prompt_embeds=np.zeros((1, 3, 24)))
+  with pytest.raises(ValueError, match="pass prompts to calls as they are"):
+    pixels.encode_prompt("7")
   names = dict(callback_on_step_end_tensor_inputs=["prompt_embeds"])
   with pytest.raises(ValueError, match=r"\['prompt_embeds'\]: use latents$"):
     pixels("7", **names, callback_on_step_end=print)
@@ -93,6 +95,8 @@ def test_encoding_takes_a_negative_prompt_for_all_or_for_each(latents):
   np.testing.assert_array_equal(none[2], latents.encode_prompt("fox", "")[2])
   with pytest.raises(ValueError, match="negative_prompt has 1 values for 2"):
     latents.encode_prompt(["fox", "cat"], ["snow"])
+  with pytest.raises(ValueError, match="did you mean 'diffusers'"):
+    latents.encode_prompt("fox", compatibility="difusers")
 
 
 @pytest.mark.parametrize(
@@ -138,6 +142,19 @@ def test_encoding_takes_a_negative_prompt_for_all_or_for_each(latents):
     ),
     (dict(max_sequence_length=0), "max_sequence_length = 0"),
     (dict(max_sequence_length=300), "from 1 to 256"),
+    (
+      dict(max_sequence_length=2.5),
+      "max_sequence_length = 2.5: must be a whole",
+    ),
+    (dict(clean_caption="no"), "clean_caption = 'no' must be of type bool"),
+    (
+      dict(prompt_attention_mask=np.ones((1, 3))),
+      "prompt_attention_mask without prompt_embeds",
+    ),
+    (
+      dict(negative_prompt_attention_mask=np.ones((1, 3))),
+      "negative_prompt_attention_mask without negative_prompt_embeds",
+    ),
   ],
 )
 def test_prompts_that_do_not_fit_are_named(latents, call, message):

@@ -86,3 +86,5 @@ def test_folders_of_this_machine_are_left_out(tmp_path, monkeypatch):
   (tmp_path / "weights").mkdir()
   assert public_name(str(tmp_path / "weights")) == "weights"
   assert public_name("~/weights") == "weights"
+  monkeypatch.chdir(tmp_path / "weights")
+  assert public_name(".") == public_name("../weights/") == "weights"
