@@ -205,14 +205,8 @@ def _backward(static, residuals, d_out):
     (keys, sums), _ = jax.lax.scan(step, carry, None, steps - 2)
     dq, *d_keys = add(sums, keys)
     sums = dq, *_send(d_keys, axis, ring)  # back to their own devices
-  dq, dk, dv = sums
-  return (
-    dq.astype(q.dtype),
-    dk.astype(k.dtype),
-    dv.astype(v.dtype),
-    None,
-    None,
-  )
+  cotangents = (d.astype(x.dtype) for d, x in zip(sums, (q, k, v), strict=True))
+  return *cotangents, None, None
 
 
 _ring.defvjp(_forward_residuals, _backward)

@@ -126,7 +126,7 @@ def to_dict(config: Any) -> Any:
 
 def differences(old: Any, new: Any) -> list[str]:
   """Returns a line "key: old -> new" for every value that differs."""
-  a, b = _flat(to_dict(old)), _flat(to_dict(new))
+  a, b = flatten(to_dict(old)), flatten(to_dict(new))
   missing = "(none)"
   return [
     f"{key}: {a.get(key, missing)!r} -> {b.get(key, missing)!r}"
@@ -135,11 +135,12 @@ def differences(old: Any, new: Any) -> list[str]:
   ]
 
 
-def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+  """Maps the values of nested dicts to paths: {"a": {"b": 1}} -> {"a.b": 1}."""
   flat = {}
   for key, value in values.items():
     if isinstance(value, dict):
-      flat |= _flat(value, f"{prefix}{key}.")
+      flat |= flatten(value, f"{prefix}{key}.")
     else:
       flat[prefix + key] = value
   return flat

@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import pathlib
 
+from lumina_jax.files.json_file import read_json
 from lumina_jax.interop import safetensors
-from lumina_jax.interop.json_file import read_json
 from lumina_jax.interop.tensor import Tensor
 
 CONFIG = "config.json"

@@ -8,20 +8,17 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 import pathlib
-from collections.abc import Callable, Mapping
-from typing import Any
 
 import numpy as np
 from flax import traverse_util
 
 from lumina_jax.backbone import ModelConfig, shapes
 from lumina_jax.files import schema
+from lumina_jax.files.json_file import read_json, write_json
 from lumina_jax.flow.objective import PLAIN, Objective
 from lumina_jax.interop import destination, orbax, safetensors
-from lumina_jax.interop.json_file import read_json, write_json
 from lumina_jax.interop.orbax import OrbaxArrays
 from lumina_jax.interop.pytorch_writer import OnProgress, check_destination
 from lumina_jax.interop.shapes import Shapes, check_shapes
@@ -39,24 +36,13 @@ EXPORTED = "model.safetensors"
 CHECKPOINTS = "checkpoints"
 
 
-@dataclasses.dataclass(frozen=True)
-class NativeWeights:
-  """A backbone in a format of ours, as `weights.Weights`."""
-
-  cfg: ModelConfig
-  medium: str
-  read: Callable[..., np.ndarray]
-  ema: bool | None = None
-  args: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-
-
 def open_checkpoint(
   cfg: ModelConfig,
   medium: str,
   folder: pathlib.Path,
   subtree: Path = (),
   ema: bool | None = None,
-) -> NativeWeights:
+) -> Weights:
   """Opens a backbone in an orbax checkpoint and checks every shape.
 
   Args:
@@ -72,10 +58,10 @@ def open_checkpoint(
   arrays = OrbaxArrays(folder, subtree)
   found = {"/".join(path): shape for path, shape in arrays.shapes.items()}
   _check(cfg, found, folder)
-  return NativeWeights(cfg, medium, arrays.read, ema)
+  return Weights(cfg, medium, arrays.read, ema)
 
 
-def _open_export(folder: pathlib.Path) -> NativeWeights:
+def _open_export(folder: pathlib.Path) -> Weights:
   cfg, medium = _network(folder / CONFIG)
   tensors = safetensors.read(folder / EXPORTED)
   prefix = "backbone."
@@ -90,7 +76,7 @@ def _open_export(folder: pathlib.Path) -> NativeWeights:
     array = tensors[".".join(("backbone", *path))].read()
     return array if dtype is None else array.astype(dtype, copy=False)
 
-  return NativeWeights(cfg, medium, read)
+  return Weights(cfg, medium, read)
 
 
 def _check(cfg: ModelConfig, found: Shapes, path: pathlib.Path) -> None:

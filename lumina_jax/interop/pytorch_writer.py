@@ -12,11 +12,11 @@ from typing import Any
 
 import numpy as np
 
+from lumina_jax.files.json_file import write_json
 from lumina_jax.files.suggest import check_name
 from lumina_jax.interop import destination, pth, safetensors, unpickler
 from lumina_jax.interop.diffusers import config_json, diffusers_names
 from lumina_jax.interop.hugging_face import CONFIG, DIFFUSERS
-from lumina_jax.interop.json_file import write_json
 from lumina_jax.interop.layout import Layout, backbone_layout
 from lumina_jax.interop.lumina import MEDIA, lumina_names
 from lumina_jax.interop.model_args import model_args

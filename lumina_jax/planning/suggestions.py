@@ -137,6 +137,6 @@ def _larger_slices(job: Job) -> Iterator[tuple[str, str, Job]]:
     other = job.replace(
       topology=machine,
       mesh_shape=mesh_shape,
-      rows_per_shard=max(1, job.rows_per_shard),
+      rows_per_shard=job.rows_per_shard,
     )
     yield f"--topology={name} {mesh_flag(other)}", "more chips", other

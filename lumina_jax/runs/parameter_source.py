@@ -16,9 +16,9 @@ from lumina_jax.backbone import ModelConfig, shapes
 from lumina_jax.encoders.text_features import TextFeaturesConfig
 from lumina_jax.encoders.utf8 import Utf8Config
 from lumina_jax.files import schema
+from lumina_jax.files.json_file import read_json
 from lumina_jax.flow.objective import PLAIN, Objective
 from lumina_jax.interop import native, safetensors
-from lumina_jax.interop.json_file import read_json
 from lumina_jax.interop.load import open_weights
 from lumina_jax.interop.orbax import OrbaxArrays
 from lumina_jax.interop.weights import Path, Weights

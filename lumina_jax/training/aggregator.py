@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import resource
 from typing import Any, NamedTuple
 
 import jax
@@ -12,7 +11,7 @@ from jax.sharding import Mesh
 from data_pipelines.bad_records import BadRecordCounter
 from data_pipelines.batches import Batches, LoadedBatch
 from lumina_jax.backbone import flops
-from lumina_jax.parallel import chips
+from lumina_jax.parallel import chips, processes
 from lumina_jax.training.checkpoint import Checkpoints
 from lumina_jax.training.goodput import GoodputTracker
 from lumina_jax.training.gradient import TIME_BINS
@@ -229,8 +228,7 @@ def _mean(steps: list[dict[str, Any]], name: str) -> float:
 
 def _memory() -> dict[str, float]:
   """Peak memory of this process and of its first device, in GiB."""
-  peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-  memory = {"host_memory": peak / GIB}
+  memory = {"host_memory": processes.peak_memory() / GIB}
   stats = jax.local_devices()[0].memory_stats() or {}
   if "peak_bytes_in_use" in stats:
     memory["device_memory"] = stats["peak_bytes_in_use"] / GIB
