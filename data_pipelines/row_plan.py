@@ -13,8 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from data_pipelines.source import Draw
-from data_pipelines.streams import Stream
+from data_pipelines.source import Draw, Stream
 from lumina_jax import packing
 
 # Records are packed in chunks: first-fit takes quadratic time, and a few

@@ -18,8 +18,7 @@ from array_record.python.array_record_module import ArrayRecordReader
 
 from data_pipelines import shard_checks, shard_folder, shard_record
 from data_pipelines.shard_record import ShardRecord
-from data_pipelines.source import BadRecord, Draw, Sample, Size
-from data_pipelines.streams import Stream
+from data_pipelines.source import BadRecord, Draw, Sample, Size, Stream
 from lumina_jax.tokens import Grid
 
 WORD_STEP = 8  # Captions share a kind if they share this multiple of tokens.

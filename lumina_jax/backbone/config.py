@@ -7,6 +7,7 @@ import math
 
 from lumina_jax.attention import kernels, split
 from lumina_jax.backbone import remat
+from lumina_jax.files import schema
 from lumina_jax.files.suggest import check_name
 from lumina_jax.tokens import Grid
 
@@ -124,17 +125,8 @@ class ModelConfig:
       raise ValueError(
         f"patch = {self.patch} must be positive sizes, one per axis"
       )
-    for name in (
-      "channels",
-      "width",
-      "depth",
-      "heads",
-      "kv_heads",
-      "cond_width",
-      "ffn_multiple",
-    ):
-      if getattr(self, name) < 1:
-        raise ValueError(f"{name} = {getattr(self, name)} must be positive")
+    names = "channels", "width", "depth", "heads", "kv_heads", "cond_width"
+    schema.check_positive(self, *names, "ffn_multiple")
     for name, other in (("width", "heads"), ("heads", "kv_heads")):
       value, divisor = getattr(self, name), getattr(self, other)
       if value % divisor:

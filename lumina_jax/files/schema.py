@@ -119,6 +119,28 @@ def _first_match(kinds: tuple[Any, ...], value: Any, at: str) -> Any:
   raise ValueError(f"{at} = {value!r} must be of type {' or '.join(names)}")
 
 
+def check_positive(config: Any, *names: str) -> None:
+  """Checks that fields of a dataclass are positive.
+
+  Raises:
+    ValueError: naming a field that is not.
+  """
+  for name in names:
+    if not getattr(config, name) > 0:
+      raise ValueError(f"{name} = {getattr(config, name)}: must be positive")
+
+
+def check_share(config: Any, *names: str) -> None:
+  """Checks that fields of a dataclass are shares.
+
+  Raises:
+    ValueError: naming a field that is not from 0 to 1.
+  """
+  for name in names:
+    if not 0 <= getattr(config, name) <= 1:
+      raise ValueError(f"{name} = {getattr(config, name)}: must be from 0 to 1")
+
+
 def to_dict(config: Any) -> Any:
   """A dataclass (or None) as plain JSON values."""
   return json.loads(json.dumps(config, default=dataclasses.asdict))

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from lumina_jax.files import schema
 from lumina_jax.flow.ode import (
   State,
   Tableau,
@@ -101,9 +102,7 @@ class DormandPrince:
   evaluations = 6  # Per step tried, after one at the start.
 
   def __post_init__(self):
-    for name in ("rtol", "atol"):
-      if not getattr(self, name) > 0:
-        raise ValueError(f"{name} = {getattr(self, name)}: must be positive")
+    schema.check_positive(self, "rtol", "atol")
     if self.max_evaluations < 7:
       raise ValueError(
         f"max_evaluations = {self.max_evaluations}: the first step takes 7"

@@ -13,6 +13,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
+from lumina_jax.files import schema
 from lumina_jax.flow import schedule
 from lumina_jax.flow.samples import members, rows
 
@@ -54,8 +55,7 @@ class TimeDistribution:
       raise ValueError(
         f"time distribution {self.name!r}: use 'uniform' or 'logit_normal'"
       )
-    if not self.std > 0:
-      raise ValueError(f"std = {self.std}: must be positive")
+    schema.check_positive(self, "std")
     if not 0 <= self.low < self.high <= 1:
       raise ValueError(
         f"low = {self.low} and high = {self.high}: 0 <= low < high <= 1"

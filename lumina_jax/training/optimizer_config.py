@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 import re
+
+from lumina_jax.files import schema
 
 OPTIMIZERS = ("adamw", "muon")
 DECAYS = ("constant", "cosine", "wsd")
@@ -66,9 +67,7 @@ class OptimizerConfig:
     object.__setattr__(self, "frozen", tuple(self.frozen))
     if self.name not in OPTIMIZERS:
       raise ValueError(f"name {self.name!r}: use 'adamw' or 'muon'")
-    for name in ("learning_rate", "eps", "clip"):
-      if not getattr(self, name) > 0:
-        raise ValueError(f"{name} = {getattr(self, name)}: must be positive")
+    schema.check_positive(self, "learning_rate", "eps", "clip")
     for name in ("b1", "b2", "ema_decay", "momentum"):
       if not 0 <= getattr(self, name) < 1:
         raise ValueError(
@@ -87,8 +86,7 @@ class OptimizerConfig:
       raise ValueError(
         f"decay {self.decay!r}: use 'constant', 'cosine' or 'wsd'"
       )
-    if not 0 <= self.final_share <= 1 or not math.isfinite(self.final_share):
-      raise ValueError(f"final_share = {self.final_share}: must be from 0 to 1")
+    schema.check_share(self, "final_share")
     if self.final_share and self.decay == "constant":
       raise ValueError(
         f"final_share = {self.final_share}: decay 'constant' never falls; use "

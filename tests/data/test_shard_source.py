@@ -29,9 +29,8 @@ from data_pipelines.shard_job import ShardJob
 from data_pipelines.shard_record import unpack
 from data_pipelines.shard_source import ShardSource
 from data_pipelines.shard_writer import ShardWriter
-from data_pipelines.source import BadRecord, Draw
+from data_pipelines.source import BadRecord, Draw, Stream
 from data_pipelines.source_config import LoaderOptions
-from data_pipelines.streams import Stream
 from lumina_jax.tokens import Grid
 
 TEXT = dataclasses.asdict(FROZEN)
