@@ -60,16 +60,12 @@ def convert(
     _check_objective(folder)
   total = len(jax.tree.leaves(shapes(weights.cfg)))
   with Progress("converting", total, unit="parameters", note="") as bar:
-
-    def progress(done, total):
-      bar.show(done)
-
     if layout == NATIVE:
       kind = dtype_of(dtype)
-      native.write_native(weights, destination, kind, overwrite, progress)
+      native.write_native(weights, destination, kind, overwrite, bar.show)
     else:
       pytorch_writer.write(
-        weights, destination, layout, dtype, suffix, overwrite, progress
+        weights, destination, layout, dtype, suffix, overwrite, bar.show
       )
   if destination.is_dir():
     licences.replace(source, destination)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from typing import Any
 
 from lumina_jax.backbone import ModelConfig
 from lumina_jax.backbone.config import NEXT_DIT
+from lumina_jax.interop.hugging_face import value_of
 from lumina_jax.interop.names import NameTable, TableBuilder
 
 CLASS = "LuminaNextDiT2DModel"
@@ -123,12 +125,7 @@ def diffusers_config(
       f"config.json is of class {found}; of diffusers' classes only {CLASS} "
       "is supported"
     )
-
-  def value(name):
-    if name not in values:
-      raise ValueError(f"config.json lacks {name!r}")
-    return values[name]
-
+  value = functools.partial(value_of, values)
   width, heads = value("hidden_size"), value("num_attention_heads")
   factor = values.get("ffn_dim_multiplier")
   kv_heads = values.get("num_kv_heads")

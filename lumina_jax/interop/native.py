@@ -130,18 +130,24 @@ def open_native(folder: pathlib.Path, ema: bool | None = None) -> Weights:
   if (folder / NETWORK).exists():
     return open_checkpoint(*_network(folder / NETWORK), folder / PARAMS)
   cfg, medium = _network(folder / CONFIG)
-  steps = [
-    int(entry.name)
-    for entry in (folder / CHECKPOINTS).glob("*")
-    if entry.name.isdigit()
-  ]
-  if not steps:
-    raise FileNotFoundError(f"{folder} has no checkpoint yet; train on")
-  step = folder / CHECKPOINTS / str(max(steps))
+  step = folder / CHECKPOINTS / str(latest_step(folder))
   if ema is False:
     subtree = ("params", "backbone")
     return open_checkpoint(cfg, medium, step / "train", subtree, False)
   return open_checkpoint(cfg, medium, step / "ema", ("backbone",), True)
+
+
+def latest_step(folder: pathlib.Path) -> int:
+  """The step of the newest checkpoint in a workdir.
+
+  Raises:
+    FileNotFoundError: if there is none.
+  """
+  names = [entry.name for entry in (folder / CHECKPOINTS).glob("*")]
+  steps = [int(name) for name in names if name.isdigit()]
+  if not steps:
+    raise FileNotFoundError(f"{folder} has no checkpoint yet; train on")
+  return max(steps)
 
 
 def read_objective(folder: pathlib.Path) -> Objective:
@@ -162,7 +168,7 @@ def write_native(
   folder: pathlib.Path,
   dtype: np.dtype,
   overwrite: bool = False,
-  on_progress: OnProgress = lambda done, total: None,
+  on_progress: OnProgress = lambda done: None,
 ) -> None:
   """Writes a folder of weights alone.
 
@@ -177,7 +183,7 @@ def write_native(
 
   def read(path):
     nonlocal done
-    on_progress(done := done + 1, len(sizes))
+    on_progress(done := done + 1)
     return read_as(weights, path, dtype)
 
   nbytes = sum(map(math.prod, sizes.values())) * dtype.itemsize

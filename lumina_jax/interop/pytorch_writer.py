@@ -27,7 +27,7 @@ from lumina_jax.interop.weights import Weights, read_as
 SHARD_BYTES = 5_000_000_000  # The size that diffusers uses too.
 SINGLE_FILE = (".safetensors", ".pth")
 LAYOUTS = ("lumina", "diffusers")
-OnProgress = Callable[[int, int], None]  # (parameters done, all parameters)
+OnProgress = Callable[[int], None]  # takes the number of parameters done
 
 
 def write(
@@ -37,7 +37,7 @@ def write(
   dtype: str = "float32",
   suffix: str = ".safetensors",
   overwrite: bool = False,
-  on_progress: OnProgress = lambda done, total: None,
+  on_progress: OnProgress = lambda done: None,
 ) -> None:
   """Writes weights in a PyTorch layout; see `pytorch.save_pytorch`.
 
@@ -120,7 +120,7 @@ def write_diffusers(
   path: pathlib.Path,
   dtype: np.dtype,
   overwrite: bool,
-  on_progress: OnProgress = lambda done, total: None,
+  on_progress: OnProgress = lambda done: None,
   shard_bytes: int = SHARD_BYTES,
 ) -> None:
   """Writes a folder that `LuminaNextDiT2DModel.from_pretrained` loads.
@@ -171,7 +171,7 @@ def _copy(
 
   for number, path in enumerate(layout.table, 1):
     copy(path)
-    on_progress(number, len(layout.table))
+    on_progress(number)
 
 
 def _write_file(

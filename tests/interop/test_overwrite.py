@@ -174,7 +174,7 @@ def test_an_error_while_writing_leaves_nothing_behind(
 
 
 def test_an_interrupt_leaves_nothing_behind(tmp_path, params):
-  def interrupted(done, total):
+  def interrupted(done):
     raise KeyboardInterrupt
 
   weights = in_memory(NEXT, params, "image")
