@@ -45,7 +45,6 @@ class ShardSource:
     tokenize: Callable[[str], np.ndarray] | None = None,
     dropout: float = 0.0,
     seed: int = 0,
-    verify: bool = False,
   ):
     """Opens a folder.
 
@@ -56,7 +55,6 @@ class ShardSource:
         are stored as text, unused if they are features.
       dropout: share of draws whose caption is "".
       seed: seed of latents and captions.
-      verify: whether to compare all checksums, which reads all files.
 
     Raises:
       FileNotFoundError: if it is not a folder of shards, or not complete.
@@ -68,7 +66,7 @@ class ShardSource:
       raise ValueError(f"dropout = {dropout}: must be a share from 0 to 1")
     self._folder = shard_folder.local_path(folder).absolute()
     manifest = shard_folder.read_manifest(self._folder)
-    _check_files(self._folder, manifest, verify)
+    _check_files(self._folder, manifest)
     self.made_with: dict[str, Any] = manifest["made_with"]
     self._files = [shard["file"] for shard in manifest["shards"]]
     self._ends = np.cumsum([shard["records"] for shard in manifest["shards"]])
@@ -123,19 +121,6 @@ class ShardSource:
     grid = self._grid(*record.extents)
     patches = grid.tokenize(record.sample(rng))
     return Sample(grid, patches, text, caption)
-
-  def pixels(self, draw: Draw) -> tuple[np.ndarray, str]:
-    """Returns pixels `f32[*extents, C]` in [-1, 1] and a caption of a draw.
-
-    Raises:
-      BadRecord: if the record cannot be read.
-      ValueError: if the folder holds latents.
-    """
-    record, rng = self._read(draw.record), self._rng(draw)
-    if record.pixels is None:
-      raise ValueError(f"{self._folder} holds latents, not pixels")
-    _, caption = self._choose_caption(record, rng)
-    return record.sample(rng), caption
 
   def name(self, record: int) -> str:
     """Returns the shard of a record, and its number there, for messages."""
@@ -242,10 +227,8 @@ class _Readers:
     self.__init__(folder)
 
 
-def _check_files(
-  folder: pathlib.Path, manifest: dict[str, Any], verify: bool
-) -> None:
-  errors = shard_checks.folder_errors(folder, manifest, verify)
+def _check_files(folder: pathlib.Path, manifest: dict[str, Any]) -> None:
+  errors = shard_checks.folder_errors(folder, manifest, verify=False)
   if errors:
     hidden = len(errors) - MAX_SHOWN
     more = f" and {hidden} more" if hidden > 0 else ""

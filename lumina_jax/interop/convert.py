@@ -10,6 +10,7 @@ import jax
 
 from lumina_jax.backbone import shapes
 from lumina_jax.files.progress import Progress
+from lumina_jax.interop import destination as destinations
 from lumina_jax.interop import licences, native, pytorch_writer
 from lumina_jax.interop.load import open_weights
 from lumina_jax.interop.tensor import dtype_of
@@ -84,7 +85,7 @@ def choose_layout(
     ValueError: if several make sense, or the request contradicts the
       destination.
   """
-  if destination.suffix in pytorch_writer.SINGLE_FILE:
+  if destination.suffix in destinations.SINGLE_FILE:
     if layout not in (None, "lumina"):
       raise ValueError(
         f"--layout={layout} writes a folder, but {destination} names a file"

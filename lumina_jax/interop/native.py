@@ -20,7 +20,7 @@ from lumina_jax.files.json_file import read_json, write_json
 from lumina_jax.flow.objective import PLAIN, Objective
 from lumina_jax.interop import destination, orbax, safetensors
 from lumina_jax.interop.orbax import OrbaxArrays
-from lumina_jax.interop.pytorch_writer import OnProgress, check_destination
+from lumina_jax.interop.pytorch_writer import OnProgress
 from lumina_jax.interop.shapes import Shapes, check_shapes
 from lumina_jax.interop.weights import (
   Path,
@@ -176,7 +176,6 @@ def write_native(
     FileExistsError: if the folder exists and `overwrite` is not set.
     OSError: if the disk has no room. Nothing is left half written.
   """
-  check_destination(folder)
   tree = traverse_util.flatten_dict(shapes(weights.cfg))
   sizes = {path: x.shape for path, x in tree.items()}
   done = 0

@@ -25,7 +25,6 @@ from lumina_jax.interop.tensor import dtype_of
 from lumina_jax.interop.weights import Weights, read_as
 
 SHARD_BYTES = 5_000_000_000  # The size that diffusers uses too.
-SINGLE_FILE = (".safetensors", ".pth")
 LAYOUTS = ("lumina", "diffusers")
 OnProgress = Callable[[int], None]  # takes the number of parameters done
 
@@ -46,28 +45,13 @@ def write(
       folder.
   """
   path, kind = pathlib.Path(path), dtype_of(dtype)
-  check_destination(path)
   check_name("layout", layout, LAYOUTS)
   if layout == "diffusers":
-    if path.suffix in SINGLE_FILE:
+    if path.suffix in destination.SINGLE_FILE:
       raise ValueError(f"{path}: diffusers loads folders; name a folder")
     write_diffusers(weights, path, kind, overwrite, on_progress)
   else:
     write_lumina(weights, path, kind, suffix, overwrite, on_progress)
-
-
-def check_destination(path: pathlib.Path) -> None:
-  """Checks that a path can name a folder or file of weights.
-
-  Raises:
-    ValueError: naming what to write instead.
-  """
-  if path.suffix in (".pt", ".ckpt", ".bin"):
-    raise ValueError(
-      f"{path} looks like a file: files end in {' or '.join(SINGLE_FILE)}"
-    )
-  if "://" in str(path) or str(path).startswith("gs:"):
-    raise ValueError(f"{path}: buckets are not supported; name a local path")
 
 
 def write_lumina(
@@ -103,7 +87,7 @@ def write_lumina(
   args = model_args(cfg, medium, weights.args)
   args = unpickler.as_dict("model_args", args)  # Refuses other than plain ones.
   with destination.staged(path, _nbytes(layout, dtype), overwrite) as new:
-    if path.suffix in SINGLE_FILE:
+    if path.suffix in destination.SINGLE_FILE:
       # By the suffix that was passed, even if a link leads to another.
       _write_file(weights, layout, new, path.suffix, dtype, args, on_progress)
       return

@@ -24,7 +24,6 @@ from lumina_jax.files.json_file import read_json, write_json
 from lumina_jax.interop import destination, safetensors
 from lumina_jax.interop.hugging_face import CONFIG, DIFFUSERS, read_tensors
 from lumina_jax.interop.layout import Layout, Path
-from lumina_jax.interop.pytorch_writer import check_destination
 from lumina_jax.interop.shapes import check_shapes
 from lumina_jax.interop.tensor import cast, dtype_of
 from lumina_jax.interop.vae_names import (
@@ -122,7 +121,6 @@ def save_vae(
     OSError: if the disk has no room.
   """
   folder, kind = pathlib.Path(folder), dtype_of(dtype)
-  check_destination(folder)
   cfg, flat = autoencoder.cfg, traverse_util.flatten_dict(autoencoder.params)
   check_shapes(
     {"/".join(path): shape for path, shape in _our_shapes(cfg).items()},
