@@ -18,7 +18,7 @@ from array_record.python.array_record_module import ArrayRecordReader
 
 from data_pipelines import shard_checks, shard_folder, shard_record
 from data_pipelines.shard_record import ShardRecord
-from data_pipelines.source import BadRecord, Draw, Sample, Size, Stream
+from data_pipelines.source import BadRecord, Draw, Sample, Size, Stream, locate
 from lumina_jax.tokens import Grid
 
 WORD_STEP = 8  # Captions share a kind if they share this multiple of tokens.
@@ -163,8 +163,7 @@ class ShardSource:
 
   def _locate(self, record: int) -> tuple[int, int]:
     """The shard of a record, and its number there."""
-    shard = int(np.searchsorted(self._ends, record, side="right"))
-    start = int(self._ends[shard - 1]) if shard else 0
+    shard, start = locate(self._ends, record)
     return shard, record - start
 
   def _read_empty(self) -> np.ndarray:

@@ -75,6 +75,17 @@ class BadRecord(Exception):
   """A record that cannot be used; the message names it and the reason."""
 
 
+def locate(ends: np.ndarray, record: int) -> tuple[int, int]:
+  """The part that holds a record, and the number of that part's first record.
+
+  Args:
+    ends: numbers of records of the parts, summed up to each of them.
+    record: number of a record among those of all parts.
+  """
+  part = int(np.searchsorted(ends, record, side="right"))
+  return part, int(ends[part - 1]) if part else 0
+
+
 class Source(Protocol):
   """Random access to samples; a draw always gives the same sample.
 

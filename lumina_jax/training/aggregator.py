@@ -35,7 +35,7 @@ def seconds_at_peak(config: RunConfig, mesh: Mesh) -> float:
   count = flops.count(
     config.model, config.training.batch_rows, *config.data.budget
   )
-  return count.train / (chip.device_flops * mesh.size) if chip else 0.0
+  return count.train / (chip.flops * mesh.size) if chip else 0.0
 
 
 class MetricsAggregator:

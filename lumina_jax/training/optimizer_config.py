@@ -6,6 +6,7 @@ import dataclasses
 import re
 
 from lumina_jax.files import schema
+from lumina_jax.files.suggest import check_name
 
 OPTIMIZERS = ("adamw", "muon")
 DECAYS = ("constant", "cosine", "wsd")
@@ -65,8 +66,7 @@ class OptimizerConfig:
         raise ValueError(f"{name} = {getattr(self, name)!r}: must be a list")
     object.__setattr__(self, "groups", tuple(map(tuple, self.groups)))
     object.__setattr__(self, "frozen", tuple(self.frozen))
-    if self.name not in OPTIMIZERS:
-      raise ValueError(f"name {self.name!r}: use 'adamw' or 'muon'")
+    check_name("name", self.name, OPTIMIZERS)
     schema.check_positive(self, "learning_rate", "eps", "clip")
     for name in ("b1", "b2", "ema_decay", "momentum"):
       if not 0 <= getattr(self, name) < 1:
@@ -82,10 +82,7 @@ class OptimizerConfig:
     return (*(group[0] for group in self.groups), *self.frozen)
 
   def _check_schedule(self) -> None:
-    if self.decay not in DECAYS:
-      raise ValueError(
-        f"decay {self.decay!r}: use 'constant', 'cosine' or 'wsd'"
-      )
+    check_name("decay", self.decay, DECAYS)
     schema.check_share(self, "final_share")
     if self.final_share and self.decay == "constant":
       raise ValueError(
