@@ -55,14 +55,8 @@ class DigitsConfig(SourceConfig):
     if len(self.origins) != 2 or min(self.origins) < 0:
       raise ValueError(f"origins {self.origins}: (rows, columns), at least 0")
 
-  def make_source(
-    self,
-    channels: int,
-    grid: Callable[..., Grid],
-    tokenize: Callable[..., np.ndarray],
-    seed: int,
-  ) -> DigitCanvases:
-    """Makes the source of the training split; see `DigitCanvases`."""
+  def make_source(self, channels, grid, tokenize, seed) -> DigitCanvases:
+    """See `SourceConfig.make_source`; the source of the training split."""
     train, _ = split(self.held_out)
     return DigitCanvases(self, train, grid, tokenize, seed)
 

@@ -52,14 +52,8 @@ class SyntheticConfig(SourceConfig):
     if "{}" not in self.caption:
       raise ValueError(f"caption {self.caption!r} needs a {{}} for the class")
 
-  def make_source(
-    self,
-    channels: int,
-    grid: Callable[..., Grid],
-    tokenize: Callable[[str], np.ndarray],
-    seed: int,
-  ) -> SyntheticLatents:
-    """Makes the source; see `SyntheticLatents`."""
+  def make_source(self, channels, grid, tokenize, seed) -> SyntheticLatents:
+    """See `SourceConfig.make_source`."""
     return SyntheticLatents(self, channels, grid, tokenize, seed)
 
 

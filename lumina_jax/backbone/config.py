@@ -202,7 +202,6 @@ def _image(width: int, depth: int, **fields) -> ModelConfig:
   return ModelConfig(width=width, depth=depth, **common | fields)
 
 
-FLAG_DIT = dict(raster=True, separators=True)
 NEXT_DIT = dict(
   raster=False,
   separators=False,
@@ -211,9 +210,9 @@ NEXT_DIT = dict(
   tanh_gate=True,
 )
 # Text: LLaMA-2-7B features for Flag-DiT, Gemma-2B features for Next-DiT.
-FLAG_T2I = FLAG_DIT | dict(text_width=4096, pad_token=True)
+FLAG_T2I = dict(text_width=4096, pad_token=True)
 NEXT_T2I = NEXT_DIT | dict(text_width=2048, pad_token=True, final_shift=False)
-FLAG_IMAGENET = FLAG_DIT | dict(separators=False, num_labels=1000)
+FLAG_IMAGENET = dict(separators=False, num_labels=1000)
 NEXT_IMAGENET = NEXT_DIT | dict(pre_norm_scale=False, num_labels=1000)
 
 # Names follow the papers. They are not parameter counts: "3b" has 4.0 to 4.2

@@ -12,12 +12,10 @@ from lumina_jax.files import schema
 from lumina_jax.flow.ode import (
   State,
   Tableau,
-  Velocity,
   advance,
   initial_state,
   stages,
 )
-from lumina_jax.flow.samples import Samples
 
 # Dormand and Prince 1980, table 2. The last stage is the slope at the new
 # state, so an accepted step hands it to the next one.
@@ -112,10 +110,8 @@ class DormandPrince:
     """The state at times[0]; `integrate` chooses the first step."""
     return initial_state(x, time, jnp.zeros_like(time), memory)
 
-  def integrate(
-    self, velocity: Velocity, state: State, times: jax.Array, samples: Samples
-  ) -> State:
-    """Integrates each sample to times[-1], or for `tries` steps."""
+  def integrate(self, velocity, state, times, samples) -> State:
+    """See `Solver.integrate`; takes `tries` steps at most, if set."""
     end, h, before = times[-1], state.solver_memory, state.velocity_memory
     h = jnp.where(h == 0, FIRST_STEP * (end - state.time), h)
     slope, memory = velocity(state.x, state.time, before)
