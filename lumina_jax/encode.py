@@ -171,6 +171,7 @@ def _guarded(argv: list[str]) -> None:
     format="%(levelname)s: %(message)s", level=logging.WARNING, force=True
   )
   entry_point.resend_interrupts()
+  entry_point.print_any_name()
   entry_point.start_jax()
   try:
     main(argv)
