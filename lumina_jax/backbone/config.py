@@ -203,11 +203,7 @@ def _image(width: int, depth: int, **fields) -> ModelConfig:
 
 
 NEXT_DIT = dict(
-  raster=False,
-  separators=False,
-  sandwich=True,
-  shift=False,
-  tanh_gate=True,
+  raster=False, separators=False, sandwich=True, shift=False, tanh_gate=True
 )
 # Text: LLaMA-2-7B features for Flag-DiT, Gemma-2B features for Next-DiT.
 FLAG_T2I = dict(text_width=4096, pad_token=True)

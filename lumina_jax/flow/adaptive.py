@@ -9,13 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from lumina_jax.files import schema
-from lumina_jax.flow.ode import (
-  State,
-  Tableau,
-  advance,
-  initial_state,
-  stages,
-)
+from lumina_jax.flow.ode import State, Tableau, advance, initial_state, stages
 
 # Dormand and Prince 1980, table 2. The last stage is the slope at the new
 # state, so an accepted step hands it to the next one.

@@ -20,12 +20,7 @@ import jax.numpy as jnp
 
 from lumina_jax.files.suggest import check_name
 from lumina_jax.flow.ode import ROUNDING, FixedSteps, State
-from lumina_jax.flow.path import (
-  LINEAR,
-  Path,
-  convert,
-  drift_variance,
-)
+from lumina_jax.flow.path import LINEAR, Path, convert, drift_variance
 
 # D(t) for a norm and a path (SiT; compute_diffusion of Lumina-T2X).
 FORMS: dict[str, Callable[[jax.Array, float, Path], jax.Array]] = {

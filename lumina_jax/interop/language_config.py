@@ -10,11 +10,7 @@ from lumina_jax.encoders.language_config import LanguageConfig
 from lumina_jax.interop.hugging_face import value_of
 
 FAMILIES = ("llama", "gemma", "gemma2", "qwen3")
-ACTIVATIONS = {
-  "silu": "silu",
-  "gelu": "gelu",
-  "gelu_pytorch_tanh": "gelu_tanh",
-}
+ACTIVATIONS = {"silu": "silu", "gelu": "gelu", "gelu_pytorch_tanh": "gelu_tanh"}
 # Options that must be unset or false.
 UNSUPPORTED = (
   "attention_bias",

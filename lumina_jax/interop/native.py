@@ -22,12 +22,7 @@ from lumina_jax.interop import destination, orbax, safetensors
 from lumina_jax.interop.orbax import OrbaxArrays
 from lumina_jax.interop.pytorch_writer import OnProgress
 from lumina_jax.interop.shapes import Shapes, check_shapes
-from lumina_jax.interop.weights import (
-  Path,
-  Weights,
-  backbone_shapes,
-  read_as,
-)
+from lumina_jax.interop.weights import Path, Weights, backbone_shapes, read_as
 
 CONFIG = "config.json"  # Of exports and workdirs.
 NETWORK = "network.json"

@@ -77,9 +77,7 @@ def open_vae(folder: str | os.PathLike) -> tuple[VaeConfig, Read]:
 
 
 def load_vae(
-  folder: str | os.PathLike,
-  dtype: str | None = None,
-  mesh: Mesh | None = None,
+  folder: str | os.PathLike, dtype: str | None = None, mesh: Mesh | None = None
 ) -> Autoencoder:
   """Loads an autoencoder of diffusers.
 

@@ -15,11 +15,7 @@ import jax
 
 from lumina_jax.backbone.remat import POLICIES
 from lumina_jax.planning.compiled_job import CompiledJob, compile_job
-from lumina_jax.planning.job import (
-  Job,
-  count_parameters,
-  max_parameter_shards,
-)
+from lumina_jax.planning.job import Job, count_parameters, max_parameter_shards
 from lumina_jax.planning.memory import (
   expected_bytes,
   minimum_bytes,
