@@ -149,11 +149,11 @@ def _slots_per_record(
     return 1
   weights = np.asarray(weights, np.float64)
   _check_weights(weights, len(sizes))
-  wanted = weights / weights.min()
-  slots = np.floor(wanted).astype(np.int64)
+  ratios = weights / weights.min()
+  slots = np.floor(ratios).astype(np.int64)
   rng = np.random.default_rng([Stream.PLAN_EXTRA, seed])
-  for weight in np.unique(wanted):
-    (equal,) = np.nonzero(wanted == weight)
+  for weight in np.unique(ratios):
+    (equal,) = np.nonzero(ratios == weight)
     extra = round((weight - np.floor(weight)) * len(equal))
     slots[rng.permutation(equal)[:extra]] += 1
   return slots

@@ -154,7 +154,7 @@ class DormandPrince:
     spread = samples.spread(h)
     x = advance(old.x, spread, DORMAND_PRINCE.a[-1], slopes)
     slope, memory = velocity(x, until, before)
-    # Constants are equal in both memories; told so, `select` skips them.
+    # Constants are equal in both memories. `select` skips equal arrays.
     before = jax.tree.map(
       lambda new, memory, before: before if new is memory else new,
       before,

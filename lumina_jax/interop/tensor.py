@@ -33,6 +33,7 @@ class Tensor(NamedTuple):
 
   @property
   def nbytes(self) -> int:
+    """Bytes of the array."""
     return math.prod(self.shape) * self.dtype.itemsize
 
 

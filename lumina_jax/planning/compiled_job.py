@@ -49,6 +49,7 @@ class Arguments:
 
   @property
   def state(self) -> int:
+    """Bytes that stay between steps."""
     return self.parameters + self.ema + self.optimizer
 
 
@@ -82,6 +83,7 @@ class CompiledJob:
 
   @property
   def fits(self) -> bool:
+    """Whether the compiled program fits the memory of a device."""
     if isinstance(self.result, OutOfMemory):
       return False
     return not self.usable or self.peak <= self.usable

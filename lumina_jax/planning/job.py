@@ -73,6 +73,7 @@ class Job:
 
   @property
   def model(self) -> ModelConfig:
+    """The backbone."""
     return self.config.model
 
   @property
@@ -87,10 +88,12 @@ class Job:
 
   @property
   def rows_per_shard(self) -> int:
+    """Rows that each data x fsdp shard holds."""
     return self.rows // self.row_shards
 
   @property
   def devices(self) -> int:
+    """Number of devices of the machine."""
     return len(self.topology.devices)
 
   @property
@@ -114,6 +117,7 @@ class Job:
     return flops.count(self.model, rows, tokens, words, samples)
 
   def make_mesh(self) -> Mesh:
+    """The mesh of the machine, in the shape of this job."""
     return make_mesh(MeshConfig(*self.mesh_shape), list(self.topology.devices))
 
   def replace(self, **fields: Any) -> Job:

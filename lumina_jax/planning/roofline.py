@@ -34,6 +34,7 @@ class Roofline:
 
   @property
   def times(self) -> dict[str, float]:
+    """Seconds of each resource, by name."""
     return {"arithmetic": self.arithmetic, "HBM": self.hbm, "ICI": self.ici}
 
   @property
@@ -43,6 +44,7 @@ class Roofline:
 
   @property
   def seconds(self) -> float:
+    """The lower bound: the longest time."""
     return max(self.times.values())
 
   @property

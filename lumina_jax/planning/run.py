@@ -1,4 +1,4 @@
-"""Compiles what `lumina_jax.plan` is asked for and prints the result."""
+"""Runs `lumina_jax.plan`: compiles a job or searches meshes, and prints."""
 
 from __future__ import annotations
 

@@ -165,6 +165,7 @@ def seconds_per_token(compiled: CompiledJob) -> float:
 
 
 def mesh_flag(job: Job) -> str:
+  """The mesh of a job, as a flag."""
   sizes = ",".join(f"{axis}={n}" for axis, n in job.axis_sizes.items())
   return f"--mesh={sizes}"
 

@@ -53,10 +53,10 @@ def resolve(
   """Opens parameters to start from and compares them with a network.
 
   A workdir or a folder of `save_pretrained` holds the text encoder, too; all
-  other sources hold the backbone alone. Of a run, the EMA parameters are used,
-  for parameters and EMA alike: its samples were judged with them, and the raw
-  ones carry the noise of the last batches. (The original uses the raw ones for
-  both.) Stages of one network at growing resolutions count as equal. Prints
+  other sources hold the backbone alone. The EMA weights of a run initialise
+  both parameters and EMA: its samples were judged with them, and raw weights
+  carry the noise of the last batches. (The original starts both from raw
+  weights.) Stages of one network at growing resolutions count as equal. Prints
   everything that differs.
 
   Args:

@@ -78,7 +78,12 @@ def make_source(
 def captioned_source(
   config: RunConfig, folder: epath.Path | None, encoders: Encoders
 ) -> Mixture:
-  """Mixes images and shards of all sources by their weights."""
+  """Mixes images and shards of all sources by their weights.
+
+  Raises:
+    OSError: if a source is missing.
+    ValueError: if one does not fit the network, or needs devices in workers.
+  """
   data = config.data
   weights = data.weights or (1.0,) * len(data.sources)
   sources: list[Source] = []

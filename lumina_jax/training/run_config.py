@@ -160,6 +160,7 @@ class RunConfig:
 
   @property
   def network(self) -> Network:
+    """Text encoder and backbone as one."""
     return Network(self.model, self.text_encoder, self.objective)
 
   def components(
