@@ -15,14 +15,9 @@ CLASS = "LuminaNextDiT2DModel"
 MEDIUM = "image"
 OTHER_LAYOUTS = "Use layout='lumina', or 'lumina_jax' for a whole pipeline"
 # Fields that diffusers' class fixes.
-FIELDS = dict(
-  raster=False,
-  separators=False,
+FIELDS = NEXT_DIT | dict(
   pad_token=True,
-  sandwich=True,
   pre_norm_scale=True,
-  shift=False,
-  tanh_gate=True,
   final_shift=False,
   routing=(),
   num_labels=0,
@@ -143,9 +138,7 @@ def diffusers_config(
     qk_norm=value("qk_norm"),
     norm_eps=float(value("norm_eps")),
     text_query=text_query,
-    pad_token=True,
-    final_shift=False,
-    **NEXT_DIT,
+    **FIELDS,
   )
   return cfg, bool(value("learn_sigma"))
 

@@ -8,7 +8,6 @@ import math
 import os
 import pathlib
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 
@@ -86,14 +85,24 @@ def write_lumina(
   layout = backbone_layout(cfg, table, MEDIA[medium].sigma)
   args = model_args(cfg, medium, weights.args)
   args = unpickler.as_dict("model_args", args)  # Refuses other than plain ones.
+
+  def write_file(new: pathlib.Path, suffix: str) -> None:
+    if suffix == ".pth":
+      file = pth.Writer(new)
+    else:
+      metadata = {MODEL_ARGS: json.dumps(args, default=list)}
+      file = safetensors.Writer(new, layout.shapes(), dtype, metadata)
+    with file:
+      _copy(weights, layout, file.add, dtype, on_progress)
+
   with destination.staged(path, _nbytes(layout, dtype), overwrite) as new:
     if path.suffix in destination.SINGLE_FILE:
       # By the suffix that was passed, even if a link leads to another.
-      _write_file(weights, layout, new, path.suffix, dtype, args, on_progress)
+      write_file(new, path.suffix)
       return
     new.mkdir()
     whole = new / f"consolidated.00-of-01{suffix}"
-    _write_file(weights, layout, whole, suffix, dtype, args, on_progress)
+    write_file(whole, suffix)
     with contextlib.suppress(OSError):  # A disk without hard links.
       os.link(whole, new / f"consolidated_ema.00-of-01{suffix}")
     pth.write_namespace(new / MODEL_ARGS, args)
@@ -156,25 +165,6 @@ def _copy(
   for number, path in enumerate(layout.table, 1):
     copy(path)
     on_progress(number)
-
-
-def _write_file(
-  weights: Weights,
-  layout: Layout,
-  path: pathlib.Path,
-  suffix: str,
-  dtype: np.dtype,
-  args: dict[str, Any],
-  on_progress: OnProgress,
-) -> None:
-  if suffix == ".pth":
-    with pth.Writer(path) as file:
-      _copy(weights, layout, file.add, dtype, on_progress)
-  else:
-    metadata = {MODEL_ARGS: json.dumps(args, default=list)}
-    shapes = layout.shapes()
-    with safetensors.Writer(path, shapes, dtype, metadata) as file:
-      _copy(weights, layout, file.add, dtype, on_progress)
 
 
 def _nbytes(layout: Layout, dtype: np.dtype) -> int:
