@@ -70,7 +70,7 @@ class ShardJob:
 
   sources: Sequence[PixelSource]
   captions: Sequence[tuple[str, ...]]
-  records_per_shard: int
+  records_per_shard: int = 1000
   moments: Moments | None = None
   features: Features | None = None
   batch_size: int = 8

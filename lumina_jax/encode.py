@@ -61,10 +61,10 @@ def main(argv: list[str]) -> None:
     latents,
     features,
     args.epochs,
-    args.records_per_shard,
-    args.batch_size,
-    args.threads,
     _root(args.source),
+    records_per_shard=args.records_per_shard,
+    batch_size=args.batch_size,
+    threads=args.threads,
   )
   writer = ShardWriter(args.output, settings, job.shards, args.process_id)
   errors = [error for group in groups for error in group.errors]
