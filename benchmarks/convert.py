@@ -17,18 +17,19 @@ import time
 import jax
 import numpy as np
 from absl import app, flags
+from flax import traverse_util
 
 from lumina_jax.backbone import PUBLISHED, shapes
 from lumina_jax.interop import pytorch_writer
-from lumina_jax.interop.lumina import published_medium
-from lumina_jax.interop.weights import paths
+from lumina_jax.interop.weights import Weights
 
 PEAK = re.compile(r"peak memory [\d.]+ GB")
 IDLE = """
 import jax
 from lumina_jax import convert
+from lumina_jax.parallel import processes
 jax.devices()
-print(convert.peak_memory())
+print(processes.peak_memory())
 """
 ROOT = pathlib.Path(__file__).parent.parent
 # (source, destination, layout, dtype), in order.
@@ -41,18 +42,16 @@ ROUTE = (
 )
 
 
-class RandomWeights:
+def random_weights(network: str) -> Weights:
   """Random weights of a network, generated when they are read."""
+  cfg = PUBLISHED[network]
+  medium = "audio" if network.endswith("audio") else "image"
+  flat = traverse_util.flatten_dict(shapes(cfg))
 
-  def __init__(self, network: str):
-    self.cfg = cfg = PUBLISHED[network]
-    self.medium, self.args, self.ema = published_medium(network), {}, None
-    leaves = jax.tree.leaves(shapes(cfg))
-    self._shapes = dict(zip(paths(cfg), (x.shape for x in leaves), strict=True))
+  def read(path, dtype=None) -> np.ndarray:
+    return np.random.default_rng(0).random(flat[path].shape, np.float32)
 
-  def read(self, path, dtype=None) -> np.ndarray:
-    rng = np.random.default_rng(0)
-    return rng.random(self._shapes[path], np.float32)
+  return Weights(cfg, medium, read)
 
 
 def run(*arguments: str) -> tuple[float, str]:
@@ -81,7 +80,7 @@ def main(_) -> None:
   with tempfile.TemporaryDirectory(dir=flags.FLAGS.folder) as folder:
     folder = pathlib.Path(folder)
     pytorch_writer.write(
-      RandomWeights(network), folder / "original_float32", "lumina"
+      random_weights(network), folder / "original_float32", "lumina"
     )
     idle = int(run("-c", IDLE)[1])
     print(f"JAX started, nothing converted: {idle / 1e9:.2f} GB")

@@ -14,17 +14,18 @@ import tempfile
 
 from absl import app, flags
 
-from benchmarks.convert import IDLE, RandomWeights, run, size
+from benchmarks.convert import IDLE, random_weights, run, size
 from lumina_jax.backbone import PUBLISHED
 from lumina_jax.interop import pytorch_writer
 from lumina_jax.pretrained.diffusers import INDEX
 
 LOAD = """
 import sys
-from lumina_jax import LuminaPipeline, convert
+from lumina_jax import LuminaPipeline
+from lumina_jax.parallel import processes
 options = dict(dtype="bfloat16", vae=False, text_encoder=False)
 pipe = LuminaPipeline.from_pretrained(sys.argv[1], **options)
-print(convert.peak_memory())
+print(processes.peak_memory())
 """
 
 
@@ -40,7 +41,7 @@ def main(_) -> None:
       (diffusers / "transformer", "diffusers"),
       (original, "lumina"),
     ):
-      pytorch_writer.write(RandomWeights(network), folder, layout, "bfloat16")
+      pytorch_writer.write(random_weights(network), folder, layout, "bfloat16")
     idle = int(run("-c", IDLE)[1])
     print(f"JAX started, nothing loaded: {idle / 1e9:.2f} GB")
     for folder in (diffusers, original):

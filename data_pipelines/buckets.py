@@ -23,10 +23,7 @@ class Buckets:
   """
 
   def __init__(
-    self,
-    resolutions: Sequence[int],
-    unit: int,
-    max_aspect_ratio: float = 4.0,
+    self, resolutions: Sequence[int], unit: int, max_aspect_ratio: float = 4.0
   ):
     """Lists the sizes.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 from data_pipelines.source_config import LoaderOptions, SourceConfig
+from lumina_jax.files import schema
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -52,8 +53,8 @@ class CaptionedConfig(SourceConfig):
       )
     if not all(weight > 0 for weight in self.weights):
       raise ValueError(f"weights {self.weights}: must be positive")
-    self.check_share("condition_dropout", "bad_limit")
-    self.check_positive("bucket_choices")
+    schema.check_share(self, "condition_dropout", "bad_limit")
+    schema.check_positive(self, "bucket_choices")
     _ = self.loader
 
   @property

@@ -41,12 +41,7 @@ SINGLE = (
 )
 # Mostly bare: words before the digits shift them away from their columns on the
 # canvas, which larger canvases rely on.
-SEVERAL = (
-  *["{}"] * 9,
-  "the digits {}",
-  "handwritten {}",
-  "a picture of {}",
-)
+SEVERAL = (*["{}"] * 9, "the digits {}", "handwritten {}", "a picture of {}")
 
 _DIGIT = re.compile(rf"\d|\b(?:{'|'.join(WORDS)})\b", re.IGNORECASE)
 

@@ -16,9 +16,9 @@ import numpy as np
 
 from data_pipelines import digit_captions
 from data_pipelines.digit_captions import SIDE
-from data_pipelines.source import Draw, Sample, Size
+from data_pipelines.source import Draw, Sample, Size, Stream
 from data_pipelines.source_config import SourceConfig
-from data_pipelines.streams import Stream
+from lumina_jax.files import schema
 from lumina_jax.tokens import Grid
 
 SHADES = 16
@@ -49,20 +49,14 @@ class DigitsConfig(SourceConfig):
     canvases = tuple(tuple(canvas) for canvas in self.canvases)
     object.__setattr__(self, "canvases", canvases)
     object.__setattr__(self, "origins", tuple(self.origins))
-    self.check_share("caption_dropout")
+    schema.check_share(self, "caption_dropout")
     if not 0 < self.held_out < 1:
       raise ValueError(f"held_out = {self.held_out}: must lie between 0 and 1")
     if len(self.origins) != 2 or min(self.origins) < 0:
       raise ValueError(f"origins {self.origins}: (rows, columns), at least 0")
 
-  def make_source(
-    self,
-    channels: int,
-    grid: Callable[..., Grid],
-    tokenize: Callable[..., np.ndarray],
-    seed: int,
-  ) -> DigitCanvases:
-    """Makes the source of the training split; see `DigitCanvases`."""
+  def make_source(self, channels, grid, tokenize, seed) -> DigitCanvases:
+    """See `SourceConfig.make_source`; the source of the training split."""
     train, _ = split(self.held_out)
     return DigitCanvases(self, train, grid, tokenize, seed)
 

@@ -11,8 +11,8 @@ from data_pipelines import image_loader
 from data_pipelines.buckets import Buckets
 from data_pipelines.buckets import Size as PixelSize
 from data_pipelines.records import Record
-from data_pipelines.source import Draw, Sample, Size
-from data_pipelines.streams import Stream
+from data_pipelines.source import Draw, Sample, Size, Stream
+from lumina_jax.files import schema
 from lumina_jax.tokens import Grid
 
 WORD_STEPS = 4  # Numbers of words are rounded up to quarters of the largest.
@@ -44,13 +44,8 @@ class ImageSourceConfig:
   def __post_init__(self):
     if self.channels not in (1, 3):
       raise ValueError(f"channels = {self.channels}: use 1 (gray) or 3 (RGB)")
-    if not 0 <= self.caption_dropout <= 1:
-      raise ValueError(
-        f"caption_dropout = {self.caption_dropout}: must be from 0 to 1"
-      )
-    for name in ("bucket_choices", "max_words"):
-      if getattr(self, name) < 1:
-        raise ValueError(f"{name} = {getattr(self, name)}: must be positive")
+    schema.check_share(self, "caption_dropout")
+    schema.check_positive(self, "bucket_choices", "max_words")
 
 
 class ImageSource:

@@ -98,9 +98,7 @@ def _header(path: os.PathLike[str] | str, line: bytes) -> list[dict[str, Any]]:
 
 
 def _records(
-  path: os.PathLike[str] | str,
-  lines: Iterator[tuple[int, bytes]],
-  count: int,
+  path: os.PathLike[str] | str, lines: Iterator[tuple[int, bytes]], count: int
 ) -> Iterator[Record]:
   for done in range(count):
     number, line = next(lines, (0, b""))

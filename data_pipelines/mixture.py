@@ -7,7 +7,7 @@ from collections.abc import Hashable, Sequence
 
 import numpy as np
 
-from data_pipelines.source import Draw, Sample, Size, Source
+from data_pipelines.source import Draw, Sample, Size, Source, locate
 
 
 class Mixture:
@@ -67,6 +67,5 @@ class Mixture:
 
   def _locate(self, record: int) -> tuple[Source, int]:
     """The source of a record, and the number of its first record."""
-    number = int(np.searchsorted(self._ends, record, side="right"))
-    start = int(self._ends[number - 1]) if number else 0
+    number, start = locate(self._ends, record)
     return self._sources[number], start

@@ -11,7 +11,6 @@ crop. The same packages give the same files.
 from __future__ import annotations
 
 import argparse
-import contextlib
 import importlib.metadata
 import os
 import pathlib
@@ -188,28 +187,15 @@ def _check(folder: pathlib.Path, contents: Mapping[str, bytes]) -> None:
   if not folder.is_dir():
     raise FileExistsError(f"{folder} is a file; name a folder")
   names = sorted(path.name for path in folder.iterdir())
-  if names and not _is_ours(folder):
-    raise FileExistsError(
-      f"{folder} holds {names[0]} and was not written by this command; name "
-      "another folder, or an empty one"
-    )
-  others = [name for name in names if name not in contents]
+  readme = folder / README
+  ours = readme.exists() and readme.read_bytes().startswith(TITLE.encode())
+  others = [name for name in names if not ours or name not in contents]
   if others:
+    more = f" and {len(others) - 1} more" if len(others) > 1 else ""
     raise FileExistsError(
-      f"{folder} holds {_summary(others)}, which this command would not write; "
+      f"{folder} holds {others[0]}{more}, which this command did not write; "
       "move that away, or name another folder"
     )
-
-
-def _is_ours(folder: pathlib.Path) -> bool:
-  with contextlib.suppress(OSError):
-    return (folder / README).read_bytes().startswith(TITLE.encode())
-  return False
-
-
-def _summary(names: Sequence[str]) -> str:
-  more = f" and {len(names) - 1} more" if len(names) > 1 else ""
-  return f"{names[0]}{more}"
 
 
 def _replace(temporary: pathlib.Path, folder: pathlib.Path) -> None:

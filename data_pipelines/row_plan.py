@@ -7,14 +7,12 @@ processes that share a batch read the same rows.
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Hashable, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
-from data_pipelines.source import Draw
-from data_pipelines.streams import Stream
+from data_pipelines.source import Draw, Stream
 from lumina_jax import packing
 
 # Records are packed in chunks: first-fit takes quadratic time, and a few
@@ -135,16 +133,12 @@ class RowPlan:
     """
     count, size = len(kind.slots), len(kind.records)
     turns = np.arange(epoch * count, (epoch + 1) * count)
-    times, places = np.divmod(turns, size)
-    orders = {}
-    for time in map(int, np.unique(times)):
+    times = turns // size
+    orders = []
+    for time in range(times[0], times[-1] + 1):
       key = [Stream.PLAN_DEAL, self._seed, number, time]
-      orders[time] = np.random.default_rng(key).permutation(kind.records)
-    records = [
-      orders[int(time)][place]
-      for time, place in zip(times, places, strict=True)
-    ]
-    return np.asarray(records), times
+      orders.append(np.random.default_rng(key).permutation(kind.records))
+    return np.concatenate(orders)[turns - times[0] * size], times
 
 
 def _slots_per_record(
@@ -155,11 +149,11 @@ def _slots_per_record(
     return 1
   weights = np.asarray(weights, np.float64)
   _check_weights(weights, len(sizes))
-  wanted = weights / weights.min()
-  slots = np.floor(wanted).astype(np.int64)
+  ratios = weights / weights.min()
+  slots = np.floor(ratios).astype(np.int64)
   rng = np.random.default_rng([Stream.PLAN_EXTRA, seed])
-  for weight in np.unique(wanted):
-    (equal,) = np.nonzero(wanted == weight)
+  for weight in np.unique(ratios):
+    (equal,) = np.nonzero(ratios == weight)
     extra = round((weight - np.floor(weight)) * len(equal))
     slots[rng.permutation(equal)[:extra]] += 1
   return slots
@@ -192,12 +186,10 @@ def _group(kinds: Sequence[Hashable], slots: np.ndarray) -> list[Kind]:
       for k in kinds
     ]
   )
-  record_groups, slot_groups = defaultdict(list), defaultdict(list)
-  for record, number in enumerate(of_record):
-    record_groups[number].append(record)
-  for slot, number in enumerate(of_record[slots]):
-    slot_groups[number].append(slot)
-  return [
-    Kind(np.asarray(record_groups[n]), np.asarray(slot_groups[n]))
-    for n in range(len(numbers))
-  ]
+
+  def places(of_place: np.ndarray) -> list[np.ndarray]:
+    """The places of each kind, in order."""
+    ends = np.cumsum(np.bincount(of_place, minlength=len(numbers)))
+    return np.split(np.argsort(of_place, kind="stable"), ends[:-1])
+
+  return list(map(Kind, places(of_record), places(of_record[slots])))

@@ -3,28 +3,26 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from data_pipelines import annotations, image_loader, meta_yaml, tfds_dataset
 from data_pipelines.records import Entry, Group, Listing, Record
 from data_pipelines.source import BadRecord
 from data_pipelines.threads import map_ahead
+from lumina_jax.files.progress import Progress
 
 CHUNK = 64  # Entries that a thread reads at a time.
 MAX_SHOWN = 3  # Errors that a message quotes.
 
 
-def scan(
-  source: str,
-  progress: Callable[[int, int], None] | None = None,
-  threads: int = 16,
-) -> list[Group]:
+def scan(source: str, threads: int = 16) -> list[Group]:
   """Reads the records of a source; of images it reads the headers only.
+
+  Shows its progress.
 
   Args:
     source: a folder or a YAML file, see `annotations`, or an address
       `tfds:...`, see `tfds_dataset`.
-    progress: called with the number of images read and of all images.
     threads: threads that read; stores take long to answer.
 
   Returns:
@@ -37,16 +35,16 @@ def scan(
   """
   listings = list_source(source)
   total, done, groups = sum(len(one.entries) for one in listings), 0, []
-  for listing in listings:
-    starts = range(0, len(listing.entries), CHUNK)
-    chunks = (listing.entries[start : start + CHUNK] for start in starts)
-    results: list[Record | str] = []
-    for chunk in map_ahead(_read_chunk, chunks, threads):
-      results += chunk
-      done += len(chunk)
-      if progress is not None:
-        progress(done, total)
-    groups.append(_group(listing, results))
+  with Progress("scanning", total, unit="images", note="") as bar:
+    for listing in listings:
+      starts = range(0, len(listing.entries), CHUNK)
+      chunks = (listing.entries[start : start + CHUNK] for start in starts)
+      results: list[Record | str] = []
+      for chunk in map_ahead(_read_chunk, chunks, threads):
+        results += chunk
+        done += len(chunk)
+        bar.show(done)
+      groups.append(_group(listing, results))
   return groups
 
 

@@ -11,6 +11,8 @@ from typing import Any
 
 from data_pipelines import shard_folder
 from data_pipelines.shard_folder import EMPTY, sidecar_path
+from lumina_jax.files import schema
+from lumina_jax.files.json_file import read_json
 
 MAX_CHARACTERS = 40  # Of a setting in a message.
 PATH = "path"  # Settings of this name are locations, which may change.
@@ -83,7 +85,7 @@ def check_settings(path: pathlib.Path, settings: dict[str, Any]) -> None:
   Raises:
     ValueError: if they differ, naming the differences.
   """
-  old, new = _flat(shard_folder.read_json(path)), _flat(settings)
+  old, new = _flat(read_json(path)), _flat(settings)
   differences = [
     f"{name}: {_short(old.get(name))} there, {_short(new.get(name))} now"
     for name in sorted(new.keys() | old.keys())
@@ -158,14 +160,9 @@ def checksum(path: pathlib.Path) -> str:
     return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-  flat = {}
-  for name, value in values.items():
-    if isinstance(value, dict):
-      flat |= _flat(value, f"{prefix}{name}.")
-    elif name != PATH:
-      flat[f"{prefix}{name}"] = value
-  return flat
+def _flat(values: dict[str, Any]) -> dict[str, Any]:
+  flat = schema.flatten(values)
+  return {name: x for name, x in flat.items() if name.split(".")[-1] != PATH}
 
 
 def _short(value: Any) -> str:

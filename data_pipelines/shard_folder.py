@@ -10,10 +10,11 @@ manifest.json               lists all shards, written after the last one
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 import pathlib
 from typing import Any, NamedTuple
+
+from lumina_jax.files.json_file import read_json
 
 VERSION = 1
 SETTINGS, MANIFEST = "settings.json", "manifest.json"
@@ -131,18 +132,3 @@ def read_sidecar(path: pathlib.Path) -> ShardInfo:
     )
   except TypeError as error:
     raise ValueError(f"{path} is not a sidecar of a shard: {error}") from error
-
-
-def read_json(path: pathlib.Path) -> dict[str, Any]:
-  """Reads a JSON object.
-
-  Raises:
-    ValueError: if the file holds anything else.
-  """
-  try:
-    values = json.loads(path.read_text("utf-8"))
-  except ValueError as error:
-    raise ValueError(f"{path} cannot be read: {error}") from error
-  if not isinstance(values, dict):
-    raise ValueError(f"{path} cannot be read: not a JSON object")
-  return values

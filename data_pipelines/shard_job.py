@@ -18,6 +18,7 @@ from data_pipelines.shard_folder import BadRecordInfo
 from data_pipelines.shard_record import ShardRecord, to_bytes
 from data_pipelines.source import BadRecord, Draw
 from data_pipelines.threads import map_ahead
+from lumina_jax.files import schema
 
 # A batch of a rare size is encoded before it is full once this many batches'
 # worth of records wait for it: they fit in memory, and few batches are partial.
@@ -69,7 +70,7 @@ class ShardJob:
 
   sources: Sequence[PixelSource]
   captions: Sequence[tuple[str, ...]]
-  records_per_shard: int
+  records_per_shard: int = 1000
   moments: Moments | None = None
   features: Features | None = None
   batch_size: int = 8
@@ -77,9 +78,7 @@ class ShardJob:
   root: str = ""
 
   def __post_init__(self):
-    for name in ("records_per_shard", "batch_size", "threads"):
-      if getattr(self, name) < 1:
-        raise ValueError(f"{name} = {getattr(self, name)}: must be positive")
+    schema.check_positive(self, "records_per_shard", "batch_size", "threads")
     if not self.sources or not self.captions:
       raise ValueError("no records to encode")
 

@@ -67,10 +67,8 @@ def make_job(
   latents: LatentEncoder | None,
   features: FeatureEncoder | None,
   epochs: int = 1,
-  records_per_shard: int = 1000,
-  batch_size: int = 8,
-  threads: int = 4,
   root: str = "",
+  **options: int,
 ) -> tuple[ShardJob, dict[str, Any]]:
   """Returns a job, and the settings that the bytes of its shards depend on.
 
@@ -80,10 +78,8 @@ def make_job(
     latents: autoencoder; None = pixels are stored.
     features: language model; None = text is stored.
     epochs: number of crops of each image.
-    records_per_shard: records of a shard.
-    batch_size: samples that are encoded at once.
-    threads: threads that load images.
     root: folder of the source, which names leave out.
+    **options: records_per_shard, batch_size and threads of `ShardJob`.
 
   Raises:
     ValueError: if a number is out of range, or weights of groups differ.
@@ -95,12 +91,10 @@ def make_job(
   job = ShardJob(
     [_source(records, buckets, crops, epoch) for epoch in range(epochs)],
     [record.captions for record in records],
-    records_per_shard,
-    latents and latents.moments,
-    features,
-    batch_size,
-    threads,
-    root,
+    moments=latents and latents.moments,
+    features=features,
+    root=root,
+    **options,
   )
   settings = {
     "version": shard_folder.VERSION,
@@ -111,8 +105,8 @@ def make_job(
     ),
     "records": job.total,
     "epochs": epochs,
-    "records_per_shard": records_per_shard,
-    "batch_size": batch_size,
+    "records_per_shard": job.records_per_shard,
+    "batch_size": job.batch_size,
     "media": "latents" if latents else "pixels",
     "channels": latents.channels if latents else crops.channels,
     "autoencoder": latents and latents.identity,

@@ -18,8 +18,7 @@ from array_record.python.array_record_module import ArrayRecordReader
 
 from data_pipelines import shard_checks, shard_folder, shard_record
 from data_pipelines.shard_record import ShardRecord
-from data_pipelines.source import BadRecord, Draw, Sample, Size
-from data_pipelines.streams import Stream
+from data_pipelines.source import BadRecord, Draw, Sample, Size, Stream, locate
 from lumina_jax.tokens import Grid
 
 WORD_STEP = 8  # Captions share a kind if they share this multiple of tokens.
@@ -46,7 +45,6 @@ class ShardSource:
     tokenize: Callable[[str], np.ndarray] | None = None,
     dropout: float = 0.0,
     seed: int = 0,
-    verify: bool = False,
   ):
     """Opens a folder.
 
@@ -57,7 +55,6 @@ class ShardSource:
         are stored as text, unused if they are features.
       dropout: share of draws whose caption is "".
       seed: seed of latents and captions.
-      verify: whether to compare all checksums, which reads all files.
 
     Raises:
       FileNotFoundError: if it is not a folder of shards, or not complete.
@@ -69,7 +66,7 @@ class ShardSource:
       raise ValueError(f"dropout = {dropout}: must be a share from 0 to 1")
     self._folder = shard_folder.local_path(folder).absolute()
     manifest = shard_folder.read_manifest(self._folder)
-    _check_files(self._folder, manifest, verify)
+    _check_files(self._folder, manifest)
     self.made_with: dict[str, Any] = manifest["made_with"]
     self._files = [shard["file"] for shard in manifest["shards"]]
     self._ends = np.cumsum([shard["records"] for shard in manifest["shards"]])
@@ -125,19 +122,6 @@ class ShardSource:
     patches = grid.tokenize(record.sample(rng))
     return Sample(grid, patches, text, caption)
 
-  def pixels(self, draw: Draw) -> tuple[np.ndarray, str]:
-    """Returns pixels `f32[*extents, C]` in [-1, 1] and a caption of a draw.
-
-    Raises:
-      BadRecord: if the record cannot be read.
-      ValueError: if the folder holds latents.
-    """
-    record, rng = self._read(draw.record), self._rng(draw)
-    if record.pixels is None:
-      raise ValueError(f"{self._folder} holds latents, not pixels")
-    _, caption = self._choose_caption(record, rng)
-    return record.sample(rng), caption
-
   def name(self, record: int) -> str:
     """Returns the shard of a record, and its number there, for messages."""
     shard, number = self._locate(record)
@@ -179,8 +163,7 @@ class ShardSource:
 
   def _locate(self, record: int) -> tuple[int, int]:
     """The shard of a record, and its number there."""
-    shard = int(np.searchsorted(self._ends, record, side="right"))
-    start = int(self._ends[shard - 1]) if shard else 0
+    shard, start = locate(self._ends, record)
     return shard, record - start
 
   def _read_empty(self) -> np.ndarray:
@@ -243,10 +226,8 @@ class _Readers:
     self.__init__(folder)
 
 
-def _check_files(
-  folder: pathlib.Path, manifest: dict[str, Any], verify: bool
-) -> None:
-  errors = shard_checks.folder_errors(folder, manifest, verify)
+def _check_files(folder: pathlib.Path, manifest: dict[str, Any]) -> None:
+  errors = shard_checks.folder_errors(folder, manifest, verify=False)
   if errors:
     hidden = len(errors) - MAX_SHOWN
     more = f" and {hidden} more" if hidden > 0 else ""

@@ -138,7 +138,7 @@ class ShardWriter:
       _publish(temporary, path)
     finally:
       temporary.unlink(missing_ok=True)
-    text = json.dumps(dataclasses.asdict(shard), ensure_ascii=False)
+    text = json.dumps(dataclasses.asdict(shard))
     self._write_file(sidecar_path(path), text)
     return shard
 
@@ -213,6 +213,7 @@ class ShardWriter:
     return f".{name}.of_process_{self._process}"
 
   def _write_file(self, path: pathlib.Path, data: bytes | str) -> None:
+    # JSON is ASCII: names of files may hold bytes that are not text.
     temporary = self.path / self._temporary(path.name)
     try:
       temporary.write_bytes(data.encode() if isinstance(data, str) else data)
@@ -275,4 +276,4 @@ def _sync(path: pathlib.Path) -> None:
 
 
 def _to_json(values: dict[str, Any]) -> str:
-  return json.dumps(values, indent=2, ensure_ascii=False) + "\n"
+  return json.dumps(values, indent=2) + "\n"

@@ -65,10 +65,7 @@ SHIPPED = (
     ),
   ),
   Photograph(
-    "skimage",
-    "data/brick.png",
-    "grey bricks",
-    f"CC0Textures, Bricks25, {ZERO}",
+    "skimage", "data/brick.png", "grey bricks", f"CC0Textures, Bricks25, {ZERO}"
   ),
   Photograph(
     "skimage",

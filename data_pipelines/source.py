@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 from collections.abc import Hashable, Sequence
 from typing import NamedTuple, Protocol
 
@@ -11,6 +12,30 @@ from lumina_jax.tokens import Grid
 
 # Tokens, words and samples: what a record takes, or what a row offers.
 Size = tuple[int, int, int]
+
+
+@enum.unique
+class Stream(enum.IntEnum):
+  """What random numbers are for: the first number of every seed.
+
+  NumPy pads seeds with zeros, so seeds of different lengths could be equal. A
+  stream of its own keeps the numbers of each purpose apart. The values must not
+  change: plans and crops of existing runs depend on them.
+  """
+
+  PLAN_MIX = 1
+  PLAN_EPOCH = 2
+  DIGITS = 3
+  DIGIT_CAPTION = 4
+  PATTERN = 5
+  SYNTHETIC = 6
+  IMAGE_BUCKET = 7
+  IMAGE_CROP = 8
+  IMAGE_CAPTION = 9
+  IMAGE_LATENTS = 10
+  SHARD = 13
+  PLAN_EXTRA = 30
+  PLAN_DEAL = 31
 
 
 class Draw(NamedTuple):
@@ -48,6 +73,17 @@ class Sample(NamedTuple):
 
 class BadRecord(Exception):
   """A record that cannot be used; the message names it and the reason."""
+
+
+def locate(ends: np.ndarray, record: int) -> tuple[int, int]:
+  """The part that holds a record, and the number of that part's first record.
+
+  Args:
+    ends: numbers of records of the parts, summed up to each of them.
+    record: number of a record among those of all parts.
+  """
+  part = int(np.searchsorted(ends, record, side="right"))
+  return part, int(ends[part - 1]) if part else 0
 
 
 class Source(Protocol):

@@ -71,23 +71,3 @@ class SourceConfig:
       seed: seed of all random choices.
     """
     raise NotImplementedError
-
-  def check_share(self, *names: str) -> None:
-    """Checks that fields are shares.
-
-    Raises:
-      ValueError: naming a field that is not between 0 and 1.
-    """
-    for name in names:
-      if not 0 <= getattr(self, name) <= 1:
-        raise ValueError(f"{name} = {getattr(self, name)}: must be from 0 to 1")
-
-  def check_positive(self, *names: str) -> None:
-    """Checks that fields are positive.
-
-    Raises:
-      ValueError: naming a field that is below 1.
-    """
-    for name in names:
-      if getattr(self, name) < 1:
-        raise ValueError(f"{name} = {getattr(self, name)}: must be positive")

@@ -12,9 +12,9 @@ from collections.abc import Callable
 
 import numpy as np
 
-from data_pipelines.source import Draw, Sample, Size
+from data_pipelines.source import Draw, Sample, Size, Stream
 from data_pipelines.source_config import SourceConfig
-from data_pipelines.streams import Stream
+from lumina_jax.files import schema
 from lumina_jax.tokens import Grid
 
 WAVES = 4  # Cosines of a pattern, per channel.
@@ -47,19 +47,13 @@ class SyntheticConfig(SourceConfig):
     object.__setattr__(self, "sizes", sizes)
     if not sizes or len({len(size) for size in sizes}) > 1:
       raise ValueError(f"sizes {sizes}: at least one, all of as many axes")
-    self.check_positive("records_per_size", "classes")
-    self.check_share("condition_dropout", "signal")
+    schema.check_positive(self, "records_per_size", "classes")
+    schema.check_share(self, "condition_dropout", "signal")
     if "{}" not in self.caption:
       raise ValueError(f"caption {self.caption!r} needs a {{}} for the class")
 
-  def make_source(
-    self,
-    channels: int,
-    grid: Callable[..., Grid],
-    tokenize: Callable[[str], np.ndarray],
-    seed: int,
-  ) -> SyntheticLatents:
-    """Makes the source; see `SyntheticLatents`."""
+  def make_source(self, channels, grid, tokenize, seed) -> SyntheticLatents:
+    """See `SourceConfig.make_source`."""
     return SyntheticLatents(self, channels, grid, tokenize, seed)
 
 

@@ -14,8 +14,6 @@ from __future__ import annotations
 import json
 import math
 import pathlib
-import resource
-import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -26,6 +24,7 @@ from lumina_jax.backbone import shapes
 from lumina_jax.commands import start
 from lumina_jax.interop.convert import LAYOUTS, choose_layout, convert
 from lumina_jax.interop.tensor import DTYPES
+from lumina_jax.parallel import processes
 
 
 def main(argv: list[str]) -> None:
@@ -56,7 +55,7 @@ def main(argv: list[str]) -> None:
   kind = {True: "EMA ", False: "raw ", None: ""}[weights.ema]
   print(
     f"{count / 1e6:,.1f} M {kind}parameters, {args.dtype}, in {destination} "
-    f"(peak memory {peak_memory() / 1e9:.2f} GB)"
+    f"(peak memory {processes.peak_memory() / 1e9:.2f} GB)"
   )
 
 
@@ -76,16 +75,6 @@ def parse_model_args(words: Sequence[str]) -> dict[str, Any]:
     except json.JSONDecodeError:
       args[name] = value
   return args
-
-
-def peak_memory() -> int:
-  """Peak memory of this process in bytes."""
-  status = pathlib.Path("/proc/self/status")
-  if status.exists():  # On Linux, rusage includes the parent's memory.
-    (line,) = (x for x in status.read_text().splitlines() if "VmHWM" in x)
-    return int(line.split()[1]) * 1024
-  unit = 1 if sys.platform == "darwin" else 1024
-  return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def run() -> None:

@@ -19,7 +19,6 @@ checksums.
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
 import pathlib
@@ -29,7 +28,6 @@ from typing import Any
 from absl import app, flags
 
 from data_pipelines import annotations, shard_checks, shard_folder, tfds_dataset
-from data_pipelines.records import Group
 from data_pipelines.scan import scan
 from data_pipelines.shard_settings import (
   CropSettings,
@@ -42,7 +40,6 @@ from data_pipelines.write_shards import write_shards
 from lumina_jax.commands import encode_flags
 from lumina_jax.commands import start as entry_point
 from lumina_jax.commands.encode_flags import PATCH, PIXELS
-from lumina_jax.files.progress import Progress
 
 MAX_SHOWN = 5  # Bad records that the summary names.
 
@@ -57,17 +54,17 @@ def main(argv: list[str]) -> None:
     _verify(args.output)
     return
   latents, features = _load_encoders(args)
-  groups = _scan(args.source)
+  groups = scan(args.source)
   job, settings = make_job(
     groups,
     _crop_settings(args, latents),
     latents,
     features,
     args.epochs,
-    args.records_per_shard,
-    args.batch_size,
-    args.threads,
     _root(args.source),
+    records_per_shard=args.records_per_shard,
+    batch_size=args.batch_size,
+    threads=args.threads,
   )
   writer = ShardWriter(args.output, settings, job.shards, args.process_id)
   errors = [error for group in groups for error in group.errors]
@@ -117,20 +114,6 @@ def _crop_settings(args: Any, latents: LatentEncoder | None) -> CropSettings:
     args.channels,
     args.seed,
   )
-
-
-def _scan(source: str) -> list[Group]:
-  with contextlib.ExitStack() as stack:
-    bar = None
-
-    def show(done: int, total: int) -> None:
-      nonlocal bar
-      if bar is None:  # The first call tells the total.
-        bar = Progress("scanning", total, unit="images", note="")
-        stack.enter_context(bar)
-      bar.show(done)
-
-    return scan(source, show)
 
 
 def _root(source: str) -> str:
@@ -188,6 +171,7 @@ def _guarded(argv: list[str]) -> None:
     format="%(levelname)s: %(message)s", level=logging.WARNING, force=True
   )
   entry_point.resend_interrupts()
+  entry_point.print_any_name()
   entry_point.start_jax()
   try:
     main(argv)

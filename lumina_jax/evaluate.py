@@ -12,7 +12,6 @@ All devices of all processes take part; process 0 prints and writes.
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 from absl import flags
@@ -20,7 +19,7 @@ from etils import epath
 
 from lumina_jax.commands import start as entry_point
 from lumina_jax.evaluation import digits_report
-from lumina_jax.files import atomic
+from lumina_jax.files.json_file import write_json
 from lumina_jax.parallel import processes
 from lumina_jax.runs import report
 from lumina_jax.runs import workdir as workdirs
@@ -30,8 +29,7 @@ from lumina_jax.training import run_config
 
 def write(result: dict[str, Any], folder: epath.Path) -> None:
   """Writes the result to a workdir, and updates its report."""
-  text = json.dumps(result, indent=2) + "\n"
-  atomic.write_text(folder / report.EVALUATION, text)
+  write_json(folder / report.EVALUATION, result)
   report.write(folder)
 
 

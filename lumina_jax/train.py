@@ -100,7 +100,7 @@ def train(
     first_batch = batches.batch(start)
     step = compile_train_step(config, optimizer, state, first_batch, mesh)
     loop = TrainingLoop(
-      config, step, batches, checkpoints, metrics, preemption, profiler, sample
+      plan, step, batches, checkpoints, metrics, preemption, profiler, sample
     )
     state = loop.run(state)
   messages.print_goodput(metrics)

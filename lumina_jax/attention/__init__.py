@@ -87,7 +87,7 @@ def attend(
     q, k, v = (jnp.swapaxes(x, 1, 2) for x in (q, k, v))
     inputs = q, k, v, q_segments, kv_segments
     local = choose_kernel(ring=degrees.ring > 1)
-    args = length, devices, degrees, local, *inputs, name
+    args = length, devices, degrees, local, inputs, name
     return jnp.swapaxes(sequence_parallel.attend(*args), 1, 2)
 
   P = PartitionSpec
@@ -115,7 +115,7 @@ def attend_local(
   kernel = kernel or kernels.choose("chunked")
   q, k, v = (jnp.swapaxes(x, 1, 2) for x in (q, k, v))
   inputs = q, k, v, q_segments, kv_segments
-  out = sequence_parallel.attend_local(kernel, *inputs, name)
+  out = sequence_parallel.attend_local(kernel, inputs, name)
   return jnp.swapaxes(out, 1, 2)
 
 

@@ -18,13 +18,7 @@ from lumina_jax.attention.mask import has_key, mask
 LARGEST_HEAD = 128  # channels that cuDNN supports on every GPU since Ampere
 
 
-def dense(
-  q: jax.Array,
-  k: jax.Array,
-  v: jax.Array,
-  q_segments: jax.Array,
-  kv_segments: jax.Array,
-) -> jax.Array:
+def dense(q, k, v, q_segments, kv_segments) -> jax.Array:
   """All scores at once, in O(L S) memory. Arguments as in `Kernel.forward`."""
   allowed = mask(q_segments, kv_segments)[:, None]
   out = _attend(q, k, v, mask=allowed, implementation="xla")
@@ -32,14 +26,11 @@ def dense(
   return jnp.where(valid[:, None, :, None], out, 0)
 
 
-def cudnn(
-  q: jax.Array,
-  k: jax.Array,
-  v: jax.Array,
-  q_segments: jax.Array,
-  kv_segments: jax.Array,
-) -> jax.Array:
-  """cuDNN's fused kernel, for rows of one sample with padding last."""
+def cudnn(q, k, v, q_segments, kv_segments) -> jax.Array:
+  """cuDNN's fused kernel, for rows of one sample with padding last.
+
+  Arguments as in `Kernel.forward`.
+  """
   # At least 1: an empty row attends to padding, since no key would give NaN.
   lengths = [
     jnp.maximum((segments != 0).sum(axis=1, dtype=jnp.int32), 1)

@@ -23,6 +23,7 @@ from lumina_jax.attention.split import Split, repeated_kv_heads
 
 # Differentiable attention to all keys; arguments of `Kernel.forward`.
 AttentionFn = Callable[..., jax.Array]
+Inputs = tuple[jax.Array, ...]  # q, k, v, q_segments and kv_segments
 Permutation = tuple[tuple[int, int], ...]  # (source, target) of `ppermute`
 
 
@@ -31,11 +32,7 @@ def attend(
   devices: int,
   split: Split,
   kernel: Kernel | AttentionFn,
-  q: jax.Array,
-  k: jax.Array,
-  v: jax.Array,
-  q_segments: jax.Array,
-  kv_segments: jax.Array,
+  inputs: Inputs,
   name: str,
 ) -> jax.Array:
   """Self-attention among the tokens of all devices on a mesh axis.
@@ -45,26 +42,22 @@ def attend(
     devices: size of that axis.
     split: degrees, whose product is `devices` unless it gathers.
     kernel: computes the products; a ring needs a `Kernel`.
-    q: `[B, H, l, K]`.
-    k: `[B, G, l, K]`.
-    v: `[B, G, l, K]`.
-    q_segments: `i32[B, l]`.
-    kv_segments: `i32[B, l]`.
+    inputs: local shards, l tokens each, in the layout of `Kernel.forward`.
     name: see `checkpoint_names`.
 
   Returns:
     `[B, H, l, K]`.
   """
+  q, k, v, q_segments, kv_segments = inputs
   if split.gather:
     gather = functools.partial(jax.lax.all_gather, axis_name=axis, tiled=True)
     k, v = (gather(x, axis=2) for x in (k, v))
     kv_segments = gather(kv_segments, axis=1)
-    return attend_local(kernel, q, k, v, q_segments, kv_segments, name)
+    return attend_local(kernel, (q, k, v, q_segments, kv_segments), name)
 
   ring = ring_permutation(devices, split)
   if split.ulysses == 1:
-    inputs = q, k, v, q_segments, kv_segments
-    return attend_local(kernel, *inputs, name, axis, ring)
+    return attend_local(kernel, inputs, name, axis, ring)
 
   u = split.ulysses
   groups = [list(range(i, i + u)) for i in range(0, devices, u)]
@@ -79,7 +72,7 @@ def attend(
     for s in (q_segments, kv_segments)
   )
   inputs = q, k, v, q_segments, kv_segments
-  out = attend_local(kernel, *inputs, name, axis, ring)
+  out = attend_local(kernel, inputs, name, axis, ring)
   return swap(out, split_axis=2, concat_axis=1)
 
 
@@ -104,11 +97,7 @@ def ring_permutation(devices: int, split: Split) -> Permutation:
 
 def attend_local(
   kernel: Kernel | AttentionFn,
-  q: jax.Array,
-  k: jax.Array,
-  v: jax.Array,
-  q_segments: jax.Array,
-  kv_segments: jax.Array,
+  inputs: Inputs,
   name: str,
   axis: str = "",
   ring: Permutation = (),
@@ -117,11 +106,7 @@ def attend_local(
 
   Args:
     kernel: computes the products.
-    q: `[B, H, L, K]`.
-    k: `[B, G, S, K]`.
-    v: `[B, G, S, K]`.
-    q_segments: `i32[B, L]`.
-    kv_segments: `i32[B, S]`.
+    inputs: see `Kernel.forward`.
     name: see `checkpoint_names`.
     axis: mesh axis of the ring.
     ring: see `ring_permutation`.
@@ -135,16 +120,16 @@ def attend_local(
   if callable(kernel) and ring:
     raise ValueError(f"{kernel} attends to all keys at once: no ring")
   if callable(kernel):
-    return kernel(q, k, v, q_segments, kv_segments)
+    return kernel(*inputs)
   # Rings lie side by side: a hop passes over the other members of a group.
   steps = len(ring) // ((ring[0][1] - ring[0][0]) % len(ring)) if ring else 1
   static = kernel, name, axis, ring, steps
-  return _ring(static, q, k, v, q_segments, kv_segments)
+  return _ring(static, *inputs)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _ring(static, q, k, v, q_segments, kv_segments):
-  return _forward(static, q, k, v, q_segments, kv_segments)[0]
+def _ring(static, *inputs):
+  return _forward(static, *inputs)[0]
 
 
 def _forward(static, q, k, v, q_segments, kv_segments):
@@ -205,14 +190,8 @@ def _backward(static, residuals, d_out):
     (keys, sums), _ = jax.lax.scan(step, carry, None, steps - 2)
     dq, *d_keys = add(sums, keys)
     sums = dq, *_send(d_keys, axis, ring)  # back to their own devices
-  dq, dk, dv = sums
-  return (
-    dq.astype(q.dtype),
-    dk.astype(k.dtype),
-    dv.astype(v.dtype),
-    None,
-    None,
-  )
+  cotangents = (d.astype(x.dtype) for d, x in zip(sums, (q, k, v), strict=True))
+  return *cotangents, None, None
 
 
 _ring.defvjp(_forward_residuals, _backward)

@@ -7,6 +7,7 @@ import math
 
 from lumina_jax.attention import kernels, split
 from lumina_jax.backbone import remat
+from lumina_jax.files import schema
 from lumina_jax.files.suggest import check_name
 from lumina_jax.tokens import Grid
 
@@ -124,17 +125,8 @@ class ModelConfig:
       raise ValueError(
         f"patch = {self.patch} must be positive sizes, one per axis"
       )
-    for name in (
-      "channels",
-      "width",
-      "depth",
-      "heads",
-      "kv_heads",
-      "cond_width",
-      "ffn_multiple",
-    ):
-      if getattr(self, name) < 1:
-        raise ValueError(f"{name} = {getattr(self, name)} must be positive")
+    names = "channels", "width", "depth", "heads", "kv_heads", "cond_width"
+    schema.check_positive(self, *names, "ffn_multiple")
     for name, other in (("width", "heads"), ("heads", "kv_heads")):
       value, divisor = getattr(self, name), getattr(self, other)
       if value % divisor:
@@ -210,18 +202,13 @@ def _image(width: int, depth: int, **fields) -> ModelConfig:
   return ModelConfig(width=width, depth=depth, **common | fields)
 
 
-FLAG_DIT = dict(raster=True, separators=True)
 NEXT_DIT = dict(
-  raster=False,
-  separators=False,
-  sandwich=True,
-  shift=False,
-  tanh_gate=True,
+  raster=False, separators=False, sandwich=True, shift=False, tanh_gate=True
 )
 # Text: LLaMA-2-7B features for Flag-DiT, Gemma-2B features for Next-DiT.
-FLAG_T2I = FLAG_DIT | dict(text_width=4096, pad_token=True)
+FLAG_T2I = dict(text_width=4096, pad_token=True)
 NEXT_T2I = NEXT_DIT | dict(text_width=2048, pad_token=True, final_shift=False)
-FLAG_IMAGENET = FLAG_DIT | dict(separators=False, num_labels=1000)
+FLAG_IMAGENET = dict(separators=False, num_labels=1000)
 NEXT_IMAGENET = NEXT_DIT | dict(pre_norm_scale=False, num_labels=1000)
 
 # Names follow the papers. They are not parameter counts: "3b" has 4.0 to 4.2

@@ -36,6 +36,7 @@ class Flops:
 
   @property
   def forward(self) -> int:
+    """All FLOPs of the pass."""
     return self.attention + self.text + self.rest
 
   @property

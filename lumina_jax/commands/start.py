@@ -42,6 +42,7 @@ def run(main: Callable[[list[str]], None]) -> None:
     logging.getLogger("absl").setLevel(logging.ERROR)
     silence_orbax_threads()
     resend_interrupts()
+    print_any_name()
     join()
     start_jax()
     try:
@@ -139,6 +140,11 @@ def resend_interrupts() -> None:
     again.start()
 
   sys.unraisablehook = hook
+
+
+def print_any_name() -> None:
+  """Lets the command print names of files that are not text."""
+  sys.stdout.reconfigure(errors="backslashreplace")
 
 
 def start_jax() -> None:

@@ -52,14 +52,10 @@ class Progress:
     if self._bar:
       self._bar.stop()
 
-  def show(self, done: int, note: str = "", total: int | None = None) -> None:
-    """Shows that `done` are through, and of how many if that is new."""
+  def show(self, done: int, note: str = "") -> None:
+    """Shows how many are done."""
     if not done:
       return
-    if total is not None and total != self._total:
-      self._total = total
-      if self._bar:
-        self._bar.update(self._task, total=total)
     now = time.monotonic()
     if self._since is None:  # The first step compiles: do not count its time.
       self._first, self._since = done, now

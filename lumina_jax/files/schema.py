@@ -136,6 +136,28 @@ def _first_match(kinds: tuple[Any, ...], value: Any, at: str) -> Any:
   raise ValueError(f"{at} = {value!r} must be of type {' or '.join(names)}")
 
 
+def check_positive(config: Any, *names: str) -> None:
+  """Checks that fields of a dataclass are positive.
+
+  Raises:
+    ValueError: naming a field that is not.
+  """
+  for name in names:
+    if not getattr(config, name) > 0:
+      raise ValueError(f"{name} = {getattr(config, name)}: must be positive")
+
+
+def check_share(config: Any, *names: str) -> None:
+  """Checks that fields of a dataclass are shares.
+
+  Raises:
+    ValueError: naming a field that is not from 0 to 1.
+  """
+  for name in names:
+    if not 0 <= getattr(config, name) <= 1:
+      raise ValueError(f"{name} = {getattr(config, name)}: must be from 0 to 1")
+
+
 def to_dict(config: Any) -> Any:
   """A dataclass (or None) as plain JSON values."""
   return json.loads(json.dumps(config, default=dataclasses.asdict))
@@ -143,7 +165,7 @@ def to_dict(config: Any) -> Any:
 
 def differences(old: Any, new: Any) -> list[str]:
   """Returns a line "key: old -> new" for every value that differs."""
-  a, b = _flat(to_dict(old)), _flat(to_dict(new))
+  a, b = flatten(to_dict(old)), flatten(to_dict(new))
   missing = "(none)"
   return [
     f"{key}: {a.get(key, missing)!r} -> {b.get(key, missing)!r}"
@@ -152,11 +174,12 @@ def differences(old: Any, new: Any) -> list[str]:
   ]
 
 
-def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+  """Maps the values of nested dicts to paths: {"a": {"b": 1}} -> {"a.b": 1}."""
   flat = {}
   for key, value in values.items():
     if isinstance(value, dict):
-      flat |= _flat(value, f"{prefix}{key}.")
+      flat |= flatten(value, f"{prefix}{key}.")
     else:
       flat[prefix + key] = value
   return flat

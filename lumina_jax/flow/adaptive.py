@@ -8,15 +8,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from lumina_jax.flow.ode import (
-  State,
-  Tableau,
-  Velocity,
-  advance,
-  initial_state,
-  stages,
-)
-from lumina_jax.flow.samples import Samples
+from lumina_jax.files import schema
+from lumina_jax.flow.ode import State, Tableau, advance, initial_state, stages
 
 # Dormand and Prince 1980, table 2. The last stage is the slope at the new
 # state, so an accepted step hands it to the next one.
@@ -101,9 +94,7 @@ class DormandPrince:
   evaluations = 6  # Per step tried, after one at the start.
 
   def __post_init__(self):
-    for name in ("rtol", "atol"):
-      if not getattr(self, name) > 0:
-        raise ValueError(f"{name} = {getattr(self, name)}: must be positive")
+    schema.check_positive(self, "rtol", "atol")
     if self.max_evaluations < 7:
       raise ValueError(
         f"max_evaluations = {self.max_evaluations}: the first step takes 7"
@@ -113,10 +104,8 @@ class DormandPrince:
     """The state at times[0]; `integrate` chooses the first step."""
     return initial_state(x, time, jnp.zeros_like(time), memory)
 
-  def integrate(
-    self, velocity: Velocity, state: State, times: jax.Array, samples: Samples
-  ) -> State:
-    """Integrates each sample to times[-1], or for `tries` steps."""
+  def integrate(self, velocity, state, times, samples) -> State:
+    """See `Solver.integrate`; takes `tries` steps at most, if set."""
     end, h, before = times[-1], state.solver_memory, state.velocity_memory
     h = jnp.where(h == 0, FIRST_STEP * (end - state.time), h)
     slope, memory = velocity(state.x, state.time, before)
@@ -165,7 +154,7 @@ class DormandPrince:
     spread = samples.spread(h)
     x = advance(old.x, spread, DORMAND_PRINCE.a[-1], slopes)
     slope, memory = velocity(x, until, before)
-    # Constants are equal in both memories; told so, `select` skips them.
+    # Constants are equal in both memories. `select` skips equal arrays.
     before = jax.tree.map(
       lambda new, memory, before: before if new is memory else new,
       before,

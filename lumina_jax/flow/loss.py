@@ -13,6 +13,8 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
+from lumina_jax.files import schema
+from lumina_jax.files.suggest import check_name
 from lumina_jax.flow import schedule
 from lumina_jax.flow.samples import members, rows
 
@@ -50,12 +52,9 @@ class TimeDistribution:
   base_tokens: int = 0
 
   def __post_init__(self):
-    if self.name not in ("uniform", "logit_normal"):
-      raise ValueError(
-        f"time distribution {self.name!r}: use 'uniform' or 'logit_normal'"
-      )
-    if not self.std > 0:
-      raise ValueError(f"std = {self.std}: must be positive")
+    names = "uniform", "logit_normal"
+    check_name("time distribution", self.name, names)
+    schema.check_positive(self, "std")
     if not 0 <= self.low < self.high <= 1:
       raise ValueError(
         f"low = {self.low} and high = {self.high}: 0 <= low < high <= 1"

@@ -11,9 +11,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from lumina_jax.flow.ode import ROUNDING, FixedSteps, State, Velocity, advance
+from lumina_jax.flow.ode import ROUNDING, FixedSteps, State, advance
 from lumina_jax.flow.path import LINEAR, Path
-from lumina_jax.flow.samples import Samples
 
 
 class TwoStep(FixedSteps):
@@ -34,15 +33,8 @@ class AdamsBashforth(TwoStep):
   (Hairer, Norsett and Wanner 1993, section III.5: the line through two slopes.)
   """
 
-  def step(
-    self,
-    velocity: Velocity,
-    state: State,
-    t: jax.Array,
-    until: jax.Array,
-    samples: Samples,
-  ) -> State:
-    """One step from t to until."""
+  def step(self, velocity, state, t, until, samples) -> State:
+    """See `FixedSteps.step`."""
     slope_before, before = state.solver_memory
     h, h_before = until - t, t - before
     first = h_before == 0
@@ -79,15 +71,8 @@ class DpmSolver(TwoStep):
 
   path: Path = LINEAR
 
-  def step(
-    self,
-    velocity: Velocity,
-    state: State,
-    t: jax.Array,
-    until: jax.Array,
-    samples: Samples,
-  ) -> State:
-    """One step from t to until."""
+  def step(self, velocity, state, t, until, samples) -> State:
+    """See `FixedSteps.step`."""
     path, (data_before, before) = self.path, state.solver_memory
     slope, memory = velocity(state.x, t, state.velocity_memory)
     sigma, d_sigma = path.sigma(t), path.d_sigma(t)

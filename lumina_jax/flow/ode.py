@@ -150,9 +150,7 @@ class FixedSteps:
     """One step from t to until, `f32[*T]` each."""
     raise NotImplementedError
 
-  def integrate(
-    self, velocity: Velocity, state: State, times: jax.Array, samples: Samples
-  ) -> State:
+  def integrate(self, velocity, state, times, samples) -> State:
     """Takes one step per interval of times."""
 
     def step(state, interval):
@@ -246,15 +244,8 @@ class Tableau(FixedSteps):
     """Evaluations of the velocity per step."""
     return len(self.b)
 
-  def step(
-    self,
-    velocity: Velocity,
-    state: State,
-    t: jax.Array,
-    until: jax.Array,
-    samples: Samples,
-  ) -> State:
-    """One step from t to until."""
+  def step(self, velocity, state, t, until, samples) -> State:
+    """See `FixedSteps.step`."""
     h, memory = until - t, state.velocity_memory
     slopes, memory = stages(self.a, velocity, state.x, t, h, memory, samples)
     return state._replace(

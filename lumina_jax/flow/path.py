@@ -20,7 +20,6 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -152,13 +151,6 @@ def velocity(
   return path.d_alpha(t) * x1 - (-path.d_sigma(t)) * x0
 
 
-class Endpoints(NamedTuple):
-  """Noise x0 and data x1 of x_t, `f32[...]` each."""
-
-  x0: jax.Array
-  x1: jax.Array
-
-
 def endpoints(
   value: jax.Array,
   x: jax.Array,
@@ -166,8 +158,8 @@ def endpoints(
   prediction: str,
   path: Path = LINEAR,
   floor: Time = FLOOR,
-) -> Endpoints:
-  """The endpoints that x_t and a prediction imply.
+) -> tuple[jax.Array, jax.Array]:
+  """Noise x0 and data x1, `f32[...]`, that x_t and a prediction imply.
 
   Args:
     value: predicted quantity, `f32[...]`.
@@ -185,11 +177,11 @@ def endpoints(
   if prediction == "velocity":
     x0 = path.d_alpha(t) * x - alpha * value
     x1 = sigma * value - path.d_sigma(t) * x
-    return Endpoints(x0 / path.wronskian(t), x1 / path.wronskian(t))
+    return x0 / path.wronskian(t), x1 / path.wronskian(t)
   if prediction == "data":
-    return Endpoints((x - alpha * value) / _floored(sigma, floor), value)
+    return (x - alpha * value) / _floored(sigma, floor), value
   x0 = value if prediction == "noise" else -sigma * value
-  return Endpoints(x0, (x - sigma * x0) / _floored(alpha, floor))
+  return x0, (x - sigma * x0) / _floored(alpha, floor)
 
 
 def convert(

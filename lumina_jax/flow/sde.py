@@ -19,14 +19,8 @@ import jax
 import jax.numpy as jnp
 
 from lumina_jax.files.suggest import check_name
-from lumina_jax.flow.ode import ROUNDING, FixedSteps, State, Velocity
-from lumina_jax.flow.path import (
-  LINEAR,
-  Path,
-  convert,
-  drift_variance,
-)
-from lumina_jax.flow.samples import Samples
+from lumina_jax.flow.ode import ROUNDING, FixedSteps, State
+from lumina_jax.flow.path import LINEAR, Path, convert, drift_variance
 
 # D(t) for a norm and a path (SiT; compute_diffusion of Lumina-T2X).
 FORMS: dict[str, Callable[[jax.Array, float, Path], jax.Array]] = {
@@ -134,15 +128,8 @@ class EulerMaruyama(Stochastic):
 
   evaluations = 1
 
-  def step(
-    self,
-    velocity: Velocity,
-    state: State,
-    t: jax.Array,
-    until: jax.Array,
-    samples: Samples,
-  ) -> State:
-    """One step from t to until."""
+  def step(self, velocity, state, t, until, samples) -> State:
+    """See `FixedSteps.step`."""
     x, h, last = state.x, until - t, self._is_last(until)
     diffused = self._diffused(t, h, until)
     contracted = jnp.where(last, self._last_diffused(t, h), diffused)
@@ -170,15 +157,8 @@ class Heun(Stochastic):
 
   evaluations = 2
 
-  def step(
-    self,
-    velocity: Velocity,
-    state: State,
-    t: jax.Array,
-    until: jax.Array,
-    samples: Samples,
-  ) -> State:
-    """One step from t to until."""
+  def step(self, velocity, state, t, until, samples) -> State:
+    """See `FixedSteps.step`."""
     dtype, h, last = state.x.dtype, until - t, self._is_last(until)
     diffused = self._diffused(t, h, until)
     x = self._add_noise(state.x, jnp.where(last, 0, diffused), t, samples)

@@ -10,6 +10,7 @@ import jax
 
 from lumina_jax.backbone import shapes
 from lumina_jax.files.progress import Progress
+from lumina_jax.interop import destination as destinations
 from lumina_jax.interop import licences, native, pytorch_writer
 from lumina_jax.interop.load import open_weights
 from lumina_jax.interop.tensor import dtype_of
@@ -60,16 +61,12 @@ def convert(
     _check_objective(folder)
   total = len(jax.tree.leaves(shapes(weights.cfg)))
   with Progress("converting", total, unit="parameters", note="") as bar:
-
-    def progress(done, total):
-      bar.show(done)
-
     if layout == NATIVE:
       kind = dtype_of(dtype)
-      native.write_native(weights, destination, kind, overwrite, progress)
+      native.write_native(weights, destination, kind, overwrite, bar.show)
     else:
       pytorch_writer.write(
-        weights, destination, layout, dtype, suffix, overwrite, progress
+        weights, destination, layout, dtype, suffix, overwrite, bar.show
       )
   if destination.is_dir():
     licences.replace(source, destination)
@@ -88,7 +85,7 @@ def choose_layout(
     ValueError: if several make sense, or the request contradicts the
       destination.
   """
-  if destination.suffix in pytorch_writer.SINGLE_FILE:
+  if destination.suffix in destinations.SINGLE_FILE:
     if layout not in (None, "lumina"):
       raise ValueError(
         f"--layout={layout} writes a folder, but {destination} names a file"

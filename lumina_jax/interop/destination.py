@@ -33,6 +33,23 @@ COMPONENT_FILES = re.compile(
 )
 
 
+SINGLE_FILE = (".safetensors", ".pth")
+
+
+def check_name(path: pathlib.Path) -> None:
+  """Checks that a path can name a folder or file of weights.
+
+  Raises:
+    ValueError: naming what to write instead.
+  """
+  if path.suffix in (".pt", ".ckpt", ".bin"):
+    raise ValueError(
+      f"{path} looks like a file: files end in {' or '.join(SINGLE_FILE)}"
+    )
+  if "://" in str(path) or str(path).startswith("gs:"):
+    raise ValueError(f"{path}: buckets are not supported; name a local path")
+
+
 @contextlib.contextmanager
 def staged(
   path: pathlib.Path,
@@ -56,7 +73,9 @@ def staged(
     FileExistsError: if the path exists and `overwrite` is not set, or if it
       holds anything but weights.
     OSError: if the disk has no room, or the folder above cannot be made.
+    ValueError: as `check_name`.
   """
+  check_name(path)
   path = pathlib.Path(os.path.realpath(path.expanduser()))
   _recover(path)
   _check_existing(path, overwrite, replaceable)

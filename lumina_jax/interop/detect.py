@@ -109,10 +109,8 @@ def _medium(state: StateDictShapes) -> str:
 
 def _width(state: StateDictShapes) -> int:
   # A norm is whole on every tensor-parallel shard.
-  for norm in ("attention_norm1.weight", "attention_norm.weight"):
-    if state.has_block(norm):
-      return state.block(norm)[0]
-  return state.block("attention_norm.weight")[0]  # Raises and names the key.
+  numbered = "1" if state.has_block("attention_norm1.weight") else ""
+  return state.block(f"attention_norm{numbered}.weight")[0]
 
 
 def _num_labels(state: StateDictShapes) -> int:

@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from typing import Any
 
 from lumina_jax.backbone import ModelConfig
 from lumina_jax.backbone.config import NEXT_DIT
+from lumina_jax.interop.hugging_face import value_of
 from lumina_jax.interop.names import NameTable, TableBuilder
 
 CLASS = "LuminaNextDiT2DModel"
 MEDIUM = "image"
 OTHER_LAYOUTS = "Use layout='lumina', or 'lumina_jax' for a whole pipeline"
 # Fields that diffusers' class fixes.
-FIELDS = dict(
-  raster=False,
-  separators=False,
+FIELDS = NEXT_DIT | dict(
   pad_token=True,
-  sandwich=True,
   pre_norm_scale=True,
-  shift=False,
-  tanh_gate=True,
   final_shift=False,
   routing=(),
   num_labels=0,
@@ -123,12 +120,7 @@ def diffusers_config(
       f"config.json is of class {found}; of diffusers' classes only {CLASS} "
       "is supported"
     )
-
-  def value(name):
-    if name not in values:
-      raise ValueError(f"config.json lacks {name!r}")
-    return values[name]
-
+  value = functools.partial(value_of, values)
   width, heads = value("hidden_size"), value("num_attention_heads")
   factor = values.get("ffn_dim_multiplier")
   kv_heads = values.get("num_kv_heads")
@@ -146,9 +138,7 @@ def diffusers_config(
     qk_norm=value("qk_norm"),
     norm_eps=float(value("norm_eps")),
     text_query=text_query,
-    pad_token=True,
-    final_shift=False,
-    **NEXT_DIT,
+    **FIELDS,
   )
   return cfg, bool(value("learn_sigma"))
 

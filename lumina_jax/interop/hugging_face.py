@@ -4,15 +4,28 @@ from __future__ import annotations
 
 import os
 import pathlib
+from collections.abc import Mapping
+from typing import Any
 
+from lumina_jax.files.json_file import read_json
 from lumina_jax.interop import safetensors
-from lumina_jax.interop.json_file import read_json
 from lumina_jax.interop.tensor import Tensor
 
 CONFIG = "config.json"
 # Stems of the safetensors files that the two libraries write.
 TRANSFORMERS = "model"
 DIFFUSERS = "diffusion_pytorch_model"
+
+
+def value_of(values: Mapping[str, Any], name: str) -> Any:
+  """A value of config.json.
+
+  Raises:
+    ValueError: if it is missing.
+  """
+  if name not in values:
+    raise ValueError(f"config.json lacks {name!r}")
+  return values[name]
 
 
 def read_tensors(folder: pathlib.Path, stem: str) -> dict[str, Tensor]:

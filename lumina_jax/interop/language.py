@@ -12,7 +12,7 @@ import dataclasses
 import os
 import pathlib
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -21,8 +21,8 @@ from flax import traverse_util
 from jax.sharding import Mesh
 
 from lumina_jax.encoders.language import LanguageConfig, boxed_shapes
+from lumina_jax.files.json_file import read_json
 from lumina_jax.interop.hugging_face import CONFIG, TRANSFORMERS, read_tensors
-from lumina_jax.interop.json_file import read_json
 from lumina_jax.interop.language_config import language_config
 from lumina_jax.interop.layout import Layout, Path
 from lumina_jax.interop.names import NameTable, TableBuilder
@@ -40,12 +40,12 @@ class LanguageWeights:
   """A language model on disk, checked and not yet loaded.
 
   Attributes:
-    cfg: Config of the model.
+    cfg: config of the model.
+    read: reads one parameter by its path and dtype.
   """
 
   cfg: LanguageConfig
-  _layout: Layout
-  _tensors: Mapping[str, Tensor]
+  read: Callable[[Path, np.dtype], np.ndarray]
 
   def load(self, mesh: Mesh | None = None) -> dict[str, Any]:
     """Loads the parameters onto the devices, one at a time.
@@ -56,14 +56,9 @@ class LanguageWeights:
     Raises:
       ValueError: if the mesh does not fit, or a file cannot be read.
     """
-
-    def get(key: str) -> np.ndarray:
-      return self._tensors[key].read()
-
-    def read(path: Path, dtype: np.dtype) -> np.ndarray:
-      return self._layout.read(path, get, dtype)
-
-    return place(read, boxed_shapes(self.cfg), dtype_of(self.cfg.dtype), mesh)
+    return place(
+      self.read, boxed_shapes(self.cfg), dtype_of(self.cfg.dtype), mesh
+    )
 
 
 def load_language(
@@ -123,7 +118,11 @@ def open_language(
     check_shapes(layout.shapes(), _used_shapes(cfg, tensors))
   except ValueError as error:
     raise ValueError(f"{folder}: {error}") from error
-  return LanguageWeights(cfg, layout, tensors)
+
+  def read(path: Path, dtype: np.dtype) -> np.ndarray:
+    return layout.read(path, lambda key: tensors[key].read(), dtype)
+
+  return LanguageWeights(cfg, read)
 
 
 def language_names(cfg: LanguageConfig) -> NameTable:

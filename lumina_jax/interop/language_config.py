@@ -7,13 +7,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from lumina_jax.encoders.language_config import LanguageConfig
+from lumina_jax.interop.hugging_face import value_of
 
 FAMILIES = ("llama", "gemma", "gemma2", "qwen3")
-ACTIVATIONS = {
-  "silu": "silu",
-  "gelu": "gelu",
-  "gelu_pytorch_tanh": "gelu_tanh",
-}
+ACTIVATIONS = {"silu": "silu", "gelu": "gelu", "gelu_pytorch_tanh": "gelu_tanh"}
 # Options that must be unset or false.
 UNSUPPORTED = (
   "attention_bias",
@@ -49,21 +46,21 @@ def language_config(
       raise ValueError(
         f"config.json has {name} = {values[name]!r}, which is not supported"
       )
-  width = _value(values, "hidden_size")
-  heads = _value(values, "num_attention_heads")
+  width = value_of(values, "hidden_size")
+  heads = value_of(values, "num_attention_heads")
   head_dim = values.get("head_dim") or width // heads
   gemma = family in ("gemma", "gemma2")
   theta, factor = _rope(values)
   cfg = LanguageConfig(
-    vocab=_value(values, "vocab_size"),
+    vocab=value_of(values, "vocab_size"),
     width=width,
-    depth=_value(values, "num_hidden_layers"),
+    depth=value_of(values, "num_hidden_layers"),
     heads=heads,
     kv_heads=values.get("num_key_value_heads") or heads,
     head_dim=head_dim,
-    ffn_width=_value(values, "intermediate_size"),
+    ffn_width=value_of(values, "intermediate_size"),
     activation=_activation(family, values),
-    norm_eps=float(_value(values, "rms_norm_eps")),
+    norm_eps=float(value_of(values, "rms_norm_eps")),
     norm_offset=float(gemma),
     embed_scale=math.sqrt(width) if gemma else 1.0,
     rope_theta=theta,
@@ -77,15 +74,9 @@ def language_config(
   return cfg
 
 
-def _value(values: Mapping[str, Any], name: str) -> Any:
-  if name not in values:
-    raise ValueError(f"config.json lacks {name!r}")
-  return values[name]
-
-
 def _activation(family: str, values: Mapping[str, Any]) -> str:
   field = "hidden_activation" if family == "gemma2" else "hidden_act"
-  found = _value(values, field)
+  found = value_of(values, field)
   if family == "gemma" and found == "gelu":
     found = "gelu_pytorch_tanh"  # Google's first files called it gelu.
   if found not in ACTIVATIONS:
@@ -103,9 +94,9 @@ def _scores(
   if family != "gemma2":
     return {"query_scale": head_dim**-0.5}
   return {
-    "query_scale": _value(values, "query_pre_attn_scalar") ** -0.5,
-    "score_cap": float(_value(values, "attn_logit_softcapping") or 0),
-    "window": _value(values, "sliding_window") or 0,
+    "query_scale": value_of(values, "query_pre_attn_scalar") ** -0.5,
+    "score_cap": float(value_of(values, "attn_logit_softcapping") or 0),
+    "window": value_of(values, "sliding_window") or 0,
     "post_norms": True,
   }
 
@@ -125,7 +116,7 @@ def _rope(values: Mapping[str, Any]) -> tuple[float, float]:
       "config.json has partial_rotary_factor = "
       f"{rope['partial_rotary_factor']!r}, which is not supported"
     )
-  factor = float(_value(rope, "factor")) if kind == "linear" else 1.0
+  factor = float(value_of(rope, "factor")) if kind == "linear" else 1.0
   return float(theta), factor
 
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from lumina_jax.backbone import PUBLISHED, ModelConfig
-from lumina_jax.files.suggest import check_name
+from lumina_jax.backbone import ModelConfig
 from lumina_jax.interop.names import NameTable, TableBuilder
 
 
@@ -29,26 +28,6 @@ MEDIA = {
   "image": MediumNames("x_embedder", "layers", 2, sigma=True),
   "audio": MediumNames("proj_in", "blocks", 1, sigma=False),
 }
-AUDIO_NETWORKS = ("flag_dit_audio",)  # The others generate images.
-
-
-def published_medium(name: str) -> str:
-  """The medium of a network of `backbone.PUBLISHED`."""
-  check_name("published network", name, PUBLISHED)
-  return "audio" if name in AUDIO_NETWORKS else "image"
-
-
-def check_medium(medium: str) -> None:
-  """Checks that the original code has networks of a medium.
-
-  Raises:
-    ValueError: naming the media that it has.
-  """
-  if medium not in MEDIA:
-    raise ValueError(
-      f"the original's layout does not support the medium {medium!r}; use "
-      f"one of: {', '.join(MEDIA)}"
-    )
 
 
 def lumina_names(cfg: ModelConfig, medium: str) -> NameTable:
@@ -61,7 +40,11 @@ def lumina_names(cfg: ModelConfig, medium: str) -> NameTable:
   Raises:
     ValueError: if the original has no such medium or network.
   """
-  check_medium(medium)
+  if medium not in MEDIA:
+    raise ValueError(
+      f"the original's layout does not support the medium {medium!r}; use "
+      f"one of: {', '.join(MEDIA)}"
+    )
   _check_supported(cfg, medium)
   names, builder = MEDIA[medium], TableBuilder()
   builder.linear("patch_embed", names.patch_embed, kind="patch_in")

@@ -8,29 +8,21 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 import pathlib
-from collections.abc import Callable, Mapping
-from typing import Any
 
 import numpy as np
 from flax import traverse_util
 
 from lumina_jax.backbone import ModelConfig, shapes
 from lumina_jax.files import schema
+from lumina_jax.files.json_file import read_json, write_json
 from lumina_jax.flow.objective import PLAIN, Objective
 from lumina_jax.interop import destination, orbax, safetensors
-from lumina_jax.interop.json_file import read_json, write_json
 from lumina_jax.interop.orbax import OrbaxArrays
-from lumina_jax.interop.pytorch_writer import OnProgress, check_destination
+from lumina_jax.interop.pytorch_writer import OnProgress
 from lumina_jax.interop.shapes import Shapes, check_shapes
-from lumina_jax.interop.weights import (
-  Path,
-  Weights,
-  backbone_shapes,
-  read_as,
-)
+from lumina_jax.interop.weights import Path, Weights, backbone_shapes, read_as
 
 CONFIG = "config.json"  # Of exports and workdirs.
 NETWORK = "network.json"
@@ -39,24 +31,13 @@ EXPORTED = "model.safetensors"
 CHECKPOINTS = "checkpoints"
 
 
-@dataclasses.dataclass(frozen=True)
-class NativeWeights:
-  """A backbone in a format of ours, as `weights.Weights`."""
-
-  cfg: ModelConfig
-  medium: str
-  read: Callable[..., np.ndarray]
-  ema: bool | None = None
-  args: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-
-
 def open_checkpoint(
   cfg: ModelConfig,
   medium: str,
   folder: pathlib.Path,
   subtree: Path = (),
   ema: bool | None = None,
-) -> NativeWeights:
+) -> Weights:
   """Opens a backbone in an orbax checkpoint and checks every shape.
 
   Args:
@@ -72,10 +53,10 @@ def open_checkpoint(
   arrays = OrbaxArrays(folder, subtree)
   found = {"/".join(path): shape for path, shape in arrays.shapes.items()}
   _check(cfg, found, folder)
-  return NativeWeights(cfg, medium, arrays.read, ema)
+  return Weights(cfg, medium, arrays.read, ema)
 
 
-def _open_export(folder: pathlib.Path) -> NativeWeights:
+def _open_export(folder: pathlib.Path) -> Weights:
   cfg, medium = _network(folder / CONFIG)
   tensors = safetensors.read(folder / EXPORTED)
   prefix = "backbone."
@@ -90,7 +71,7 @@ def _open_export(folder: pathlib.Path) -> NativeWeights:
     array = tensors[".".join(("backbone", *path))].read()
     return array if dtype is None else array.astype(dtype, copy=False)
 
-  return NativeWeights(cfg, medium, read)
+  return Weights(cfg, medium, read)
 
 
 def _check(cfg: ModelConfig, found: Shapes, path: pathlib.Path) -> None:
@@ -144,18 +125,24 @@ def open_native(folder: pathlib.Path, ema: bool | None = None) -> Weights:
   if (folder / NETWORK).exists():
     return open_checkpoint(*_network(folder / NETWORK), folder / PARAMS)
   cfg, medium = _network(folder / CONFIG)
-  steps = [
-    int(entry.name)
-    for entry in (folder / CHECKPOINTS).glob("*")
-    if entry.name.isdigit()
-  ]
-  if not steps:
-    raise FileNotFoundError(f"{folder} has no checkpoint yet; train on")
-  step = folder / CHECKPOINTS / str(max(steps))
+  step = folder / CHECKPOINTS / str(latest_step(folder))
   if ema is False:
     subtree = ("params", "backbone")
     return open_checkpoint(cfg, medium, step / "train", subtree, False)
   return open_checkpoint(cfg, medium, step / "ema", ("backbone",), True)
+
+
+def latest_step(folder: pathlib.Path) -> int:
+  """The step of the newest checkpoint in a workdir.
+
+  Raises:
+    FileNotFoundError: if there is none.
+  """
+  names = [entry.name for entry in (folder / CHECKPOINTS).glob("*")]
+  steps = [int(name) for name in names if name.isdigit()]
+  if not steps:
+    raise FileNotFoundError(f"{folder} has no checkpoint yet; train on")
+  return max(steps)
 
 
 def read_objective(folder: pathlib.Path) -> Objective:
@@ -176,7 +163,7 @@ def write_native(
   folder: pathlib.Path,
   dtype: np.dtype,
   overwrite: bool = False,
-  on_progress: OnProgress = lambda done, total: None,
+  on_progress: OnProgress = lambda done: None,
 ) -> None:
   """Writes a folder of weights alone.
 
@@ -184,14 +171,13 @@ def write_native(
     FileExistsError: if the folder exists and `overwrite` is not set.
     OSError: if the disk has no room. Nothing is left half written.
   """
-  check_destination(folder)
   tree = traverse_util.flatten_dict(shapes(weights.cfg))
   sizes = {path: x.shape for path, x in tree.items()}
   done = 0
 
   def read(path):
     nonlocal done
-    on_progress(done := done + 1, len(sizes))
+    on_progress(done := done + 1)
     return read_as(weights, path, dtype)
 
   nbytes = sum(map(math.prod, sizes.values())) * dtype.itemsize

@@ -20,16 +20,7 @@ import numpy as np
 from lumina_jax.interop import unpickler
 from lumina_jax.interop.storages import Archive
 from lumina_jax.interop.tensor import Tensor
-from lumina_jax.interop.unpickler import PathLike, Unsafe
-
-__all__ = [
-  "Tensor",
-  "Unsafe",
-  "Writer",
-  "read",
-  "read_namespace",
-  "write_namespace",
-]
+from lumina_jax.interop.unpickler import PathLike
 
 ROOT = "archive"  # The folder in the zip; PyTorch accepts any name.
 ALIGNMENT = 64  # Bytes; torch.load(mmap=True) maps storages in place.

@@ -18,45 +18,21 @@ import numpy as np
 from lumina_jax.backbone import ModelConfig
 from lumina_jax.interop import diffusers
 from lumina_jax.interop.detect import detect_network
-from lumina_jax.interop.layout import Layout, backbone_layout
+from lumina_jax.interop.layout import backbone_layout
 from lumina_jax.interop.lumina import lumina_names
 from lumina_jax.interop.model_args import check_arg_names
 from lumina_jax.interop.pytorch_files import find_weights
 from lumina_jax.interop.pytorch_writer import write
 from lumina_jax.interop.shapes import Shapes, check_shapes
 from lumina_jax.interop.shards import MergedShards
-from lumina_jax.interop.weights import InMemoryWeights, Path, read_all
-
-
-@dataclasses.dataclass(frozen=True)
-class PyTorchWeights:
-  """Weights on disk in a PyTorch layout, as `weights.Weights`.
-
-  Attributes:
-    cfg: Config of the network.
-    layout: Converts the arrays.
-    medium: Name of the medium that the network generates.
-    ema: Whether they are EMA weights; None if the files do not say.
-    args: Other arguments that the files hold.
-  """
-
-  cfg: ModelConfig
-  layout: Layout
-  medium: str
-  ema: bool | None
-  args: dict[str, Any]
-  _tensors: MergedShards
-
-  def read(self, path: Path, dtype: np.dtype | None = None) -> np.ndarray:
-    """Reads one parameter by its path; without a dtype, as it is stored."""
-    return self.layout.read(path, self._tensors.read, dtype)
+from lumina_jax.interop.weights import Path, Weights, in_memory, read_all
 
 
 def open_pytorch(
   path: str | os.PathLike,
   model_args: Mapping[str, Any] | None = None,
   ema: bool | None = None,
-) -> PyTorchWeights:
+) -> Weights:
   """Finds weights, detects their network and checks every shape.
 
   Arguments and errors are those of `load_pytorch`.
@@ -81,7 +57,11 @@ def open_pytorch(
   # Arguments of a wrong type or size raise any of these.
   except (ArithmeticError, TypeError, ValueError) as error:
     raise ValueError(f"{path}: {error}") from error
-  return PyTorchWeights(cfg, layout, medium, files.ema, args, tensors)
+
+  def read(path: Path, dtype: np.dtype | None = None) -> np.ndarray:
+    return layout.read(path, tensors.read, dtype)
+
+  return Weights(cfg, medium, read, files.ema, args)
 
 
 def load_pytorch(
@@ -165,5 +145,5 @@ def save_pytorch(
     FileExistsError: if the path exists and `overwrite` is not set.
     OSError: if the disk has no room. Nothing is left half written.
   """
-  weights = InMemoryWeights(cfg, params, medium, model_args)
+  weights = in_memory(cfg, params, medium, model_args)
   write(weights, path, layout, dtype, overwrite=overwrite)

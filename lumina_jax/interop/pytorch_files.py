@@ -8,9 +8,9 @@ import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+from lumina_jax.files.json_file import read_json
 from lumina_jax.interop import pth, safetensors
 from lumina_jax.interop.hugging_face import CONFIG, DIFFUSERS, read_tensors
-from lumina_jax.interop.json_file import read_json
 from lumina_jax.interop.tensor import Tensor
 
 SHARD = re.compile(

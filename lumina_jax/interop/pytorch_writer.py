@@ -8,15 +8,14 @@ import math
 import os
 import pathlib
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 
+from lumina_jax.files.json_file import write_json
 from lumina_jax.files.suggest import check_name
 from lumina_jax.interop import destination, pth, safetensors, unpickler
 from lumina_jax.interop.diffusers import config_json, diffusers_names
 from lumina_jax.interop.hugging_face import CONFIG, DIFFUSERS
-from lumina_jax.interop.json_file import write_json
 from lumina_jax.interop.layout import Layout, backbone_layout
 from lumina_jax.interop.lumina import MEDIA, lumina_names
 from lumina_jax.interop.model_args import model_args
@@ -25,9 +24,8 @@ from lumina_jax.interop.tensor import dtype_of
 from lumina_jax.interop.weights import Weights, read_as
 
 SHARD_BYTES = 5_000_000_000  # The size that diffusers uses too.
-SINGLE_FILE = (".safetensors", ".pth")
 LAYOUTS = ("lumina", "diffusers")
-OnProgress = Callable[[int, int], None]  # (parameters done, all parameters)
+OnProgress = Callable[[int], None]  # takes the number of parameters done
 
 
 def write(
@@ -37,7 +35,7 @@ def write(
   dtype: str = "float32",
   suffix: str = ".safetensors",
   overwrite: bool = False,
-  on_progress: OnProgress = lambda done, total: None,
+  on_progress: OnProgress = lambda done: None,
 ) -> None:
   """Writes weights in a PyTorch layout; see `pytorch.save_pytorch`.
 
@@ -46,28 +44,13 @@ def write(
       folder.
   """
   path, kind = pathlib.Path(path), dtype_of(dtype)
-  check_destination(path)
   check_name("layout", layout, LAYOUTS)
   if layout == "diffusers":
-    if path.suffix in SINGLE_FILE:
+    if path.suffix in destination.SINGLE_FILE:
       raise ValueError(f"{path}: diffusers loads folders; name a folder")
     write_diffusers(weights, path, kind, overwrite, on_progress)
   else:
     write_lumina(weights, path, kind, suffix, overwrite, on_progress)
-
-
-def check_destination(path: pathlib.Path) -> None:
-  """Checks that a path can name a folder or file of weights.
-
-  Raises:
-    ValueError: naming what to write instead.
-  """
-  if path.suffix in (".pt", ".ckpt", ".bin"):
-    raise ValueError(
-      f"{path} looks like a file: files end in {' or '.join(SINGLE_FILE)}"
-    )
-  if "://" in str(path) or str(path).startswith("gs:"):
-    raise ValueError(f"{path}: buckets are not supported; name a local path")
 
 
 def write_lumina(
@@ -102,14 +85,24 @@ def write_lumina(
   layout = backbone_layout(cfg, table, MEDIA[medium].sigma)
   args = model_args(cfg, medium, weights.args)
   args = unpickler.as_dict("model_args", args)  # Refuses other than plain ones.
+
+  def write_file(new: pathlib.Path, suffix: str) -> None:
+    if suffix == ".pth":
+      file = pth.Writer(new)
+    else:
+      metadata = {MODEL_ARGS: json.dumps(args, default=list)}
+      file = safetensors.Writer(new, layout.shapes(), dtype, metadata)
+    with file:
+      _copy(weights, layout, file.add, dtype, on_progress)
+
   with destination.staged(path, _nbytes(layout, dtype), overwrite) as new:
-    if path.suffix in SINGLE_FILE:
+    if path.suffix in destination.SINGLE_FILE:
       # By the suffix that was passed, even if a link leads to another.
-      _write_file(weights, layout, new, path.suffix, dtype, args, on_progress)
+      write_file(new, path.suffix)
       return
     new.mkdir()
     whole = new / f"consolidated.00-of-01{suffix}"
-    _write_file(weights, layout, whole, suffix, dtype, args, on_progress)
+    write_file(whole, suffix)
     with contextlib.suppress(OSError):  # A disk without hard links.
       os.link(whole, new / f"consolidated_ema.00-of-01{suffix}")
     pth.write_namespace(new / MODEL_ARGS, args)
@@ -120,7 +113,7 @@ def write_diffusers(
   path: pathlib.Path,
   dtype: np.dtype,
   overwrite: bool,
-  on_progress: OnProgress = lambda done, total: None,
+  on_progress: OnProgress = lambda done: None,
   shard_bytes: int = SHARD_BYTES,
 ) -> None:
   """Writes a folder that `LuminaNextDiT2DModel.from_pretrained` loads.
@@ -171,26 +164,7 @@ def _copy(
 
   for number, path in enumerate(layout.table, 1):
     copy(path)
-    on_progress(number, len(layout.table))
-
-
-def _write_file(
-  weights: Weights,
-  layout: Layout,
-  path: pathlib.Path,
-  suffix: str,
-  dtype: np.dtype,
-  args: dict[str, Any],
-  on_progress: OnProgress,
-) -> None:
-  if suffix == ".pth":
-    with pth.Writer(path) as file:
-      _copy(weights, layout, file.add, dtype, on_progress)
-  else:
-    metadata = {MODEL_ARGS: json.dumps(args, default=list)}
-    shapes = layout.shapes()
-    with safetensors.Writer(path, shapes, dtype, metadata) as file:
-      _copy(weights, layout, file.add, dtype, on_progress)
+    on_progress(number)
 
 
 def _nbytes(layout: Layout, dtype: np.dtype) -> int:

@@ -13,8 +13,17 @@ def check_shapes(expected: Shapes, found: Shapes) -> None:
   """Checks that two sets of tensors have the same keys and shapes.
 
   Raises:
-    ValueError: listing every missing, unexpected and misshaped tensor. Keys
-      that differ only in the number of their block share a line.
+    ValueError: listing their `differences`.
+  """
+  if lines := differences(expected, found):
+    text = "\n".join(lines)
+    raise ValueError(f"the tensors do not fit this network\n{text}")
+
+
+def differences(expected: Shapes, found: Shapes) -> list[str]:
+  """Lists every missing, unexpected and misshaped tensor, with counts.
+
+  Keys that differ only in the number of their block share a line.
   """
   missing = [key for key in expected if key not in found]
   unexpected = [key for key in found if key not in expected]
@@ -27,14 +36,11 @@ def check_shapes(expected: Shapes, found: Shapes) -> None:
   def both(key):
     return f"expected {tuple(expected[key])}, found {tuple(found[key])}"
 
-  lines = [
+  return [
     *_lines("missing", missing, lambda key: f"{tuple(expected[key])}"),
     *_lines("unexpected", unexpected, lambda key: f"{tuple(found[key])}"),
     *_lines("of another shape", misshaped, both),
   ]
-  if lines:
-    text = "\n".join(lines)
-    raise ValueError(f"the tensors do not fit this network\n{text}")
 
 
 def _lines(

@@ -80,8 +80,25 @@ class Archive:
       raise ValueError(
         f"a tensor repeats its storage, {storage.key}, too many times"
       )
-    read = functools.partial(self._read, storage, offset, span, shape, strides)
-    return Tensor(shape, storage.dtype, read)
+    dtype = storage.dtype
+
+    def read() -> np.ndarray:
+      if not span:  # An empty tensor.
+        return np.empty(shape, dtype)
+      begin, size = offset * dtype.itemsize, span * dtype.itemsize
+      data = self._bytes(f"data/{storage.key}", begin, size)
+      if self._swapped:
+        data.view(f"u{dtype.itemsize}").byteswap(inplace=True)
+      # Along an axis of size 1, a file may give any stride.
+      steps = [
+        (s if n > 1 else 1) * dtype.itemsize
+        for n, s in zip(shape, strides, strict=True)
+      ]
+      return np.asarray(
+        np.ndarray(shape, dtype, data, strides=steps), order="C"
+      )
+
+    return Tensor(shape, dtype, read)
 
   def _check_storage(self, storage: Storage) -> None:
     expected = storage.numel * storage.dtype.itemsize
@@ -91,28 +108,6 @@ class Archive:
       raise ValueError(
         f"storage {storage.key} has {size} bytes rather than {expected}"
       )
-
-  def _read(
-    self,
-    storage: Storage,
-    offset: int,
-    span: int,
-    shape: tuple[int, ...],
-    strides: tuple[int, ...],
-  ) -> np.ndarray:
-    dtype = storage.dtype
-    if not span:  # An empty tensor.
-      return np.empty(shape, dtype)
-    begin, size = offset * dtype.itemsize, span * dtype.itemsize
-    data = self._bytes(f"data/{storage.key}", begin, size)
-    if self._swapped:
-      data.view(f"u{dtype.itemsize}").byteswap(inplace=True)
-    # Along an axis of size 1, a file may give any stride.
-    steps = [
-      (s if n > 1 else 1) * dtype.itemsize
-      for n, s in zip(shape, strides, strict=True)
-    ]
-    return np.asarray(np.ndarray(shape, dtype, data, strides=steps), order="C")
 
   @functools.cached_property
   def _swapped(self) -> bool:

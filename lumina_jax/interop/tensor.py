@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -30,10 +29,6 @@ class Tensor(NamedTuple):
   shape: tuple[int, ...]
   dtype: np.dtype
   read: Callable[[], np.ndarray]
-
-  @property
-  def nbytes(self) -> int:
-    return math.prod(self.shape) * self.dtype.itemsize
 
 
 def dtype_of(name: str) -> np.dtype:

@@ -10,6 +10,7 @@ import dataclasses
 import math
 import os
 import pathlib
+from collections.abc import Callable
 
 import jax
 import numpy as np
@@ -19,13 +20,12 @@ from jax.sharding import Mesh
 
 from lumina_jax.encoders.autoencoder import Autoencoder
 from lumina_jax.encoders.vae import VaeConfig, boxed_shapes
+from lumina_jax.files.json_file import read_json, write_json
 from lumina_jax.interop import destination, safetensors
 from lumina_jax.interop.hugging_face import CONFIG, DIFFUSERS, read_tensors
-from lumina_jax.interop.json_file import read_json, write_json
 from lumina_jax.interop.layout import Layout, Path
-from lumina_jax.interop.pytorch_writer import check_destination
 from lumina_jax.interop.shapes import check_shapes
-from lumina_jax.interop.tensor import Tensor, cast, dtype_of
+from lumina_jax.interop.tensor import cast, dtype_of
 from lumina_jax.interop.vae_names import (
   OLD_KEY,
   OLD_NAMES,
@@ -35,33 +35,16 @@ from lumina_jax.interop.vae_names import (
 )
 from lumina_jax.parallel.placement import place
 
-
-@dataclasses.dataclass(frozen=True)
-class VaeWeights:
-  """An autoencoder on disk, checked and not yet read.
-
-  Attributes:
-    cfg: Config of the network.
-  """
-
-  cfg: VaeConfig
-  _layout: Layout
-  _tensors: dict[str, Tensor]
-
-  def read(self, path: Path, dtype: np.dtype) -> np.ndarray:
-    """Reads one parameter by its path."""
-
-    def get(key: str) -> np.ndarray:
-      # Attention may be stored as 1 x 1 convolutions.
-      return self._tensors[key].read().reshape(self._tensors[key].shape)
-
-    return self._layout.read(path, get, dtype)
+Read = Callable[[Path, np.dtype], np.ndarray]
 
 
-def open_vae(folder: str | os.PathLike) -> VaeWeights:
+def open_vae(folder: str | os.PathLike) -> tuple[VaeConfig, Read]:
   """Finds an autoencoder and checks every name and shape, without reading.
 
   Arguments and errors are those of `load_vae`.
+
+  Returns:
+    The network, and a function that reads one parameter by path and dtype.
   """
   folder = pathlib.Path(folder).expanduser()
   if (folder / "vae" / CONFIG).exists():
@@ -85,13 +68,16 @@ def open_vae(folder: str | os.PathLike) -> VaeWeights:
       tensor = tensor._replace(shape=tensor.shape[:2])
     tensors[key] = tensor
   check_shapes(expected, {key: x.shape for key, x in tensors.items()})
-  return VaeWeights(cfg, layout, tensors)
+
+  def get(key: str) -> np.ndarray:
+    # Attention may be stored as 1 x 1 convolutions.
+    return tensors[key].read().reshape(tensors[key].shape)
+
+  return cfg, lambda path, dtype: layout.read(path, get, dtype)
 
 
 def load_vae(
-  folder: str | os.PathLike,
-  dtype: str | None = None,
-  mesh: Mesh | None = None,
+  folder: str | os.PathLike, dtype: str | None = None, mesh: Mesh | None = None
 ) -> Autoencoder:
   """Loads an autoencoder of diffusers.
 
@@ -106,9 +92,9 @@ def load_vae(
     ValueError: if it is of another class or its files are broken, listing every
       missing, unexpected and misshaped tensor.
   """
-  weights = open_vae(folder)
-  cfg = dataclasses.replace(weights.cfg, dtype=dtype or "float32")
-  params = place(weights.read, boxed_shapes(cfg), dtype_of(cfg.dtype), mesh)
+  cfg, read = open_vae(folder)
+  cfg = dataclasses.replace(cfg, dtype=dtype or "float32")
+  params = place(read, boxed_shapes(cfg), dtype_of(cfg.dtype), mesh)
   return Autoencoder(cfg, params)
 
 
@@ -133,7 +119,6 @@ def save_vae(
     OSError: if the disk has no room.
   """
   folder, kind = pathlib.Path(folder), dtype_of(dtype)
-  check_destination(folder)
   cfg, flat = autoencoder.cfg, traverse_util.flatten_dict(autoencoder.params)
   check_shapes(
     {"/".join(path): shape for path, shape in _our_shapes(cfg).items()},

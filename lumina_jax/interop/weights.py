@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, Protocol
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import jax
 import numpy as np
@@ -16,54 +17,48 @@ from lumina_jax.interop.tensor import cast
 Path = tuple[str, ...]
 
 
-class Weights(Protocol):
+@dataclasses.dataclass(frozen=True)
+class Weights:
   """Weights that can be read and converted.
 
   Attributes:
-    cfg: Config of the network.
-    medium: Name of the medium that it generates, e.g. "image".
-    args: Other arguments that its files hold, as model_args.
-    ema: Whether they are EMA weights; None if the files do not say.
+    cfg: config of the network.
+    medium: name of the medium that it generates, e.g. "image".
+    read: (path, dtype) -> one parameter; without a dtype, as it is stored.
+    ema: whether they are EMA weights; None if the files do not say.
+    args: other arguments that the files hold, as model_args.
   """
 
   cfg: ModelConfig
   medium: str
-  args: Mapping[str, Any]
-  ema: bool | None
-
-  def read(self, path: Path, dtype: np.dtype | None = None) -> np.ndarray:
-    """Reads one parameter by its path; without a dtype, as it is stored."""
+  read: Callable[..., np.ndarray]
+  ema: bool | None = None
+  args: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
-class InMemoryWeights:
-  """Parameters in memory as `Weights`."""
+def in_memory(
+  cfg: ModelConfig,
+  params: Any,
+  medium: str,
+  args: Mapping[str, Any] | None = None,
+) -> Weights:
+  """Parameters in memory as `Weights`.
 
-  def __init__(
-    self,
-    cfg: ModelConfig,
-    params: Any,
-    medium: str,
-    args: Mapping[str, Any] | None = None,
-  ):
-    """Checks the shapes of the parameters.
+  Raises:
+    ValueError: listing every missing, unexpected and misshaped parameter.
+  """
+  flat = traverse_util.flatten_dict(params)
+  if ("backbone", "patch_embed", "kernel") in flat:
+    raise ValueError(
+      "these are the parameters of a whole pipeline; pass params['backbone']"
+    )
+  found = {"/".join(path): x.shape for path, x in flat.items()}
+  check_shapes(backbone_shapes(cfg), found)
 
-    Raises:
-      ValueError: listing every missing, unexpected and misshaped parameter.
-    """
-    self.cfg, self.medium, self.ema = cfg, medium, None
-    self.args: Mapping[str, Any] = dict(args or {})
-    self._flat = traverse_util.flatten_dict(params)
-    if ("backbone", "patch_embed", "kernel") in self._flat:
-      raise ValueError(
-        "these are the parameters of a whole pipeline; pass params['backbone']"
-      )
-    found = {"/".join(path): x.shape for path, x in self._flat.items()}
-    check_shapes(backbone_shapes(cfg), found)
+  def read(path: Path, dtype: np.dtype | None = None) -> np.ndarray:
+    return np.asarray(jax.device_get(flat[path]), dtype)
 
-  def read(self, path: Path, dtype: np.dtype | None = None) -> np.ndarray:
-    """Returns one parameter by its path."""
-    array = np.asarray(jax.device_get(self._flat[path]))
-    return array if dtype is None else array.astype(dtype, copy=False)
+  return Weights(cfg, medium, read, args=args or {})
 
 
 def read_as(weights: Weights, path: Path, dtype: np.dtype) -> np.ndarray:
@@ -79,13 +74,9 @@ def read_as(weights: Weights, path: Path, dtype: np.dtype) -> np.ndarray:
 
 def read_all(weights: Weights, dtype: np.dtype | None = None) -> dict[str, Any]:
   """Reads all parameters as a nested dict of arrays."""
-  flat = {path: weights.read(path, dtype) for path in paths(weights.cfg)}
+  paths = traverse_util.flatten_dict(shapes(weights.cfg))
+  flat = {path: weights.read(path, dtype) for path in paths}
   return traverse_util.unflatten_dict(flat)
-
-
-def paths(cfg: ModelConfig) -> list[Path]:
-  """Paths of all parameters of a backbone."""
-  return list(traverse_util.flatten_dict(shapes(cfg)))
 
 
 def backbone_shapes(cfg: ModelConfig) -> dict[str, tuple[int, ...]]:

@@ -35,12 +35,12 @@ _CUBES = (
 
 @dataclasses.dataclass(frozen=True)
 class Chip:
-  """One kind of accelerator. Numbers are per chip unless they say device.
+  """One kind of accelerator. Numbers are per JAX device.
 
   Attributes:
     name: common name, as in "v5e:4x4".
     flops: peak bfloat16 FLOP/s of matrix products; 0 = unknown.
-    usable: bytes of HBM that a program can fill on one device; 0 = no limit.
+    usable: bytes of HBM that a program can fill; 0 = no limit.
     bandwidth: bytes per second from and to HBM.
     ici: bytes per second that it sends over all links together: half of the
       published number, which counts both directions.
@@ -61,27 +61,19 @@ class Chip:
   libtpu: str = ""
   variant: str = ""
 
-  @property
-  def device_flops(self) -> float:
-    return self.flops / self.devices
 
-  @property
-  def device_bandwidth(self) -> float:
-    return self.bandwidth / self.devices
-
-  @property
-  def device_ici(self) -> float:
-    return self.ici / self.devices
-
-
-def _tpu(name, tera, usable, bandwidth, ici, slices, **fields) -> Chip:
+def _tpu(
+  name, tera, usable, bandwidth, ici, slices, devices=1, **fields
+) -> Chip:
+  """A chip from its data sheet; only `usable` is per device there."""
   return Chip(
     name,
-    tera * TERA,
+    tera * TERA / devices,
     int(usable * GIB),
-    bandwidth * GIGA,
-    ici * GIGA / 2,
-    slices=slices,
+    bandwidth * GIGA / devices,
+    ici * GIGA / 2 / devices,
+    devices,
+    slices,
     **{"libtpu": name} | fields,
   )
 

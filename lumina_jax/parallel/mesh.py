@@ -176,11 +176,11 @@ def shardings(boxed: Any, mesh: Mesh) -> Any:
 
   def check(path, logical, sharding, array):
     name = jax.tree_util.keystr(path, simple=True, separator="/")
-    wanted = [mesh_axes(axis) for axis in logical]
-    got = [as_axes(axes) for axes in sharding.spec]
-    got += [()] * (len(wanted) - len(got))
+    expected = [mesh_axes(axis) for axis in logical]
+    found = [as_axes(axes) for axes in sharding.spec]
+    found += [()] * (len(expected) - len(found))
     for size, axis, want, have in zip(
-      array.shape, logical, wanted, got, strict=True
+      array.shape, logical, expected, found, strict=True
     ):
       if want != have:
         raise ValueError(
@@ -255,4 +255,5 @@ def parse_mesh(text: str) -> MeshConfig:
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
+  """The sharding of arrays that every device holds whole."""
   return NamedSharding(mesh, PartitionSpec())

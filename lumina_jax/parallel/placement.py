@@ -1,4 +1,4 @@
-"""Reads parameters onto devices, one at a time."""
+"""Where parameters lie on devices, and how they get there, one at a time."""
 
 from __future__ import annotations
 
@@ -15,6 +15,32 @@ from jax.sharding import Mesh, SingleDeviceSharding
 from lumina_jax.parallel.mesh import shardings
 
 Path = tuple[str, ...]
+
+
+def with_shardings(shapes: Any, shardings: Any) -> Any:
+  """A tree of shapes, with the shardings of a tree like it."""
+  return jax.tree.map(
+    lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
+    shapes,
+    shardings,
+  )
+
+
+def abstract_params(boxed: Any, mesh: Mesh | None) -> Any:
+  """Shapes and shardings of parameters.
+
+  Args:
+    boxed: shapes, boxed with logical axes: `jax.eval_shape` of an `init`.
+    mesh: shards them by the rules of `parallel.mesh`; None = one device.
+
+  Raises:
+    ValueError: if the parameters do not divide over the mesh.
+  """
+  shapes = nn.unbox(boxed)
+  if mesh is not None:
+    return with_shardings(shapes, shardings(boxed, mesh))
+  device = SingleDeviceSharding(jax.local_devices()[0])
+  return with_shardings(shapes, jax.tree.map(lambda _: device, shapes))
 
 
 def place(
@@ -36,19 +62,14 @@ def place(
   Returns:
     The parameters, a nested dict of arrays on the devices.
   """
-  shapes = traverse_util.flatten_dict(nn.unbox(boxed))
-  if mesh is None:
-    device = SingleDeviceSharding(jax.local_devices()[0])
-    targets = dict.fromkeys(shapes, device)
-  else:
-    targets = traverse_util.flatten_dict(shardings(boxed, mesh))
+  shapes = traverse_util.flatten_dict(abstract_params(boxed, mesh))
   placed = {}
   for path in sorted(shapes, key=lambda p: -math.prod(shapes[p].shape)):
     host = read(path, dtype)
     # Each process places its own shards. `device_put` would first compare the
     # whole array among all processes.
     array = jax.make_array_from_callback(
-      host.shape, targets[path], lambda index, host=host: host[index]
+      host.shape, shapes[path].sharding, lambda index, host=host: host[index]
     )
     # Without blocking, several host arrays would be alive at once.
     placed[path] = array.block_until_ready()

@@ -9,6 +9,9 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
+import pathlib
+import re
+import resource
 import signal
 import sys
 from collections.abc import Callable, Iterator
@@ -218,6 +221,17 @@ def finish(code: int = 0) -> None:
       os._exit(1)
   if code:
     os._exit(code)
+
+
+def peak_memory() -> int:
+  """Peak memory of this process on the host, in bytes."""
+  status = pathlib.Path("/proc/self/status")
+  text = status.read_text() if status.exists() else ""
+  # On Linux, rusage includes the memory of the parent.
+  if found := re.search(r"VmHWM:\s*(\d+) kB", text):
+    return int(found[1]) * 1024
+  unit = 1 if sys.platform == "darwin" else 1024
+  return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def _client() -> Any:

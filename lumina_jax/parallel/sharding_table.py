@@ -43,8 +43,12 @@ class Group(NamedTuple):
 
 def tree_bytes(tree: Any) -> tuple[int, int]:
   """Bytes of all leaves: on one device, and without sharding."""
-  leaves = jax.tree.leaves(tree)
-  return sum(map(_local_bytes, leaves)), sum(map(_total_bytes, leaves))
+  local = total = 0
+  for leaf in jax.tree.leaves(tree):
+    shape, size = tuple(leaf.shape), leaf.dtype.itemsize
+    local += math.prod(leaf.sharding.shard_shape(shape)) * size
+    total += math.prod(shape) * size
+  return local, total
 
 
 def group_parameters(params: Any) -> list[Group]:
@@ -130,12 +134,3 @@ def _name(paths: Sequence[tuple[str, ...]]) -> str:
   above = above[1:] if above[:1] == ["backbone"] else above
   names = [*above, f"{{{','.join(siblings)}}}" if len(paths) > 1 else last]
   return "/".join(names if leaf == "kernel" else [*names, leaf])
-
-
-def _local_bytes(leaf: Any) -> int:
-  shape = leaf.sharding.shard_shape(tuple(leaf.shape))
-  return math.prod(shape) * leaf.dtype.itemsize
-
-
-def _total_bytes(leaf: Any) -> int:
-  return math.prod(leaf.shape) * leaf.dtype.itemsize

@@ -49,6 +49,7 @@ class Topology:
 
   @property
   def chips(self) -> int:
+    """Number of chips."""
     return len(self.devices) // self.chip.devices
 
 

@@ -16,6 +16,7 @@ from jax.sharding import Mesh, NamedSharding
 from lumina_jax.flow.guidance import Guidance
 from lumina_jax.parallel import mesh as meshes
 from lumina_jax.parallel.compiled import OutOfMemory, Program, compile_program
+from lumina_jax.parallel.placement import with_shardings
 from lumina_jax.parallel.sharding_table import tree_bytes
 from lumina_jax.planning.job import Job
 from lumina_jax.sampling import overrides
@@ -48,6 +49,7 @@ class Arguments:
 
   @property
   def state(self) -> int:
+    """Bytes that stay between steps."""
     return self.parameters + self.ema + self.optimizer
 
 
@@ -81,6 +83,7 @@ class CompiledJob:
 
   @property
   def fits(self) -> bool:
+    """Whether the compiled program fits the memory of a device."""
     if isinstance(self.result, OutOfMemory):
       return False
     return not self.usable or self.peak <= self.usable
@@ -113,7 +116,7 @@ def _lower_step(job: Job, mesh: Mesh) -> tuple[Arguments, jax.stages.Lowered]:
   )
   # Outside of the mesh: a topology has no device to create a key on.
   state = abstract_state(network, tx, mesh)
-  placed = _placed(batch, steps.batch_shardings(batch, mesh))
+  placed = with_shardings(batch, steps.batch_shardings(batch, mesh))
   step = steps.jit_train_step(pure, network, tx, mesh, batch)
   with jax.set_mesh(mesh):
     lowered = step.lower(state, placed)
@@ -129,7 +132,7 @@ def _lower_sampler(
   tokens, words, samples = job.budget
   boxed = jax.eval_shape(network.init, jax.random.key(0))
   half = jax.tree.map(lambda x: Shape(x.shape, jnp.bfloat16), nn.unbox(boxed))
-  params = _placed(half, meshes.shardings(boxed, mesh))
+  params = with_shardings(half, meshes.shardings(boxed, mesh))
   rows = (job.rows, samples)
   condition = _codes(job, job.rows, words, samples)
   inputs = sampler.Inputs(
@@ -151,7 +154,7 @@ def _lower_sampler(
     guidance=where.guidance._replace(channels=everywhere),
     times=everywhere,
   )
-  placed = _placed(inputs, where)
+  placed = with_shardings(inputs, where)
   program = sampler.Program(
     network,
     configured_solver(config.sampling),
@@ -186,9 +189,3 @@ def _codes(job: Job, rows: int, words: int, samples: int) -> Condition:
 
 def _device_bytes(tree: Any) -> int:
   return tree_bytes(tree)[0]
-
-
-def _placed(tree: Any, shardings: Any) -> Any:
-  return jax.tree.map(
-    lambda x, s: Shape(x.shape, x.dtype, sharding=s), tree, shardings
-  )

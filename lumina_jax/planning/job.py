@@ -73,6 +73,7 @@ class Job:
 
   @property
   def model(self) -> ModelConfig:
+    """The backbone."""
     return self.config.model
 
   @property
@@ -87,10 +88,12 @@ class Job:
 
   @property
   def rows_per_shard(self) -> int:
+    """Rows that each data x fsdp shard holds."""
     return self.rows // self.row_shards
 
   @property
   def devices(self) -> int:
+    """Number of devices of the machine."""
     return len(self.topology.devices)
 
   @property
@@ -114,12 +117,14 @@ class Job:
     return flops.count(self.model, rows, tokens, words, samples)
 
   def make_mesh(self) -> Mesh:
+    """The mesh of the machine, in the shape of this job."""
     return make_mesh(MeshConfig(*self.mesh_shape), list(self.topology.devices))
 
   def replace(self, **fields: Any) -> Job:
     """A changed job; `remat` and `rows_per_shard` count as fields too."""
     config = self.config
-    if remat := fields.pop("remat", None):
+    remat = fields.pop("remat", None)
+    if remat is not None:
       model = dataclasses.replace(config.model, remat=remat)
       config = dataclasses.replace(config, model=model)
     rows = fields.pop("rows_per_shard", None)
@@ -148,9 +153,6 @@ def make_job(
   Raises:
     ValueError: if options contradict each other, naming them.
   """
-  if remat is not None:
-    model = dataclasses.replace(config.model, remat=remat)
-    config = dataclasses.replace(config, model=model)
   budget, batch = _config_batch(config, sample, required=tokens is None)
   if tokens is not None:
     budget = tokens, _round_words(config), 1
@@ -168,7 +170,8 @@ def make_job(
     shape = tuple(made.shape[axis] for axis in AXES)
   if tokens is not None or rows is not None:
     batch = (1 if rows is None else rows) * shape[0] * shape[1]
-  return Job(config, topology, shape, batch, budget, sample)
+  job = Job(config, topology, shape, batch, budget, sample)
+  return job.replace(remat=remat)
 
 
 def _config_batch(

@@ -46,6 +46,7 @@ def text(compiled: CompiledJob) -> str:
 
 
 def verdict(compiled: CompiledJob) -> str:
+  """One line: whether the job fits, and by how much."""
   if not compiled.usable:
     return "FITS: these devices have no memory limit"
   spare = compiled.usable - compiled.peak

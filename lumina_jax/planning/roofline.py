@@ -34,6 +34,7 @@ class Roofline:
 
   @property
   def times(self) -> dict[str, float]:
+    """Seconds of each resource, by name."""
     return {"arithmetic": self.arithmetic, "HBM": self.hbm, "ICI": self.ici}
 
   @property
@@ -43,6 +44,7 @@ class Roofline:
 
   @property
   def seconds(self) -> float:
+    """The lower bound: the longest time."""
     return max(self.times.values())
 
   @property
@@ -82,7 +84,7 @@ def estimate(job: Job, sent: float, state: int) -> Roofline | None:
   else:
     passes = 2 + (job.model.remat != "none")
     recomputed, useful = job.flops.recomputed(job.model.remat), job.flops.train
-  peak = job.devices * chip.device_flops
+  peak = job.devices * chip.flops
   weights = itemsize(job) * count_parameters(job.config)
   moved = passes * weights / job.axis_sizes["tensor"]
   if not job.sample:
@@ -90,6 +92,6 @@ def estimate(job: Job, sent: float, state: int) -> Roofline | None:
   return Roofline(
     useful=useful / peak,
     arithmetic=(useful + recomputed) / peak,
-    hbm=moved / chip.device_bandwidth,
-    ici=sent / chip.device_ici,
+    hbm=moved / chip.bandwidth,
+    ici=sent / chip.ici,
   )

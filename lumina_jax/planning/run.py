@@ -1,9 +1,10 @@
-"""Compiles what `lumina_jax.plan` is asked for and prints the result."""
+"""Runs `lumina_jax.plan`: compiles a job or searches meshes, and prints."""
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import json
 from collections.abc import Callable, Collection, Iterator
 
@@ -23,7 +24,7 @@ def plan(job: Job, suggest: bool, as_json: bool) -> bool:
     suggest: whether to compile changes if it does not fit.
     as_json: prints one JSON object instead of text.
   """
-  show = _ignore if as_json else _print
+  show = (lambda _: None) if as_json else functools.partial(print, flush=True)
   show(f"{report.heading(job)}\n\ncompiling ...")
   compiled = compile_job(job)
   show(f"\n{report.text(compiled)}")
@@ -66,21 +67,13 @@ def search_meshes(
   return bool(found.fitting)
 
 
-def _print(text: str) -> None:
-  print(text, flush=True)
-
-
-def _ignore(*_) -> None:
-  pass
-
-
 @contextlib.contextmanager
 def _progress(
   title: str, total: int, quiet: bool
 ) -> Iterator[Callable[[int, str], None]]:
   """A progress bar of compilations, or nothing."""
   if quiet:
-    yield _ignore
+    yield lambda *_: None
     return
   print()
   with Progress(title, total, unit="programs") as bar:

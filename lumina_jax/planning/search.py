@@ -15,11 +15,7 @@ import jax
 
 from lumina_jax.backbone.remat import POLICIES
 from lumina_jax.planning.compiled_job import CompiledJob, compile_job
-from lumina_jax.planning.job import (
-  Job,
-  count_parameters,
-  max_parameter_shards,
-)
+from lumina_jax.planning.job import Job, count_parameters, max_parameter_shards
 from lumina_jax.planning.memory import (
   expected_bytes,
   minimum_bytes,
@@ -169,6 +165,7 @@ def seconds_per_token(compiled: CompiledJob) -> float:
 
 
 def mesh_flag(job: Job) -> str:
+  """The mesh of a job, as a flag."""
   sizes = ",".join(f"{axis}={n}" for axis, n in job.axis_sizes.items())
   return f"--mesh={sizes}"
 

@@ -12,11 +12,7 @@ from lumina_jax.parallel import chips, topology
 from lumina_jax.planning.compiled_job import CompiledJob, compile_job
 from lumina_jax.planning.job import Job, default_mesh_shape
 from lumina_jax.planning.memory import expected_bytes, minimum_bytes
-from lumina_jax.planning.search import (
-  estimated_seconds,
-  mesh_flag,
-  mesh_shapes,
-)
+from lumina_jax.planning.search import estimated_seconds, mesh_flag, mesh_shapes
 
 MAX_SUGGESTIONS = 3
 MAX_COMPILATIONS = 10
@@ -135,8 +131,6 @@ def _larger_slices(job: Job) -> Iterator[tuple[str, str, Job]]:
       job.config, len(machine.devices), tokens=job.budget[0]
     )
     other = job.replace(
-      topology=machine,
-      mesh_shape=mesh_shape,
-      rows_per_shard=max(1, job.rows_per_shard),
+      topology=machine, mesh_shape=mesh_shape, rows_per_shard=job.rows_per_shard
     )
     yield f"--topology={name} {mesh_flag(other)}", "more chips", other

@@ -20,7 +20,7 @@ import pathlib
 from typing import Any
 
 from lumina_jax.files.suggest import check_name
-from lumina_jax.interop.pytorch_writer import check_destination
+from lumina_jax.interop import destination
 from lumina_jax.model.offload import Offloadable
 from lumina_jax.pretrained import diffusers, export, hub, original
 from lumina_jax.pretrained.options import parse
@@ -71,7 +71,7 @@ def save(
   """
   check_name("layout", layout, LAYOUTS)
   folder = pathlib.Path(path).expanduser().absolute()
-  check_destination(pathlib.Path(path))
+  destination.check_name(pathlib.Path(path))
   full = folder.is_dir() and any(folder.iterdir())
   if full and not (diffusers.matches(folder) or export.is_ours(folder)):
     raise FileExistsError(

@@ -10,8 +10,8 @@ from jax.sharding import Mesh
 
 from lumina_jax.encoders.codec import Codec
 from lumina_jax.encoders.vae import VaeConfig
+from lumina_jax.files.json_file import read_json
 from lumina_jax.interop.hugging_face import CONFIG
-from lumina_jax.interop.json_file import read_json
 from lumina_jax.interop.vae import load_vae, save_vae
 
 

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import pathlib
 from typing import Any
 
+from lumina_jax.files.json_file import read_json, write_json
 from lumina_jax.interop import destination, licences
-from lumina_jax.interop.json_file import read_json
 from lumina_jax.interop.pytorch import open_pytorch
 from lumina_jax.interop.pytorch_writer import write_diffusers
 from lumina_jax.interop.tensor import dtype_of
-from lumina_jax.interop.weights import InMemoryWeights
+from lumina_jax.interop.weights import in_memory
 from lumina_jax.media import IMAGE
 from lumina_jax.model.network import Network
 from lumina_jax.pretrained import backbone, codecs, defaults, encoders
@@ -122,7 +121,7 @@ def save(
   kind = dtype_of(dtype)
   params = components.params
   model, medium = components.network.model, components.medium.name
-  weights = InMemoryWeights(model, params["backbone"], medium)
+  weights = in_memory(model, params["backbone"], medium)
   nbytes = sum(x.size for x in backbone.flat(params).values())
   nbytes = nbytes * kind.itemsize + encoders.nbytes(components)
   with destination.staged(
@@ -136,7 +135,7 @@ def save(
     for name in ("text_encoder", "tokenizer"):
       encoders.copy(files[name], new / name, name)
     (new / "scheduler").mkdir()
-    _json(
+    write_json(
       new / "scheduler" / "scheduler_config.json",
       {
         "_class_name": SCHEDULER_CLASS,
@@ -146,14 +145,14 @@ def save(
       },
     )
     licences.copy(files.get("licence"), new)
-    _json(new / INDEX, _index(new))
+    write_json(new / INDEX, _index(new))
 
 
 def _set_side(path: pathlib.Path, components: Components) -> None:
   values, sizes = read_json(path), components.sizes
   trained = sizes.trained
   values["sample_size"] = trained.side if trained else sizes.default[0]
-  _json(path, values)
+  write_json(path, values)
 
 
 def _index(folder: pathlib.Path) -> dict[str, Any]:
@@ -173,7 +172,3 @@ def _index(folder: pathlib.Path) -> dict[str, Any]:
     "transformer": ["diffusers", "LuminaNextDiT2DModel"],
     "vae": ["diffusers", "AutoencoderKL"],
   }
-
-
-def _json(path: pathlib.Path, values: Any) -> None:
-  path.write_text(json.dumps(values, indent=2) + "\n")

@@ -7,7 +7,6 @@ tokenizer/ lie beside them, as in a diffusers folder, if the pipeline has them.
 from __future__ import annotations
 
 import dataclasses
-import json
 import logging
 import pathlib
 
@@ -20,9 +19,9 @@ from lumina_jax.backbone import ModelConfig
 from lumina_jax.encoders.text_features import TextFeaturesConfig
 from lumina_jax.encoders.utf8 import Utf8Config
 from lumina_jax.files import schema
+from lumina_jax.files.json_file import read_json, write_json
 from lumina_jax.flow.objective import Objective
 from lumina_jax.interop import destination, licences, safetensors
-from lumina_jax.interop.json_file import read_json
 from lumina_jax.interop.pytorch_files import refuse_ema
 from lumina_jax.interop.tensor import DTYPES, Tensor, dtype_of
 from lumina_jax.model.network import Network
@@ -102,8 +101,7 @@ def save(
     with safetensors.Writer(new / WEIGHTS, shapes, kind, header) as file:
       for name, x in params.items():
         file.add(name, np.asarray(jax.device_get(x)).astype(kind))
-    text = json.dumps(schema.to_dict(config), indent=2) + "\n"
-    (new / CONFIG).write_text(text)
+    write_json(new / CONFIG, schema.to_dict(config))
     if components.codec:
       codecs.save(components.codec, new / "vae")
       licences.copy(files.get("vae"), new / "vae")

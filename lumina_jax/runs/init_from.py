@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from lumina_jax.backbone.config import COMPUTING
+from lumina_jax.interop.shapes import differences
 from lumina_jax.interop.weights import Path
 from lumina_jax.model.network import Network
 from lumina_jax.runs.parameter_source import (
@@ -52,10 +53,10 @@ def resolve(
   """Opens parameters to start from and compares them with a network.
 
   A workdir or a folder of `save_pretrained` holds the text encoder, too; all
-  other sources hold the backbone alone. Of a run, the EMA parameters are used,
-  for parameters and EMA alike: its samples were judged with them, and the raw
-  ones carry the noise of the last batches. (The original uses the raw ones for
-  both.) Stages of one network at growing resolutions count as equal. Prints
+  other sources hold the backbone alone. The EMA weights of a run initialise
+  both parameters and EMA: its samples were judged with them, and raw weights
+  carry the noise of the last batches. (The original starts both from raw
+  weights.) Stages of one network at growing resolutions count as equal. Prints
   everything that differs.
 
   Args:
@@ -141,18 +142,7 @@ def _differences(section: str, ours: Any, theirs: Any) -> Iterator[str]:
 
 def _compare_shapes(shapes: Shapes, found: Shapes) -> list[str]:
   """Lines on every tensor that differs, with counts."""
-  differing = {
-    "missing in the source": {p: shapes[p] for p in shapes if p not in found},
-    "of another shape": {
-      p: f"{shapes[p]}, but {found[p]} in the source"
-      for p in shapes
-      if p in found and found[p] != shapes[p]
-    },
-    "unused": {p: found[p] for p in found if p not in shapes},
-  }
-  lines = []
-  for kind, tensors in differing.items():
-    if tensors:
-      lines.append(f"{len(tensors)} {kind}:")
-      lines += [f"  {'/'.join(p)}: {shape}" for p, shape in tensors.items()]
-  return lines
+  named = (
+    {"/".join(p): x for p, x in tree.items()} for tree in (shapes, found)
+  )
+  return differences(*named)

@@ -16,15 +16,14 @@ from lumina_jax.backbone import ModelConfig, shapes
 from lumina_jax.encoders.text_features import TextFeaturesConfig
 from lumina_jax.encoders.utf8 import Utf8Config
 from lumina_jax.files import schema
+from lumina_jax.files.json_file import read_json
 from lumina_jax.flow.objective import PLAIN, Objective
 from lumina_jax.interop import native, safetensors
-from lumina_jax.interop.json_file import read_json
 from lumina_jax.interop.load import open_weights
 from lumina_jax.interop.orbax import OrbaxArrays
 from lumina_jax.interop.weights import Path, Weights
 from lumina_jax.parallel import processes
 from lumina_jax.training import run_config
-from lumina_jax.training.restore import FOLDER
 
 FLOAT32 = np.dtype(np.float32)
 TEXT = "text_encoder"
@@ -113,11 +112,9 @@ def _export(
 
 def _run(folder: pathlib.Path, objective: Objective) -> ParameterSource:
   """A workdir: the EMA parameters of its newest checkpoint."""
-  steps = (folder / FOLDER).glob("*")
-  step = max(int(entry.name) for entry in steps if entry.name.isdigit())
   # The same for all processes, even if a run in progress adds another.
-  step = processes.broadcast(step)
-  arrays = OrbaxArrays(folder / FOLDER / str(step) / "ema")
+  step = processes.broadcast(native.latest_step(folder))
+  arrays = OrbaxArrays(folder / native.CHECKPOINTS / str(step) / "ema")
   config = run_config.load(folder)
   return ParameterSource(
     config.model,

@@ -17,7 +17,6 @@ from lumina_jax.media.sheet import contact_sheet
 from lumina_jax.model.offload import Offloadable
 from lumina_jax.parallel import processes
 from lumina_jax.pretrained.encoders import Encoders
-from lumina_jax.runs.workdir import components_of
 from lumina_jax.sampling.generate import generate
 from lumina_jax.sampling.output import RAW
 from lumina_jax.training.run_config import RunConfig
@@ -74,7 +73,7 @@ def preview_samples(
     poll: called between batches of samples; its exceptions propagate.
   """
   plan, step, text = config.training, int(state.step), encoders.text
-  components = components_of(config, Offloadable.pinned(state.ema), encoders)
+  components = config.components(Offloadable.pinned(state.ema), encoders)
   was_loaded = text is not None and text.loaded  # Training encodes captions.
   each = plan.samples_per_prompt
   try:

@@ -15,6 +15,7 @@ import jax
 from etils import epath
 
 from lumina_jax.files import atomic
+from lumina_jax.files.json_file import write_json
 
 FILE = "record.json"
 PACKAGES = (
@@ -40,8 +41,7 @@ def add_start(workdir: epath.PathLike, seed: int, step: int) -> None:
     step: step that it resumes at.
   """
   starts = [*read(workdir), _describe_start(seed, step)]
-  text = json.dumps(starts, indent=2) + "\n"
-  atomic.write_text(epath.Path(workdir) / FILE, text)
+  write_json(epath.Path(workdir) / FILE, starts)
 
 
 def read(workdir: epath.PathLike) -> list[dict[str, Any]]:

@@ -92,7 +92,8 @@ def write(folder: epath.Path) -> None:
     f"<title>{html.escape(folder.name)}</title><style>{STYLE}</style>"
     f"<h1>{html.escape(folder.name)}</h1>\n{body}</html>\n"
   )
-  atomic.write_text(folder / FILE, page)
+  # The name of a folder may hold bytes that are not text.
+  atomic.write_bytes(folder / FILE, page.encode(errors="replace"))
 
 
 def _read_json(path: epath.Path) -> Any:

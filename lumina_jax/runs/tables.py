@@ -1,4 +1,4 @@
-"""Tables of results, for the console, a page and a JSON file alike."""
+"""Tables of results: printed, as HTML, and as JSON."""
 
 from __future__ import annotations
 

@@ -6,22 +6,18 @@ import logging
 
 import jax
 from etils import epath
-from flax import linen as nn
-from jax.sharding import Mesh, SingleDeviceSharding
+from jax.sharding import Mesh
 
 from lumina_jax import media
 from lumina_jax.files import atomic, schema
-from lumina_jax.model.network import Network, Params
 from lumina_jax.model.offload import Offloadable
 from lumina_jax.parallel import processes
-from lumina_jax.parallel.mesh import shardings
+from lumina_jax.parallel.placement import abstract_params
 from lumina_jax.pretrained import encoders
 from lumina_jax.sampling.components import Components
 from lumina_jax.training import run_config
 from lumina_jax.training.restore import has_checkpoint, read_ema
 from lumina_jax.training.run_config import RunConfig
-
-NO_ENCODERS = encoders.Encoders()
 
 
 def claim(
@@ -81,7 +77,8 @@ def load_step(
   """Like `load`, with the step of the checkpoint."""
   config = run_config.load(workdir)
   mesh = mesh or processes.data_parallel_mesh()
-  abstract = _abstract(config.network, mesh)
+  boxed = jax.eval_shape(config.network.init, jax.random.key(0))
+  abstract = abstract_params(boxed, mesh)
   found = read_ema(workdir, abstract) if has_checkpoint(workdir) else None
   if found is None:
     raise FileNotFoundError(
@@ -92,47 +89,4 @@ def load_step(
   step, ema = found
   medium = media.find(config.medium)
   loaded = encoders.of_run(config.encoders, medium, config.network)
-  components = components_of(config, Offloadable.pinned(ema), loaded, mesh)
-  return step, components
-
-
-def components_of(
-  config: RunConfig,
-  weights: Offloadable,
-  loaded: encoders.Encoders = NO_ENCODERS,
-  mesh: Mesh | None = None,
-) -> Components:
-  """The components of a run, from weights in memory.
-
-  Args:
-    config: config of the run.
-    weights: weights of its network.
-    loaded: frozen networks of the run.
-    mesh: devices to sample on; None: the devices of the weights.
-  """
-  return Components(
-    media.find(config.medium),
-    config.network,
-    weights,
-    config.sampling,
-    config.sizes,
-    text_encoder=loaded.text,
-    codec=loaded.codec,
-    mesh=mesh,
-  )
-
-
-def _abstract(network: Network, mesh: Mesh | None) -> Params:
-  """Shapes and shardings of the parameters; without a mesh, on one device."""
-  boxed = jax.eval_shape(network.init, jax.random.key(0))
-  shapes = nn.unbox(boxed)
-  if mesh is None:
-    device = SingleDeviceSharding(jax.local_devices()[0])
-    placed = jax.tree.map(lambda _: device, shapes)
-  else:
-    placed = shardings(boxed, mesh)
-  return jax.tree.map(
-    lambda a, s: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=s),
-    shapes,
-    placed,
-  )
+  return step, config.components(Offloadable.pinned(ema), loaded, mesh)

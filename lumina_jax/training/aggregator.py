@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import resource
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
@@ -12,7 +11,7 @@ from jax.sharding import Mesh
 from data_pipelines.bad_records import BadRecordCounter
 from data_pipelines.batches import Batches, LoadedBatch
 from lumina_jax.backbone import flops
-from lumina_jax.parallel import chips
+from lumina_jax.parallel import chips, processes
 from lumina_jax.training.checkpoint import Checkpoints
 from lumina_jax.training.goodput import GoodputTracker
 from lumina_jax.training.gradient import TIME_BINS
@@ -26,26 +25,17 @@ GIB = 2**30
 NOT_AVERAGED = ("loss_by_time", "samples_by_time", "tokens", "finite")
 
 
-class StepCost(NamedTuple):
-  """The cost of a step, for the MFU.
+def seconds_at_peak(config: RunConfig, mesh: Mesh) -> float:
+  """Seconds of a training step at the peak of all devices; 0 = unknown.
 
-  Attributes:
-    flops: floating-point operations of forward and backward pass: all matrix
-      products and all of attention, without recomputation.
-    peak: operations per second of all devices; 0 = unknown.
+  Counts forward and backward pass: all matrix products and all of attention,
+  without recomputation.
   """
-
-  flops: float
-  peak: float
-
-
-def step_cost(config: RunConfig, mesh: Mesh) -> StepCost:
-  """The cost of a training step on a mesh."""
   chip = chips.chip_of(mesh.devices.flat[0])
   count = flops.count(
     config.model, config.training.batch_rows, *config.data.budget
   )
-  return StepCost(count.train, chip.device_flops * mesh.size if chip else 0.0)
+  return count.train / (chip.flops * mesh.size) if chip else 0.0
 
 
 class MetricsAggregator:
@@ -66,7 +56,7 @@ class MetricsAggregator:
     goodput: GoodputTracker,
     nan_guard: NanGuard,
     bad_records: BadRecordCounter,
-    cost: StepCost,
+    at_peak: float,
   ):
     """Starts with no steps.
 
@@ -76,11 +66,12 @@ class MetricsAggregator:
       goodput: tracks the run's time.
       nan_guard: checks every step.
       bad_records: counts bad records of the data.
-      cost: cost of a step.
+      at_peak: seconds of a step at the peak of the devices, for the MFU; 0 =
+        unknown.
     """
     self._writer, self._log_every, self.goodput = writer, log_every, goodput
     self._nan_guard, self._bad_records = nan_guard, bad_records
-    self._cost = cost
+    self._at_peak = at_peak
     self._pending: tuple[int, dict[str, jax.Array]] | None = None
     self._steps: list[dict[str, Any]] = []  # Metrics of the next row.
     self._count = 0  # Steps since the start.
@@ -178,8 +169,8 @@ class MetricsAggregator:
       "tokens_per_second": speed * _mean(timed, "tokens"),
       "data_wait": data_seconds / seconds,
     }
-    if self._cost.peak:
-      rates["mfu"] = speed * self._cost.flops / self._cost.peak
+    if self._at_peak:
+      rates["mfu"] = speed * self._at_peak
     return rates
 
 
@@ -200,7 +191,7 @@ def make_aggregator(
     goodput,
     NanGuard(plan.max_skipped, batches.names, checkpoints.latest_step, skipped),
     BadRecordCounter(config.data.bad_limit),
-    step_cost(config, mesh),
+    seconds_at_peak(config, mesh),
   )
 
 
@@ -229,8 +220,7 @@ def _mean(steps: list[dict[str, Any]], name: str) -> float:
 
 def _memory() -> dict[str, float]:
   """Peak memory of this process and of its first device, in GiB."""
-  peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-  memory = {"host_memory": peak / GIB}
+  memory = {"host_memory": processes.peak_memory() / GIB}
   stats = jax.local_devices()[0].memory_stats() or {}
   if "peak_bytes_in_use" in stats:
     memory["device_memory"] = stats["peak_bytes_in_use"] / GIB

@@ -6,12 +6,10 @@ import json
 
 from jax.sharding import Mesh
 
-from lumina_jax import media
 from lumina_jax.backbone import attention
 from lumina_jax.files import schema
 from lumina_jax.model.offload import Offloadable
 from lumina_jax.parallel import processes
-from lumina_jax.sampling.components import Components
 from lumina_jax.sampling.generate import check_call
 from lumina_jax.training import run_config
 from lumina_jax.training.parameter_groups import trainable_mask
@@ -40,15 +38,8 @@ def check(config: RunConfig, mesh: Mesh) -> None:
     )
   describe_attention(config, mesh)
   trainable_mask(config.optimizer, config.network.shapes())
-  components = Components(
-    media.find(config.medium),
-    config.network,
-    Offloadable.pinned(None),
-    config.sampling,
-    config.sizes,
-  )
   try:
-    check_call(components, plan.sample_prompts)
+    check_call(config.components(Offloadable.pinned(None)), plan.sample_prompts)
   except ValueError as error:
     raise ValueError(f"training.sample_prompts: {error}") from error
 

@@ -21,7 +21,6 @@ from data_pipelines.shard_source import ShardSource
 from data_pipelines.source import Source
 from lumina_jax.encoders.text_features import TextFeaturesConfig
 from lumina_jax.files import atomic
-from lumina_jax.files.progress import Progress
 from lumina_jax.media import IMAGE
 from lumina_jax.parallel import processes
 from lumina_jax.pretrained.data_encoders import LatentEncoder
@@ -79,7 +78,12 @@ def make_source(
 def captioned_source(
   config: RunConfig, folder: epath.Path | None, encoders: Encoders
 ) -> Mixture:
-  """Mixes images and shards of all sources by their weights."""
+  """Mixes images and shards of all sources by their weights.
+
+  Raises:
+    OSError: if a source is missing.
+    ValueError: if one does not fit the network, or needs devices in workers.
+  """
   data = config.data
   weights = data.weights or (1.0,) * len(data.sources)
   sources: list[Source] = []
@@ -215,8 +219,7 @@ def _image_groups(
 
 def _scan(source: str, bad_limit: float) -> list[Group]:
   print(f"scanning the images of {source}", flush=True)
-  with Progress("scanning", 1, unit="images", note="") as bar:
-    groups = scan(source, lambda done, total: bar.show(done, total=total))
+  groups = scan(source)
   good = sum(len(group.records) for group in groups)
   bad = [error for group in groups for error in group.errors]
   BadRecordCounter(bad_limit).add(bad, good + len(bad))

@@ -68,10 +68,7 @@ def _transform(
 
 
 def moment_shardings(
-  tx: optax.GradientTransformation,
-  opt_state: Any,
-  params: Any,
-  replicated: Any,
+  tx: optax.GradientTransformation, opt_state: Any, params: Any, replicated: Any
 ) -> Any:
   """Shardings of the optimizer's state: moments lie like their parameters.
 
@@ -96,11 +93,7 @@ def moment_shardings(
 
 
 def update_ema(
-  ema: Any,
-  params: Any,
-  step: jax.Array,
-  decay: float,
-  trainable: Any = None,
+  ema: Any, params: Any, step: jax.Array, decay: float, trainable: Any = None
 ) -> Any:
   """The EMA after an update: e <- d e + (1 - d) p.
 

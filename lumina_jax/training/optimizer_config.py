@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 import re
+
+from lumina_jax.files import schema
+from lumina_jax.files.suggest import check_name
 
 OPTIMIZERS = ("adamw", "muon")
 DECAYS = ("constant", "cosine", "wsd")
@@ -64,11 +66,8 @@ class OptimizerConfig:
         raise ValueError(f"{name} = {getattr(self, name)!r}: must be a list")
     object.__setattr__(self, "groups", tuple(map(tuple, self.groups)))
     object.__setattr__(self, "frozen", tuple(self.frozen))
-    if self.name not in OPTIMIZERS:
-      raise ValueError(f"name {self.name!r}: use 'adamw' or 'muon'")
-    for name in ("learning_rate", "eps", "clip"):
-      if not getattr(self, name) > 0:
-        raise ValueError(f"{name} = {getattr(self, name)}: must be positive")
+    check_name("name", self.name, OPTIMIZERS)
+    schema.check_positive(self, "learning_rate", "eps", "clip")
     for name in ("b1", "b2", "ema_decay", "momentum"):
       if not 0 <= getattr(self, name) < 1:
         raise ValueError(
@@ -83,12 +82,8 @@ class OptimizerConfig:
     return (*(group[0] for group in self.groups), *self.frozen)
 
   def _check_schedule(self) -> None:
-    if self.decay not in DECAYS:
-      raise ValueError(
-        f"decay {self.decay!r}: use 'constant', 'cosine' or 'wsd'"
-      )
-    if not 0 <= self.final_share <= 1 or not math.isfinite(self.final_share):
-      raise ValueError(f"final_share = {self.final_share}: must be from 0 to 1")
+    check_name("decay", self.decay, DECAYS)
+    schema.check_share(self, "final_share")
     if self.final_share and self.decay == "constant":
       raise ValueError(
         f"final_share = {self.final_share}: decay 'constant' never falls; use "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import functools
 import logging
 from typing import Any
 
@@ -164,7 +165,7 @@ def _check_shapes(folder, step, abstract, error) -> None:
   if saved == expected:
     return
   names = {
-    f"{item}{path}"
+    f"{item}/{path}"
     for item, shapes in expected.items()
     for path in shapes.keys() | saved[item].keys()
     if shapes.get(path) != saved[item].get(path)
@@ -177,12 +178,6 @@ def _check_shapes(folder, step, abstract, error) -> None:
 
 def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
   leaves = jax.tree_util.tree_leaves_with_path(tree)
-  return {_path(path): tuple(leaf.shape) for path, leaf in leaves}
-
-
-def _path(path: tuple[Any, ...]) -> str:
-  """A path with equal keys for lists, dicts and named tuples."""
-  keys = (
-    getattr(k, "name", getattr(k, "key", getattr(k, "idx", None))) for k in path
-  )
-  return "".join(f"/{key}" for key in keys)
+  # Keys of lists, dicts and named tuples look the same.
+  name = functools.partial(jax.tree_util.keystr, simple=True, separator="/")
+  return {name(path): tuple(leaf.shape) for path, leaf in leaves}

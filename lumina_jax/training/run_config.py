@@ -7,28 +7,32 @@ out fields with a default; the `config.json` of a run holds every value.
 from __future__ import annotations
 
 import dataclasses
-import json
 from typing import Any
 
 from etils import epath
+from jax.sharding import Mesh
 
 from data_pipelines.data_config import DataConfig
 from lumina_jax import media
 from lumina_jax.backbone import ModelConfig
 from lumina_jax.encoders.text_features import TextFeaturesConfig
 from lumina_jax.encoders.utf8 import Utf8Config
-from lumina_jax.files import atomic, schema
+from lumina_jax.files import schema
+from lumina_jax.files.json_file import read_json, write_json
 from lumina_jax.flow.loss import TimeDistribution
 from lumina_jax.flow.objective import PLAIN, Objective
 from lumina_jax.model.network import Network
+from lumina_jax.model.offload import Offloadable
 from lumina_jax.parallel.mesh import MeshConfig
-from lumina_jax.pretrained.encoders import EncodersConfig
+from lumina_jax.pretrained.encoders import Encoders, EncodersConfig
+from lumina_jax.sampling.components import Components
 from lumina_jax.sampling.options import SamplingOptions
 from lumina_jax.sampling.sizes import SizeConfig
 from lumina_jax.training.optimizer_config import OptimizerConfig
 
 FILE = "config.json"
 NO_ENCODERS = EncodersConfig()
+NOTHING_LOADED = Encoders()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -156,7 +160,32 @@ class RunConfig:
 
   @property
   def network(self) -> Network:
+    """Text encoder and backbone as one."""
     return Network(self.model, self.text_encoder, self.objective)
+
+  def components(
+    self,
+    weights: Offloadable,
+    loaded: Encoders = NOTHING_LOADED,
+    mesh: Mesh | None = None,
+  ) -> Components:
+    """The components of the run, from weights in memory.
+
+    Args:
+      weights: weights of the network.
+      loaded: frozen networks of the run.
+      mesh: devices to sample on; None: the devices of the weights.
+    """
+    return Components(
+      media.find(self.medium),
+      self.network,
+      weights,
+      self.sampling,
+      self.sizes,
+      text_encoder=loaded.text,
+      codec=loaded.codec,
+      mesh=mesh,
+    )
 
 
 def parse(values: Any, at: str = "config") -> RunConfig:
@@ -166,8 +195,7 @@ def parse(values: Any, at: str = "config") -> RunConfig:
 
 def save(config: RunConfig, workdir: epath.PathLike) -> None:
   """Writes `config.json` atomically."""
-  text = json.dumps(schema.to_dict(config), indent=2) + "\n"
-  atomic.write_text(epath.Path(workdir) / FILE, text)
+  write_json(epath.Path(workdir) / FILE, schema.to_dict(config))
 
 
 def load(workdir: epath.PathLike) -> RunConfig:
@@ -178,15 +206,11 @@ def load(workdir: epath.PathLike) -> RunConfig:
     ValueError: if the file cannot be parsed.
   """
   path = epath.Path(workdir) / FILE
-  text = atomic.read_text(path)
-  if text is None:
+  try:
+    return parse(read_json(path), str(path))
+  except FileNotFoundError as error:
     raise FileNotFoundError(
       f"{workdir} has no {FILE}: no run has started there. Train first "
       "(python -m lumina_jax.train --config=configs/digits.py "
       f"--workdir={workdir}), or name another folder"
-    )
-  try:
-    values = json.loads(text)
-  except json.JSONDecodeError as error:
-    raise ValueError(f"{path} cannot be read: {error}") from error
-  return parse(values, str(path))
+    ) from error

@@ -15,6 +15,7 @@ from jax.sharding import Mesh
 
 from lumina_jax.model.network import Network
 from lumina_jax.parallel import mesh as meshes
+from lumina_jax.parallel.placement import with_shardings
 from lumina_jax.training.optimizer import moment_shardings
 
 Path = tuple[str, ...]
@@ -65,12 +66,7 @@ def abstract_state(
   network: Network, tx: optax.GradientTransformation, mesh: Mesh
 ) -> TrainState:
   """A state of `ShapeDtypeStruct`s with shardings."""
-  abstract, shardings = state_shardings(network, tx, mesh)
-  return jax.tree.map(
-    lambda a, s: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=s),
-    abstract,
-    shardings,
-  )
+  return with_shardings(*state_shardings(network, tx, mesh))
 
 
 def create_state(

@@ -226,7 +226,7 @@ def test_text_time_and_position_each_matter():
   ("changes", "message"),
   [
     (dict(patch=(2, 0)), r"patch = \(2, 0\) must be positive sizes"),
-    (dict(depth=0), "depth = 0 must be positive"),
+    (dict(depth=0), "depth = 0: must be positive"),
     (dict(heads=5), "width = 32 is not divisible by heads = 5"),
     (dict(kv_heads=3), "heads = 4 is not divisible by kv_heads = 3"),
     (dict(heads=32, kv_heads=1), "width / heads = 1 must be even"),

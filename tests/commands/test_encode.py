@@ -2,7 +2,9 @@
 
 import dataclasses
 import json
+import os
 import pathlib
+import shutil
 import signal
 import subprocess
 import sys
@@ -302,3 +304,14 @@ def test_entries_of_different_ratios_are_refused(tmp_path, command, photos):
   (tmp_path / "all.yaml").write_text(meta.replace("RATIO", "1.0"))
   command(*words, f"--output={tmp_path / 'out'}")
   assert shard_folder.read_manifest(tmp_path / "out")["records"] == 2
+
+
+@pytest.mark.e2e
+def test_names_of_images_that_are_not_text(photos, tmp_path):
+  copy = tmp_path / os.fsdecode(b"caf\xe9")
+  shutil.copytree(photos, copy)
+  (copy / "05.png").rename(copy / os.fsdecode(b"\xff.png"))
+  output = tmp_path / "out"
+  command = (*SMALL, f"--source={copy}", f"--output={output}", "--max_bad=0.2")
+  assert r"\udcff.png: no caption" in finish(start(*command))
+  assert shard_folder.read_manifest(output)["records"] == IMAGES - 2

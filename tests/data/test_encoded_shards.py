@@ -14,8 +14,7 @@ from data_pipelines import shard_folder
 from data_pipelines.shard_job import ShardJob
 from data_pipelines.shard_source import ShardSource
 from data_pipelines.shard_writer import ShardWriter
-from data_pipelines.source import Draw
-from data_pipelines.streams import Stream
+from data_pipelines.source import Draw, Stream
 from data_pipelines.write_shards import write_shards
 from lumina_jax.encoders.text_features import TextFeaturesConfig
 from lumina_jax.interop.vae import load_vae

@@ -351,7 +351,9 @@ def test_many_images_keep_their_order_and_are_counted(tmp_path, monkeypatch):
     save_captioned(tmp_path / f"{number:02}.bmp", str(number), width=number + 1)
   (tmp_path / "17.bmp").write_bytes(b"")
   counts = []
-  (group,) = scan(str(tmp_path), lambda *c: counts.append(c), threads=3)
+  show = lambda bar, done: counts.append((done, bar._total))  # noqa: E731
+  monkeypatch.setattr(scanning.Progress, "show", show)
+  (group,) = scan(str(tmp_path), threads=3)
   numbers = [n for n in range(50) if n != 17]
   assert [r.captions[0] for r in group.records] == [str(n) for n in numbers]
   assert [r.width for r in group.records] == [n + 1 for n in numbers]

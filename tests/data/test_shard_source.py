@@ -23,15 +23,14 @@ from support.shards import (
   write,
 )
 
-from data_pipelines import shard_folder, shard_record
+from data_pipelines import shard_checks, shard_folder, shard_record
 from data_pipelines.batches import Batches
 from data_pipelines.shard_job import ShardJob
 from data_pipelines.shard_record import unpack
 from data_pipelines.shard_source import ShardSource
 from data_pipelines.shard_writer import ShardWriter
-from data_pipelines.source import BadRecord, Draw
+from data_pipelines.source import BadRecord, Draw, Stream
 from data_pipelines.source_config import LoaderOptions
-from data_pipelines.streams import Stream
 from lumina_jax.tokens import Grid
 
 TEXT = dataclasses.asdict(FROZEN)
@@ -50,14 +49,12 @@ def test_records_keep_their_order_pixels_and_captions(plain):
   assert len(source.sizes) == len(source.kinds) == len(kept)
   for number, r in enumerate(kept):
     expected, _ = FakeImages().pixels(Draw(0, r, r))
-    pixels, caption = source.pixels(Draw(5, number, number))
-    np.testing.assert_array_equal(pixels, expected)
-    assert (caption,) == captions(20)[r]
-    sample = source.sample(Draw(0, number, number))
+    sample = source.sample(Draw(5, number, number))
+    assert (sample.caption,) == captions(20)[r]
     np.testing.assert_array_equal(
       sample.patches, grid(*expected.shape[:2]).tokenize(expected)
     )
-    np.testing.assert_array_equal(sample.text, tokenize(caption))
+    np.testing.assert_array_equal(sample.text, tokenize(sample.caption))
 
 
 def test_sizes_are_known_and_sufficient_within_a_kind(plain):
@@ -129,12 +126,12 @@ def flip_byte(path, record):
 
 def test_a_changed_byte_makes_one_bad_record(copy):
   path = copy / "shard_00001-of-00003.array_record"
-  intact = open_text(copy, verify=True)
+  intact = open_text(copy)
   record = intact._readers.read(path.name, 2)
   expected = [intact.sample(Draw(0, r, r)) for r in range(19)]
   flip_byte(path, record)
   with pytest.raises(ValueError, match=r"shard_00001.* has changed"):
-    open_text(copy, verify=True)
+    shard_checks.verify(copy)
   source = open_text(copy)
   with pytest.raises(BadRecord, match=r"00001-of-00003\S*, record 2: .*hash"):
     source.sample(Draw(0, 9, 9))
@@ -164,7 +161,8 @@ def test_a_shard_may_be_empty(tmp_path):
   summaries = shard_folder.read_manifest(tmp_path)["shards"]
   assert [summary["records"] for summary in summaries] == [7, 0, 6]
   for number, r in enumerate(kept):
-    assert source.pixels(Draw(0, number, number))[1] == captions(20)[r][0]
+    caption = source.sample(Draw(0, number, number)).caption
+    assert caption == captions(20)[r][0]
 
 
 def test_batches_read_by_threads(copy):
@@ -233,8 +231,6 @@ def test_every_draw_samples_latents_from_their_distribution(encoded):
   np.testing.assert_array_equal(
     again.grid.detokenize(again.patches), latents[3]
   )
-  with pytest.raises(ValueError, match="holds latents, not pixels"):
-    source.pixels(Draw(0, 0, 0))
 
 
 def test_latents_have_a_random_stream_of_their_own(encoded):

@@ -1,6 +1,7 @@
 """Folders of shards: the same bytes however they are written, or none."""
 
 import contextlib
+import os
 import resource
 import signal
 import subprocess
@@ -12,6 +13,7 @@ from support.configs import ROOT
 from support.shards import SETTINGS, contents, make_job, write
 
 from data_pipelines import shard_checks, shard_folder, shard_writer
+from data_pipelines.shard_folder import BadRecordInfo
 from data_pipelines.shard_writer import ShardWriter
 
 
@@ -20,6 +22,19 @@ def test_bad_records_are_listed_and_left_out(plain):
   assert manifest["bad"] == [{"name": "8.png", "reason": "cut short"}]
   assert manifest["records"] == 19
   assert [shard["records"] for shard in manifest["shards"]] == [7, 6, 6]
+
+
+def test_names_that_are_not_text(tmp_path):
+  name = os.fsdecode(b"caf\xe9.png")
+  settings = SETTINGS | {"source": {"path": name, "sha256": "0"}}
+  writer = ShardWriter(tmp_path, settings, 1)
+  (good, *_) = make_job(count=1).records(0)
+  writer.write(0, [good, BadRecordInfo("caf?.png", f"{name}: cut short")])
+  assert writer.finish([f"{name}: no caption"]) == []
+  manifest = shard_folder.read_manifest(tmp_path)
+  assert manifest["bad"][0]["reason"] == f"{name}: cut short"
+  assert manifest["errors"] == [f"{name}: no caption"]
+  assert ShardWriter(tmp_path, settings, 1).find(0) == writer.find(0)
 
 
 @pytest.mark.parametrize("processes", [2, 5])

@@ -16,7 +16,6 @@ from lumina_jax.model.offload import Offloadable
 from lumina_jax.parallel import processes
 from lumina_jax.parallel.placement import place
 from lumina_jax.pipeline import LuminaPipeline
-from lumina_jax.runs.workdir import components_of
 
 PROMPTS = ["3", "1 4", "five / two", "7 7 7"]
 
@@ -35,7 +34,7 @@ def main(folder: str) -> None:
   boxed = jax.eval_shape(config.network.init, jax.random.key(0))
   params = place(read, boxed, np.dtype(np.float32), mesh)
   weights = Offloadable.pinned(params)
-  pipe = LuminaPipeline(components_of(config, weights, mesh=mesh))
+  pipe = LuminaPipeline(config.components(weights, mesh=mesh))
   call = dict(guidance_scale=2.0, output_type="latent")
   samples = {"all": pipe(PROMPTS, **call).samples}
   times = []

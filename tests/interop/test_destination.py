@@ -9,7 +9,6 @@ import pytest
 
 from lumina_jax.interop import (
   destination,
-  pytorch_writer,
 )
 
 
@@ -28,7 +27,7 @@ def contents(folder: pathlib.Path) -> dict[str, bytes | None]:
 def write(path: pathlib.Path, text: str, **kwargs) -> None:
   """Writes a file, or a folder of one file of weights if it has no suffix."""
   with destination.staged(path, 0, **kwargs) as new:
-    if path.suffix in pytorch_writer.SINGLE_FILE:
+    if path.suffix in destination.SINGLE_FILE:
       new.write_text(text)
     else:
       new.mkdir()

@@ -16,7 +16,7 @@ from support.families import (
 
 from lumina_jax.interop import load_pytorch, save_pytorch
 from lumina_jax.interop.pytorch_writer import write_diffusers
-from lumina_jax.interop.weights import InMemoryWeights
+from lumina_jax.interop.weights import in_memory
 
 STEM = "diffusion_pytorch_model"
 SHARD_BYTES = 20_000
@@ -30,7 +30,7 @@ def params():
 @pytest.fixture
 def sharded(tmp_path, params):
   """A folder with files of at most 20 kB."""
-  weights, kind = InMemoryWeights(NEXT, params, "image"), np.dtype(np.float32)
+  weights, kind = in_memory(NEXT, params, "image"), np.dtype(np.float32)
   folder = tmp_path / "sharded"
   write_diffusers(weights, folder, kind, False, shard_bytes=SHARD_BYTES)
   return folder

@@ -18,7 +18,7 @@ from lumina_jax.files import schema
 from lumina_jax.flow.objective import PLAIN, Objective
 from lumina_jax.interop import load_weights, native, orbax
 from lumina_jax.interop.load import open_weights
-from lumina_jax.interop.weights import InMemoryWeights, read_all
+from lumina_jax.interop.weights import in_memory, read_all
 
 FLOAT32 = np.dtype(np.float32)
 NOISE = Objective(prediction="noise")
@@ -58,7 +58,7 @@ def write_workdir(folder, raw, ema):
 
 def test_a_folder_of_weights_alone(tmp_path):
   params = random_params(NEXT)
-  weights = InMemoryWeights(NEXT, params, "audio")
+  weights = in_memory(NEXT, params, "audio")
   native.write_native(weights, tmp_path / "a", FLOAT32)
   values = json.loads((tmp_path / "a" / "network.json").read_text())
   assert values == {"medium": "audio", "model": MODEL}

@@ -30,7 +30,7 @@ from lumina_jax.interop import (
 )
 from lumina_jax.interop.convert import convert
 from lumina_jax.interop.layout import Layout
-from lumina_jax.interop.weights import InMemoryWeights
+from lumina_jax.interop.weights import in_memory
 
 # Destination and layout, one for each way to write.
 DESTINATIONS = {
@@ -174,10 +174,10 @@ def test_an_error_while_writing_leaves_nothing_behind(
 
 
 def test_an_interrupt_leaves_nothing_behind(tmp_path, params):
-  def interrupted(done, total):
+  def interrupted(done):
     raise KeyboardInterrupt
 
-  weights = InMemoryWeights(NEXT, params, "image")
+  weights = in_memory(NEXT, params, "image")
   with pytest.raises(KeyboardInterrupt):
     pytorch_writer.write(
       weights, tmp_path / "out", "lumina", on_progress=interrupted

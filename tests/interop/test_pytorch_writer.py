@@ -17,7 +17,6 @@ from support.families import (
 
 from lumina_jax.backbone import ModelConfig
 from lumina_jax.interop import native, save_pytorch
-from lumina_jax.interop.lumina import published_medium
 from lumina_jax.interop.pytorch_writer import write
 
 
@@ -138,8 +137,3 @@ def test_media_that_the_original_does_not_support(
   with pytest.raises(ValueError, match=re.escape(message)):
     save_pytorch(random_params(cfg), cfg, tmp_path / "out", medium=medium)
   assert not list(tmp_path.iterdir())
-
-
-def test_the_medium_of_an_unknown_published_network():
-  with pytest.raises(ValueError, match="did you mean 'flag_dit_audio'"):
-    published_medium("flag_dit_audi")

@@ -14,7 +14,7 @@ from support.pth_files import (
   tensor_opcodes,
 )
 
-from lumina_jax.interop import pth, storages
+from lumina_jax.interop import pth, storages, unpickler
 
 # Functions that run code, functions that could lead to it, and look-alikes.
 UNSAFE = [
@@ -105,7 +105,7 @@ def test_code_is_refused(path, mark, unsafe):
       (state, pth.read_namespace),
     ):
       pack(path, code)
-      with pytest.raises(pth.Unsafe) as error:
+      with pytest.raises(unpickler.Unsafe) as error:
         read(path)
       for text in (str(path), f"it uses {full_name}. ", "torch.save({k: v"):
         assert text in str(error.value)
@@ -221,6 +221,6 @@ def test_a_namespace_holds_plain_values_only(path, code, message):
   "value", [np.float64(1), open, [np.zeros(2)], {1: print}]
 )
 def test_only_plain_values_are_written(path, value):
-  with pytest.raises(pth.Unsafe, match=r"weights\.pth: odd is refused"):
+  with pytest.raises(unpickler.Unsafe, match=r"weights\.pth: odd is refused"):
     pth.write_namespace(path, {"odd": value})
   assert not path.exists()

@@ -18,7 +18,8 @@ from support.configs import ROOT
 from lumina_jax import predict_velocity
 from lumina_jax.backbone.rope import RopeScaling
 from lumina_jax.flow.guidance import Guidance, combine
-from lumina_jax.interop import load_pytorch
+from lumina_jax.interop import load_pytorch, lumina
+from lumina_jax.interop.layout import backbone_layout
 from lumina_jax.interop.pytorch import open_pytorch
 
 OWN = ROOT / "tests" / "golden"
@@ -55,8 +56,11 @@ class Golden:
     )
     weights = self.folder / "weights.safetensors"
     args = config["kwargs"] | {"model": config["model"]}
-    self.layout = open_pytorch(weights, args).layout
     self.cfg, self.params = load_pytorch(weights, args)
+    medium = open_pytorch(weights, args).medium
+    names = lumina.lumina_names(self.cfg, medium)
+    sigma = lumina.MEDIA[medium].sigma
+    self.layout = backbone_layout(self.cfg, names, sigma)
 
   def read(self, file):
     path = self.folder / f"{file}.safetensors"

@@ -92,14 +92,13 @@ def randomised(config):
 
   from lumina_jax.model.offload import Offloadable
   from lumina_jax.pipeline import LuminaPipeline
-  from lumina_jax.runs.workdir import components_of
 
   rng = np.random.default_rng(0)
   params = jax.tree.map(
     lambda leaf: 0.3 * rng.standard_normal(leaf.shape, dtype=np.float32),
     config.network.shapes(),
   )
-  return LuminaPipeline(components_of(config, Offloadable.pinned(params)))
+  return LuminaPipeline(config.components(Offloadable.pinned(params)))
 
 
 def fake_devices(count: int) -> dict[str, str]:

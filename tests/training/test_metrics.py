@@ -8,7 +8,7 @@ import pytest
 
 from data_pipelines.bad_records import BadRecordCounter
 from data_pipelines.batches import LoadedBatch
-from lumina_jax.training.aggregator import MetricsAggregator, StepCost
+from lumina_jax.training.aggregator import MetricsAggregator
 from lumina_jax.training.goodput import GoodputTracker
 from lumina_jax.training.gradient import TIME_BINS
 from lumina_jax.training.metrics import FILE, MetricsWriter, read
@@ -103,7 +103,7 @@ def make_aggregator(folder, log_every):
     GoodputTracker(),
     NanGuard(3, lambda _: ["x.jpg"], lambda _: None),
     BadRecordCounter(0.5),
-    StepCost(100.0, 1000.0),
+    100.0 / 1000.0,
   )
 
 

@@ -125,7 +125,7 @@ DELETED = object()
     ("data", "held_out", 2.0, r"^config\.data: .*2\.0"),
     ("text_encoder", "max_words", 64, "max_words = 64 exceeds the 40 words"),
     ("objective", "path", "linaer", r"config\.objective: .*'linear'"),
-    ("optimizer", "name", "moun", "name 'moun': use 'adamw' or 'muon'"),
+    ("optimizer", "name", "moun", "unknown name 'moun'; did you mean 'muon'?"),
   ],
 )
 def test_invalid_values_are_named_with_their_section(
