@@ -62,11 +62,9 @@ def training(variant: str) -> None:
   config = run_config.parse(configs.digits.get_config(variant))
   mesh, batches = make_mesh(config.mesh), make_batches(config)
   tx = make_optimizer(config.optimizer, config.training.steps)
-  train_step = steps.configured(config, tx)
   with jax.set_mesh(mesh):
     state = create_state(config.network, tx, mesh, config.seed)
-    example = batches.batch(0)
-    step = steps.jit_train_step(train_step, config.network, tx, mesh, example)
+    step = steps.compile_train_step(config, tx, state, batches.batch(0), mesh)
     placed = [steps.place_batch(batches.batch(i), mesh) for i in range(8)]
     useful = np.mean([np.count_nonzero(b[0].segments) for b in placed])
     state, _ = step(state, placed[0])

@@ -3,7 +3,9 @@
 tests/parity/test_benchmarks_torch.py tests the comparison with PyTorch.
 """
 
+import ast
 import importlib
+import types
 
 import pytest
 from support.benchmarks import ATTENTION, TRAIN_STEP, table
@@ -18,6 +20,19 @@ def test_every_benchmark_imports(name):
   if name.startswith("torch_") or name == "check_crops":
     pytest.importorskip("torch")
   importlib.import_module(f"benchmarks.{name}")
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_modules_have_what_a_benchmark_takes_from_them(name):
+  if name.startswith("torch_") or name == "check_crops":
+    pytest.importorskip("torch")
+  benchmark = importlib.import_module(f"benchmarks.{name}")
+  tree = ast.parse((ROOT / "benchmarks" / f"{name}.py").read_text())
+  for node in ast.walk(tree):
+    if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+      module = getattr(benchmark, node.value.id, None)
+      if isinstance(module, types.ModuleType):
+        assert hasattr(module, node.attr), ast.unparse(node)
 
 
 def test_attention_prints_a_ratio_for_every_size():
