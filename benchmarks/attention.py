@@ -16,8 +16,6 @@ The sizes are flags, so the latter also runs on a CPU:
 B rows, L tokens, H heads, K head channels.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import functools
 import importlib.util

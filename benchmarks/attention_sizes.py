@@ -1,7 +1,5 @@
 """Sizes and candidates of `benchmarks.attention`."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Callable
 from typing import NamedTuple

@@ -1,7 +1,5 @@
 """Checks that crops of ours and of PyTorch's loader are equal."""
 
-from __future__ import annotations
-
 import math
 import pathlib
 

@@ -5,8 +5,6 @@ it between formats, each in its own process, and prints time and peak memory.
 Needs disk space for about four copies.
 """
 
-from __future__ import annotations
-
 import pathlib
 import re
 import subprocess

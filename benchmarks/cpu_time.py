@@ -1,7 +1,5 @@
 """CPU seconds of this process and its children."""
 
-from __future__ import annotations
-
 import multiprocessing
 import os
 import pathlib

@@ -12,8 +12,6 @@ All take turns in one process. CPU seconds include all threads and workers, but
 not their start; ratios are medians over rounds. Needs Linux.
 """
 
-from __future__ import annotations
-
 import contextlib
 import gc
 import os

@@ -6,8 +6,6 @@ the goodput tracker of `lumina_jax.train`. Then `lumina_jax.train` itself trains
 a small network on the same cores: `data_wait` of its metrics.
 """
 
-from __future__ import annotations
-
 import contextlib
 import dataclasses
 import json

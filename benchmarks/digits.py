@@ -5,8 +5,6 @@ the shipped weights; the first call, which compiles, and the best of three more.
 Training: milliseconds per step of configs/digits.py, useful tokens per second.
 """
 
-from __future__ import annotations
-
 import platform
 import time
 from collections.abc import Callable

@@ -11,8 +11,6 @@ All rules use the same prompts and noise. Prints tables and writes
 docs/extrapolation.json.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import json
 import pathlib

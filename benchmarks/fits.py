@@ -10,8 +10,6 @@ hours; flags select cells:
 Needs libtpu: pip install -e ".[tpu]".
 """
 
-from __future__ import annotations
-
 import dataclasses
 import datetime
 import importlib.metadata

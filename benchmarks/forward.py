@@ -12,8 +12,6 @@ all of them alike. On a GPU:
     --network=next_dit_t2i_2b_gqa --batch=1
 """
 
-from __future__ import annotations
-
 import contextlib
 import dataclasses
 import os

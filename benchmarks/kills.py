@@ -8,8 +8,6 @@ must resume from the newest checkpoint, and the final parameters, EMA and
 metrics must equal those of an uninterrupted run bit for bit.
 """
 
-from __future__ import annotations
-
 import json
 import logging
 import os

@@ -6,8 +6,6 @@ diffusers and of the original code, and loads each by
 parameters are in the same memory, so the peak is at least their size.
 """
 
-from __future__ import annotations
-
 import json
 import pathlib
 import tempfile

@@ -1,7 +1,5 @@
 """Loaders of photographs to compare: ours, and PyTorch's."""
 
-from __future__ import annotations
-
 import contextlib
 import functools
 from collections.abc import Callable, Iterator

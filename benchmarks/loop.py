@@ -7,8 +7,6 @@ are ready, which shows the loop alone, and with digits that are loaded at the
 same time, which on a CPU competes with the step for cores.
 """
 
-from __future__ import annotations
-
 import contextlib
 import dataclasses
 import io

@@ -6,8 +6,6 @@ the sampler and the autoencoder's decoder, of the published 2B network at 1024 x
 no TPU is needed, but libtpu: pip install -e ".[tpu]".
 """
 
-from __future__ import annotations
-
 import functools
 import time
 from typing import Any

@@ -1,7 +1,5 @@
 """diffusers' Next-DiT under PyTorch, to compare ours with."""
 
-from __future__ import annotations
-
 import tempfile
 from collections.abc import Callable
 from typing import Any, NamedTuple

@@ -10,8 +10,6 @@ autoencoder:
     --size=1024 --solver=midpoint --compile
 """
 
-from __future__ import annotations
-
 import pathlib
 import tempfile
 import time

@@ -6,8 +6,6 @@ several rules for positions; docs/strengths.png, image to image. Arguments
 (solvers, twice, strengths) select figures.
 """
 
-from __future__ import annotations
-
 import math
 import pathlib
 from collections.abc import Sequence

@@ -9,8 +9,6 @@ reads the digits. Prints tables and writes docs/solvers.json.
 The rational grid of Lumina-Next (section 2.3) is the shift of the uniform one.
 """
 
-from __future__ import annotations
-
 import json
 import pathlib
 from collections.abc import Iterator, Sequence

@@ -1,7 +1,5 @@
 """Prints Markdown tables row by row, as they are measured."""
 
-from __future__ import annotations
-
 
 def print_head(cells: list[str]) -> None:
   print_row(cells)

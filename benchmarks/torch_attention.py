@@ -1,7 +1,5 @@
 """PyTorch's scaled_dot_product_attention, for `benchmarks.attention`."""
 
-from __future__ import annotations
-
 import contextlib
 import functools
 from collections.abc import Callable

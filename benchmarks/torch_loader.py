@@ -7,8 +7,6 @@ random position; scale values to [-1, 1], channels first. Our tokenizer encodes
 the captions.
 """
 
-from __future__ import annotations
-
 import random
 from collections.abc import Callable, Iterator, Sequence
 

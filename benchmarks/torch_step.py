@@ -1,7 +1,5 @@
 """The training step in PyTorch, around diffusers' Next-DiT."""
 
-from __future__ import annotations
-
 import contextlib
 import warnings
 from typing import Any

@@ -1,7 +1,5 @@
 """Networks and sizes of `benchmarks.train_step`."""
 
-from __future__ import annotations
-
 import dataclasses
 import math
 from typing import Any, NamedTuple

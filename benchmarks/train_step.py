@@ -19,8 +19,6 @@ of the cases on a GPU:
   python -m benchmarks.train_step --networks=600m --tokens=1024,4096
 """
 
-from __future__ import annotations
-
 import functools
 import gc
 import importlib.util

@@ -1,7 +1,5 @@
 """The table of `benchmarks.train_step`."""
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 import jax

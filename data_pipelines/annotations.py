@@ -13,8 +13,6 @@ the images. Names that begin with a dot are skipped. Links to folders are
 reported as errors and not followed, since they may form circles.
 """
 
-from __future__ import annotations
-
 import json
 import os
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """Counts bad records and stops a run that has too many of them."""
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Sequence
 

@@ -1,7 +1,5 @@
 """Rows to batches, read ahead by grain; batch i is a pure function of i."""
 
-from __future__ import annotations
-
 import functools
 import hashlib
 import signal

@@ -1,7 +1,5 @@
 """Aspect-ratio buckets: the sizes in pixels that images are cropped to."""
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Sequence
 

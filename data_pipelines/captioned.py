@@ -1,7 +1,5 @@
 """Config of captioned data: folders of images, shards of latents, datasets."""
 
-from __future__ import annotations
-
 import dataclasses
 
 from data_pipelines.source_config import LoaderOptions, SourceConfig

@@ -1,7 +1,5 @@
 """Captions of digit canvases in many phrasings, and the size they imply."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Sequence
 

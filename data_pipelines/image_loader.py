@@ -3,8 +3,6 @@
 Images that cannot be read raise `BadRecord`.
 """
 
-from __future__ import annotations
-
 import contextlib
 import io
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """Images with captions, cropped to buckets: a source of samples."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Callable, Hashable, Sequence
 

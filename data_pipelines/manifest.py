@@ -4,8 +4,6 @@ A manifest is a JSON Lines file: a header with the groups and their numbers of
 records, then the records, group after group.
 """
 
-from __future__ import annotations
-
 import json
 import os
 from collections.abc import Iterator, Sequence

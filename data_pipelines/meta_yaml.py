@@ -10,8 +10,6 @@ Items of a list are {"image": ..., "conversations": [question, {"from": "gpt",
 "value": CAPTION}]} or {"path": ..., "prompt": CAPTION or CAPTIONS}.
 """
 
-from __future__ import annotations
-
 import os
 from typing import Any
 

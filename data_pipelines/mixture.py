@@ -1,7 +1,5 @@
 """Several sources as one, each drawn as often as its weight says."""
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Hashable, Sequence
 

@@ -8,8 +8,6 @@ overlapping crops of several aspect ratios. A caption names the objects in its
 crop. The same packages give the same files.
 """
 
-from __future__ import annotations
-
 import argparse
 import importlib.metadata
 import os

@@ -1,7 +1,5 @@
 """Images with captions: entries of a listing, and records of a scan."""
 
-from __future__ import annotations
-
 import dataclasses
 from typing import Any, NamedTuple
 

@@ -5,8 +5,6 @@ of the data is one integer, the number of the next row, and any number of
 processes that share a batch read the same rows.
 """
 
-from __future__ import annotations
-
 from collections.abc import Hashable, Sequence
 from typing import NamedTuple
 

@@ -1,7 +1,5 @@
 """Reads the captions and sizes of all images of a source, once."""
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Sequence
 

@@ -1,7 +1,5 @@
 """Checks folders of shards: their files, their settings, and their network."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os

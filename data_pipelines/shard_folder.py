@@ -7,8 +7,6 @@ shard_00000-of-00016.json   its sidecar: checksum, sizes, bad records
 manifest.json               lists all shards, written after the last one
 """
 
-from __future__ import annotations
-
 import dataclasses
 import os
 import pathlib

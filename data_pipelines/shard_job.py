@@ -6,8 +6,6 @@ whoever writes it, and whatever was written before. Only last bits of latents
 may differ where XLA chooses kernels by timing them, as it does for GPUs.
 """
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple, Protocol

@@ -6,8 +6,6 @@ JSON in its metadata.
 C channels of a sample, S tokens of a caption, E width of features.
 """
 
-from __future__ import annotations
-
 import json
 import math
 from typing import Any, NamedTuple

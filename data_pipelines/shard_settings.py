@@ -1,7 +1,5 @@
 """Makes the job that encodes a source, and the settings of its shards."""
 
-from __future__ import annotations
-
 import dataclasses
 import hashlib
 import json

@@ -4,8 +4,6 @@ Planning reads sidecars only; a sample reads its own record only. Data workers
 stay light: neither JAX nor an encoder is imported.
 """
 
-from __future__ import annotations
-
 import os
 import pathlib
 import threading

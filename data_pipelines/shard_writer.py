@@ -4,8 +4,6 @@ A shard gets its name once its data are on the disk, and its sidecar after that.
 So whatever has a sidecar is complete, and an interrupted run continues there.
 """
 
-from __future__ import annotations
-
 import contextlib
 import dataclasses
 import fcntl

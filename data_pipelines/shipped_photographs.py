@@ -1,7 +1,5 @@
 """Photographs that scikit-learn and scikit-image ship, and their objects."""
 
-from __future__ import annotations
-
 import dataclasses
 import importlib.util
 import pathlib

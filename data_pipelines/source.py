@@ -1,7 +1,5 @@
 """The interface of a source of training data: samples by draw."""
 
-from __future__ import annotations
-
 import enum
 from collections.abc import Hashable, Sequence
 from typing import NamedTuple, Protocol

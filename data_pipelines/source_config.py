@@ -1,7 +1,5 @@
 """What the configs of all sources have in common."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Callable
 

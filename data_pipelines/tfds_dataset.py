@@ -12,8 +12,6 @@ The dataset must be prepared in a format with random access, for example by
 `tfds build NAME --file_format=array_record`.
 """
 
-from __future__ import annotations
-
 import functools
 import io
 from collections.abc import Callable

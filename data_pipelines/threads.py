@@ -1,7 +1,5 @@
 """Maps a function over items in threads, a bounded number of items ahead."""
 
-from __future__ import annotations
-
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor

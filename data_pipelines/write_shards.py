@@ -1,7 +1,5 @@
 """Writes the shards of a job that are missing; processes share the work."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator, Sequence
 
 from data_pipelines.bad_records import BadRecordCounter

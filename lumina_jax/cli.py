@@ -13,8 +13,6 @@ lumina COMMAND --help                          the flags of a command
 `sample` is another name of `infer`.
 """
 
-from __future__ import annotations
-
 import importlib
 import sys
 from collections.abc import Sequence

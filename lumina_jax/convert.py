@@ -9,8 +9,6 @@ folder). The command makes DESTINATION. Examples:
   lumina convert old.pth new.safetensors               from file to file
 """
 
-from __future__ import annotations
-
 import json
 import math
 import pathlib

@@ -17,8 +17,6 @@ The last process writes manifest.json. --verify --output=shards compares all
 checksums.
 """
 
-from __future__ import annotations
-
 import logging
 import os
 import pathlib

@@ -10,8 +10,6 @@ Prints, and writes to `<workdir>/evaluation.json` and `report.html`:
 All devices of all processes take part; process 0 prints and writes.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 from absl import flags

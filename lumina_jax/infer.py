@@ -10,8 +10,6 @@ prompt that starts with a dash goes behind a lone "--". All devices of all
 processes share the samples; the first process prints and writes.
 """
 
-from __future__ import annotations
-
 import logging
 import time
 from typing import Any

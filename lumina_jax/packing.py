@@ -3,8 +3,6 @@
 Uses numpy only, since data workers import it.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 

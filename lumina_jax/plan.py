@@ -13,8 +13,6 @@ libtpu (pip install -r requirements-tpu.txt); cpu:8; gpu, those of this machine.
 Exit codes: 0 fits, 1 does not fit, 2 bad input, 3 compiler error.
 """
 
-from __future__ import annotations
-
 import contextlib
 import os
 import sys

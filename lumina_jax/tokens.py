@@ -14,8 +14,6 @@ A position axes, P = prod(patch) * C values a patch, E text width, K codes a
 text token.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import functools
 import math

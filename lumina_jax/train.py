@@ -4,8 +4,6 @@ Run the same command again to resume at the newest checkpoint. SIGTERM saves and
 stops. Several processes train as one, see launch/.
 """
 
-from __future__ import annotations
-
 import contextlib
 
 import jax

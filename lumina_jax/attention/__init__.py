@@ -4,8 +4,6 @@ Networks call `attend`. `kernels` selects the implementation, `split` decides
 how devices share one sequence, and `sequence_parallel` exchanges their tokens.
 """
 
-from __future__ import annotations
-
 import functools
 import math
 

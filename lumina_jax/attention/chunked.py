@@ -9,8 +9,6 @@ B rows, M queries of a kv head, S keys, G kv heads, K head channels. Query heads
 that share a kv head are folded into its queries.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import functools
 

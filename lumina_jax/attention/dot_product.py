@@ -6,8 +6,6 @@ ring, and `remat` cannot save their outputs by name.
 B rows, L queries, S keys, H heads, G kv heads, K head channels.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import jax

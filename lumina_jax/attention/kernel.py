@@ -8,8 +8,6 @@ B rows, L queries, S keys, H heads, G kv heads, K head channels. Head h reads kv
 head h // (H / G).
 """
 
-from __future__ import annotations
-
 from typing import Protocol
 
 import jax

@@ -1,7 +1,5 @@
 """Selects the attention kernel, by name or for the platform."""
 
-from __future__ import annotations
-
 import functools
 import logging
 from typing import Any

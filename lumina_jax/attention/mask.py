@@ -4,8 +4,6 @@ One rule serves self-attention, cross-attention (tokens and their text share a
 segment), packing and padding.
 """
 
-from __future__ import annotations
-
 import jax
 
 

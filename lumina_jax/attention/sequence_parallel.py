@@ -8,8 +8,6 @@ the groups form the ring.
 B rows, l tokens of a device, H heads, G kv heads, K head channels.
 """
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Callable
 from typing import Any

@@ -6,8 +6,6 @@ partial sums of dq for each block of keys: 16 GiB a chip at 131,072 tokens of 32
 heads over 8 chips, where the unfused one takes 0.64 GiB.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import functools
 

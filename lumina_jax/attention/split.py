@@ -6,8 +6,6 @@ values travel around R groups. U R = C in any combination (Fang and Zhao 2024,
 "USP"). Alternatively, every device gathers all keys and values.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import math
 

@@ -4,8 +4,6 @@ B rows, L tokens, S text tokens, D width, H heads, G kv heads, K head channels,
 E text width.
 """
 
-from __future__ import annotations
-
 import jax
 import jax.numpy as jnp
 from flax import linen as nn

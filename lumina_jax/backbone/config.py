@@ -1,7 +1,5 @@
 """The configuration of a network; every variant is a set of its fields."""
 
-from __future__ import annotations
-
 import dataclasses
 import math
 

@@ -4,8 +4,6 @@ B rows, L tokens, D width, P values of a patch, N samples a row, C cond width,
 K head channels.
 """
 
-from __future__ import annotations
-
 import functools
 import itertools
 from typing import Any

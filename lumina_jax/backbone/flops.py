@@ -9,8 +9,6 @@ B rows, L tokens, N samples and S text tokens a row, D width, H heads, G kv
 heads, K head channels, F feed-forward, E text width, C cond width, P patch.
 """
 
-from __future__ import annotations
-
 import dataclasses
 
 from lumina_jax.backbone.config import ModelConfig

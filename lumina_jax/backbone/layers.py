@@ -4,8 +4,6 @@ One call declares a parameter's shape, logical axes and initialiser.
 B rows, L tokens, D width, F feed-forward, N samples a row, C cond width.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 

@@ -9,8 +9,6 @@ B rows, L tokens, D width, F feed-forward, E experts, k active experts,
 T = B L tokens.
 """
 
-from __future__ import annotations
-
 import functools
 import math
 from collections.abc import Callable

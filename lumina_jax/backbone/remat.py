@@ -5,8 +5,6 @@ at the input of each (Chen et al. 2016). A policy may keep more by name, or
 offload what it keeps to the host's memory, from where it is prefetched.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

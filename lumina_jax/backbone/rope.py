@@ -7,8 +7,6 @@ new scale, time or factor never recompiles.
 B rows, L tokens, N samples a row, H heads, K head channels, A axes.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import math
 from collections.abc import Callable

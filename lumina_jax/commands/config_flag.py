@@ -1,7 +1,5 @@
 """The flag --config, and --config.section.key=value for every key of it."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from absl import flags

@@ -1,7 +1,5 @@
 """Flags of `lumina_jax.encode`, and checks of their values."""
 
-from __future__ import annotations
-
 import pathlib
 from typing import Any
 

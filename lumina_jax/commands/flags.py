@@ -1,7 +1,5 @@
 """Flags of the sampling command, derived from options and media."""
 
-from __future__ import annotations
-
 import dataclasses
 import re
 import typing

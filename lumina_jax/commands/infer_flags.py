@@ -1,7 +1,5 @@
 """Flags of `infer`, and what they ask for prompt by prompt."""
 
-from __future__ import annotations
-
 import dataclasses
 import logging
 from collections.abc import Mapping

@@ -1,7 +1,5 @@
 """Prompts and output folder of a command line."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 from etils import epath

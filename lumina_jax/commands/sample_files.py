@@ -1,7 +1,5 @@
 """Generates samples of many prompts and writes each to a file of its own."""
 
-from __future__ import annotations
-
 import dataclasses
 import itertools
 import re

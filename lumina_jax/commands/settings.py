@@ -1,7 +1,5 @@
 """Settings: options of sampling under the original's names."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Mapping
 from typing import Any

@@ -4,8 +4,6 @@ The file is a list of one mapping with the sections model, transport, ode and
 infer. Values that it leaves out are None: the pipeline's defaults apply.
 """
 
-from __future__ import annotations
-
 import os
 import pathlib
 import re

@@ -1,7 +1,5 @@
 """Starts a command, and turns input errors into readable messages."""
 
-from __future__ import annotations
-
 import faulthandler
 import glob
 import logging

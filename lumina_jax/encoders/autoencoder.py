@@ -3,8 +3,6 @@
 H rows and W columns of pixels, h and w of latents, C latent channels.
 """
 
-from __future__ import annotations
-
 import functools
 import logging
 

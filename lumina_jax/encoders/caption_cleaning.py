@@ -4,8 +4,6 @@ The rules are those of DeepFloyd IF; Lumina's and diffusers' pipelines have the
 same. Networks were trained with them, so odd rules stay.
 """
 
-from __future__ import annotations
-
 import html
 import re
 import unicodedata

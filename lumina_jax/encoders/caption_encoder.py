@@ -3,8 +3,6 @@
 S tokens of a caption, E width of the features.
 """
 
-from __future__ import annotations
-
 import hashlib
 import os
 import threading

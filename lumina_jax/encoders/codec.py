@@ -1,7 +1,5 @@
 """Codecs encode samples of a medium as latents and decode them."""
 
-from __future__ import annotations
-
 from typing import Any, Protocol, runtime_checkable
 
 import jax

@@ -3,8 +3,6 @@
 B frames, H rows, W columns, C channels; channels come last.
 """
 
-from __future__ import annotations
-
 import jax
 import jax.numpy as jnp
 import numpy as np

@@ -1,7 +1,5 @@
 """A folder of features, one file per caption."""
 
-from __future__ import annotations
-
 import hashlib
 import io
 import os

@@ -6,8 +6,6 @@ text of one word with one code: data, packing and sampling treat it like words.
 B rows, S words a row, N samples a row.
 """
 
-from __future__ import annotations
-
 import jax.numpy as jnp
 import numpy as np
 

@@ -8,8 +8,6 @@ B rows, S tokens, E width, H heads, G heads of keys and values, R = H / G heads
 that share one of them, K head channels, F feed-forward.
 """
 
-from __future__ import annotations
-
 import functools
 from typing import Any
 

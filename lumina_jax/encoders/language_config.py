@@ -1,7 +1,5 @@
 """Config of a language model; its fields cover all families."""
 
-from __future__ import annotations
-
 import dataclasses
 import functools
 

@@ -4,8 +4,6 @@ A frozen language model computes them before the network runs, so it need not be
 in memory while the network trains or samples.
 """
 
-from __future__ import annotations
-
 import dataclasses
 
 from lumina_jax.encoders.caption_cleaning import CLEANERS

@@ -13,8 +13,6 @@ of the whole image; blending spreads the difference over the overlap.
 B frames, N tiles along an axis. A cell is the square of pixels of one latent.
 """
 
-from __future__ import annotations
-
 import functools
 import itertools
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """Tokenizers of language models, loaded from folders."""
 
-from __future__ import annotations
-
 import functools
 import hashlib
 import logging

@@ -8,8 +8,6 @@ the same three words. Its parameters are part of the network.
 B rows, S words a row, E text width, W bytes a word.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import logging
 import math

@@ -13,8 +13,6 @@ over devices.
 B frames, H rows, W columns of pixels, h and w of latents, C latent channels.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import functools
 import math

@@ -1,7 +1,5 @@
 """Metrics of generated digits: prompt accuracy and memorisation."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 

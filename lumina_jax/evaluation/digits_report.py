@@ -1,7 +1,5 @@
 """All figures of a run on digits, and their tables."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Sequence
 from typing import Any

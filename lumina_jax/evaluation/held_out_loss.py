@@ -1,7 +1,5 @@
 """The flow-matching loss on held-out data, by time."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import jax

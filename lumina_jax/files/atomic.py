@@ -5,8 +5,6 @@ such as gs://, a rename is a copy; there an object appears whole or not at all,
 so it is written under its own name.
 """
 
-from __future__ import annotations
-
 import contextlib
 import os
 import uuid

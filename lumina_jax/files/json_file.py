@@ -1,7 +1,5 @@
 """JSON files, indented and written whole."""
 
-from __future__ import annotations
-
 import json
 from typing import Any
 

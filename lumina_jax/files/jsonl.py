@@ -1,7 +1,5 @@
 """JSON Lines files that grow, on a disk or in an object store."""
 
-from __future__ import annotations
-
 import contextlib
 import json
 import logging

@@ -1,7 +1,5 @@
 """Numbers and arrays that callers, flags and files give."""
 
-from __future__ import annotations
-
 import math
 from typing import Any
 

@@ -3,8 +3,6 @@
 Network drives fail for moments. Missing and truncated files are not retried.
 """
 
-from __future__ import annotations
-
 import contextlib
 import errno
 import io

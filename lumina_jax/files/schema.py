@@ -4,8 +4,6 @@ Config files, workdirs and exported pipelines store sections of keys; each
 section is a frozen dataclass. A section may leave out fields with a default.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import json
 import types

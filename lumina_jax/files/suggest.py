@@ -1,7 +1,5 @@
 """Checks a name against the known ones and suggests the nearest."""
 
-from __future__ import annotations
-
 import difflib
 from collections.abc import Iterable
 

@@ -1,7 +1,5 @@
 """Tables as plain text, laid out by rich."""
 
-from __future__ import annotations
-
 import io
 from collections.abc import Iterable, Sequence
 

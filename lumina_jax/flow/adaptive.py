@@ -1,7 +1,5 @@
 """Dormand-Prince 5(4): adaptive steps, chosen for each sample by itself."""
 
-from __future__ import annotations
-
 import dataclasses
 from typing import Any, NamedTuple
 

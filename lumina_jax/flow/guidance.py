@@ -1,7 +1,5 @@
 """Classifier-free guidance: conditional and unconditional velocity as one."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any, NamedTuple
 

@@ -15,8 +15,6 @@ density. The velocity for a prompt gives the density given that prompt.
 Times are `f32[*T]`, one per sample as in `flow.samples`: (B,) for a batch.
 """
 
-from __future__ import annotations
-
 import math
 from typing import Any, NamedTuple
 

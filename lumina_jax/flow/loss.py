@@ -3,8 +3,6 @@
 B rows, L tokens, N samples a row, P patch.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import functools
 import math

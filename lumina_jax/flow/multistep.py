@@ -3,8 +3,6 @@
 The first step has no previous slope and is an Euler step.
 """
 
-from __future__ import annotations
-
 import dataclasses
 from typing import Any
 

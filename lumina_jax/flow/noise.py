@@ -7,8 +7,6 @@ it.
 B rows, L tokens, N samples a row, P patch.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import jax

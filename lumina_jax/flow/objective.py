@@ -1,7 +1,5 @@
 """Training objectives: a path, a prediction, the weight of its error."""
 
-from __future__ import annotations
-
 import dataclasses
 
 import jax

@@ -5,8 +5,6 @@ layers: `velocity(x, t, memory) -> (v, memory)`. Solvers thread it through their
 evaluations in order and never look into it.
 """
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Protocol

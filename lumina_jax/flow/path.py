@@ -15,8 +15,6 @@ they hold between expectations too (SiT, arXiv 2401.08740, section 2).
 Times t are numbers or arrays that broadcast against x.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import math
 from collections.abc import Callable

@@ -4,8 +4,6 @@ A grid of N steps has N + 1 times. Lumina-T2X counts the times, so its "N steps"
 are N - 1 steps here.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 

@@ -9,8 +9,6 @@ The score is -x0 / sigma of the noise x0 that x and v imply. Times must rise,
 since the equation is unstable backwards.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import math
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """Solvers by name."""
 
-from __future__ import annotations
-
 import dataclasses
 from typing import Any
 

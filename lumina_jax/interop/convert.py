@@ -1,7 +1,5 @@
 """Conversion of weights from any layout to any other."""
 
-from __future__ import annotations
-
 import pathlib
 from collections.abc import Mapping
 from typing import Any

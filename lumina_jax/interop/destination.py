@@ -4,8 +4,6 @@
 large as the disk: weights.
 """
 
-from __future__ import annotations
-
 import contextlib
 import os
 import pathlib

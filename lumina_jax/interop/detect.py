@@ -4,8 +4,6 @@ Shapes come first. Arguments of the original's constructors add what shapes
 leave open, and must agree with the rest.
 """
 
-from __future__ import annotations
-
 import logging
 import math
 import re

@@ -1,7 +1,5 @@
 """Names and config.json of diffusers' LuminaNextDiT2DModel, both ways."""
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Mapping
 from typing import Any

@@ -1,7 +1,5 @@
 """Files of a Hugging Face folder: config.json and safetensors."""
 
-from __future__ import annotations
-
 import os
 import pathlib
 from collections.abc import Mapping

@@ -6,8 +6,6 @@ index. Tensors are read one at a time and placed on the devices. Tensors that
 the hidden state does not depend on are not read.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import os
 import pathlib

@@ -1,7 +1,5 @@
 """Reads the config.json of a language model as `LanguageConfig`."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 from typing import Any

@@ -9,8 +9,6 @@ sides, and there is no sigma. The conversion is linear, so it converts gradients
 too.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Iterator, Mapping
 

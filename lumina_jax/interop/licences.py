@@ -1,7 +1,5 @@
 """Licences and model cards, which travel with the weights."""
 
-from __future__ import annotations
-
 import pathlib
 import re
 import shutil

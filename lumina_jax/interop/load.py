@@ -1,7 +1,5 @@
 """Opens and loads weights of any format, ours or PyTorch's."""
 
-from __future__ import annotations
-
 import os
 import pathlib
 from collections.abc import Mapping

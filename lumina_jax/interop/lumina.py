@@ -1,7 +1,5 @@
 """Names of the original code: the state dict of Alpha-VLLM/Lumina-T2X."""
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 from lumina_jax.backbone import ModelConfig

@@ -3,8 +3,6 @@
 The original stores them in `model_args.pth` beside the weights.
 """
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Iterable, Mapping
 from typing import Any

@@ -5,8 +5,6 @@ the kind of its array. `layout` reads a table in both directions. "{i}" in a key
 is the number of the block, "{e}" the number of the expert.
 """
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 

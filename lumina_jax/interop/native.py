@@ -6,8 +6,6 @@
 `checkpoints/`. All of them are read and written one parameter at a time.
 """
 
-from __future__ import annotations
-
 import math
 import pathlib
 

@@ -1,7 +1,5 @@
 """Reads and writes parameters in orbax checkpoints, one array at a time."""
 
-from __future__ import annotations
-
 import contextlib
 import dataclasses
 import math

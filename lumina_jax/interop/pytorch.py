@@ -4,8 +4,6 @@ cfg, params = load_pytorch("Lumina-Next-SFT")
 save_pytorch(params, cfg, "for_diffusers", layout="diffusers")
 """
 
-from __future__ import annotations
-
 import dataclasses
 import os
 import pathlib

@@ -1,7 +1,5 @@
 """Finds PyTorch weights: a file or folder -> tensors and arguments."""
 
-from __future__ import annotations
-
 import json
 import pathlib
 import re

@@ -1,7 +1,5 @@
 """Writes weights in PyTorch's layouts, one tensor at a time."""
 
-from __future__ import annotations
-
 import contextlib
 import json
 import math

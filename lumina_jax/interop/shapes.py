@@ -1,7 +1,5 @@
 """Compares the shapes of a network with the shapes in a file."""
 
-from __future__ import annotations
-
 import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping

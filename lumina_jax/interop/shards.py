@@ -1,7 +1,5 @@
 """Merges the tensor-parallel shards of the original code, tensor by tensor."""
 
-from __future__ import annotations
-
 import logging
 import re
 

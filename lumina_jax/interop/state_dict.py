@@ -1,7 +1,5 @@
 """The shapes of a state dict, with access by block."""
 
-from __future__ import annotations
-
 import re
 
 from lumina_jax.interop.shapes import Shapes

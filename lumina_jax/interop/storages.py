@@ -1,7 +1,5 @@
 """Storages of a PyTorch file: reads the bytes of a tensor on demand."""
 
-from __future__ import annotations
-
 import functools
 import math
 import os

@@ -1,7 +1,5 @@
 """A tensor in a file that is read on demand."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import NamedTuple
 

@@ -5,8 +5,6 @@ tensors and plain containers are known, and each has an inert stand-in. A file
 that uses any other name is refused.
 """
 
-from __future__ import annotations
-
 import io
 import itertools
 import os

@@ -4,8 +4,6 @@ autoencoder = load_vae("stable-diffusion-3-medium/vae", dtype="bfloat16")
 save_vae(autoencoder, "for_diffusers/vae")
 """
 
-from __future__ import annotations
-
 import dataclasses
 import math
 import os

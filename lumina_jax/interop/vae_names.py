@@ -1,7 +1,5 @@
 """Names and config.json of diffusers' AutoencoderKL, both ways."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping
 from typing import Any

@@ -1,7 +1,5 @@
 """Weights of one network, in memory or on disk, one parameter at a time."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any

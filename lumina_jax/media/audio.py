@@ -1,7 +1,5 @@
 """Audio: latents `f32[T, C]` along time. No vocoder decodes them yet."""
 
-from __future__ import annotations
-
 import io
 from collections.abc import Mapping
 

@@ -1,7 +1,5 @@
 """Random crops of images: decode, shrink, and cut."""
 
-from __future__ import annotations
-
 from typing import BinaryIO
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Images: pixels `f32[H, W, C]` in [-1, 1], of 1 or 3 channels."""
 
-from __future__ import annotations
-
 import io
 import os
 from collections.abc import Mapping

@@ -1,7 +1,5 @@
 """Image files: sizes from their headers, and pixels, upright."""
 
-from __future__ import annotations
-
 import contextlib
 import io
 import struct

@@ -4,8 +4,6 @@ A modality is a medium, a codec and a config. Everything between a prompt and
 the latents of its sample is the same for all of them.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import math
 from collections.abc import Callable, Mapping, Sequence

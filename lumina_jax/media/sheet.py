@@ -1,7 +1,5 @@
 """Contact sheets: many previews on one page, each above its caption."""
 
-from __future__ import annotations
-
 import bisect
 import math
 from collections.abc import Sequence

@@ -1,7 +1,5 @@
 """Videos: frames `f32[F, H, W, C]` in [-1, 1]."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 import numpy as np

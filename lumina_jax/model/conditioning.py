@@ -1,7 +1,5 @@
 """Checks arguments of `predict_velocity`, and builds conditions."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from typing import Any

@@ -1,7 +1,5 @@
 """The backbone with its parameters, as a callable."""
 
-from __future__ import annotations
-
 import dataclasses
 from typing import Any
 

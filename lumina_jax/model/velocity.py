@@ -4,8 +4,6 @@ cfg, params = lumina_jax.interop.load_pytorch("Lumina-Next-SFT")
 v = lumina_jax.predict_velocity(cfg, params, latents, 0.5, text=features)
 """
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Mapping, Sequence
 from typing import Any

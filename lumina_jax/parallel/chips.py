@@ -8,8 +8,6 @@ three quarters that JAX allocates by default. Slices: those that Google Cloud
 offers, from the same pages.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import math
 import re

@@ -1,7 +1,5 @@
 """Finds the processes of a run: flags, environment, SLURM, TPU slices."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple

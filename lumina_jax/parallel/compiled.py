@@ -1,7 +1,5 @@
 """Memory, collectives and kernels of a compiled program, per device."""
 
-from __future__ import annotations
-
 import dataclasses
 import re
 from collections.abc import Sequence

@@ -5,8 +5,6 @@ collective counts as often as it runs: the product of the trip counts of all
 loops around it.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import math
 import re

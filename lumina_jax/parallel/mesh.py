@@ -4,8 +4,6 @@ Parameters and activations have separate logical axes, since a batch of one long
 row needs parameters over (fsdp, context) and its length over context.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import math
 import re

@@ -1,7 +1,5 @@
 """Where parameters lie on devices, and how they get there, one at a time."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from typing import Any

@@ -4,8 +4,6 @@ All processes run the same commands in the same order, and all must make each
 call below. With one process, these calls return at once.
 """
 
-from __future__ import annotations
-
 import contextlib
 import itertools
 import os

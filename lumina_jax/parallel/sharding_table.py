@@ -4,8 +4,6 @@ Works on arrays and on abstract arrays with shardings, so a state can be
 measured before it is created.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple

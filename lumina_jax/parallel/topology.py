@@ -5,8 +5,6 @@ cpu:8       eight devices on this CPU, to try meshes
 gpu         the GPUs of this machine
 """
 
-from __future__ import annotations
-
 import contextlib
 import dataclasses
 import importlib.util

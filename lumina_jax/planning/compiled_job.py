@@ -3,8 +3,6 @@
 P patch, A position axes, K numbers that encode a word.
 """
 
-from __future__ import annotations
-
 import dataclasses
 from typing import Any
 

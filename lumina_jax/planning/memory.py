@@ -1,7 +1,5 @@
 """Estimates memory per device without compiling."""
 
-from __future__ import annotations
-
 import math
 
 import jax.numpy as jnp

@@ -1,7 +1,5 @@
 """Formats compiled jobs, suggestions and searches as text or JSON."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Sequence
 from typing import Any

@@ -6,8 +6,6 @@ slower: matrix products reach 80 to 90 % of a chip's peak, and overlap is
 partial.
 """
 
-from __future__ import annotations
-
 import dataclasses
 
 from lumina_jax.parallel.compiled import Program

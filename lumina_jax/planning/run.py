@@ -1,7 +1,5 @@
 """Runs `lumina_jax.plan`: compiles a job or searches meshes, and prints."""
 
-from __future__ import annotations
-
 import contextlib
 import dataclasses
 import functools

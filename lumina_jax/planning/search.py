@@ -4,8 +4,6 @@ Estimates every combination and compiles only the most promising ones, with at
 most one that fits per mesh.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import itertools
 import math

@@ -1,7 +1,5 @@
 """Suggests changes that make a job fit: each compiled, cheapest first."""
 
-from __future__ import annotations
-
 import dataclasses
 import math
 from collections.abc import Callable, Iterator

@@ -12,8 +12,6 @@ defaults   sampling options and sizes of published networks
 data_encoders  the same encoders for training data
 """
 
-from __future__ import annotations
-
 import dataclasses
 import os
 import pathlib

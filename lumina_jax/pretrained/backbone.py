@@ -1,7 +1,5 @@
 """The backbone of a pipeline, from weights of any format to the devices."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Callable
 from typing import Any

@@ -1,7 +1,5 @@
 """Codecs in folders, by the class that their config.json names."""
 
-from __future__ import annotations
-
 import pathlib
 from collections.abc import Callable
 from typing import Any, NamedTuple

@@ -6,8 +6,6 @@ calls them for each draw, and gets the same results up to rounding.
 B samples of a batch, C channels, S tokens of a caption, E width of features.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import functools
 import hashlib

@@ -1,7 +1,5 @@
 """Defaults for published networks, as the original samples them."""
 
-from __future__ import annotations
-
 from lumina_jax.backbone import ModelConfig
 from lumina_jax.encoders.text_features import GEMMA, LLAMA, TextFeaturesConfig
 from lumina_jax.sampling.options import SamplingOptions

@@ -1,7 +1,5 @@
 """Folders of diffusers' LuminaPipeline, both ways."""
 
-from __future__ import annotations
-
 import pathlib
 from typing import Any
 

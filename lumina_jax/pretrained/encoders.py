@@ -1,7 +1,5 @@
 """The networks around the backbone: a language model and a codec."""
 
-from __future__ import annotations
-
 import dataclasses
 import fnmatch
 import os

@@ -4,8 +4,6 @@ It holds what sampling needs and nothing of training; vae/, text_encoder/ and
 tokenizer/ lie beside them, as in a diffusers folder, if the pipeline has them.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import logging
 import pathlib

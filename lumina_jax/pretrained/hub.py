@@ -1,7 +1,5 @@
 """Local folders, and repositories on the Hugging Face hub."""
 
-from __future__ import annotations
-
 import os
 import pathlib
 import re

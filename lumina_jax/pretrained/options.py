@@ -1,7 +1,5 @@
 """Options of from_pretrained."""
 
-from __future__ import annotations
-
 import contextlib
 import dataclasses
 import os

@@ -4,8 +4,6 @@ A diffusers network without its pipeline also loads here, and so does a folder
 that `lumina convert` made.
 """
 
-from __future__ import annotations
-
 import pathlib
 from typing import Any
 

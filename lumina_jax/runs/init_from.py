@@ -1,7 +1,5 @@
 """Parameters that a run starts from: `config.init_from`."""
 
-from __future__ import annotations
-
 import dataclasses
 import os
 from collections.abc import Callable, Iterator

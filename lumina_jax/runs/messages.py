@@ -1,7 +1,5 @@
 """What training prints: at its start, at its end, and where results lie."""
 
-from __future__ import annotations
-
 import shlex
 
 import jax

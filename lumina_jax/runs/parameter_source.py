@@ -1,7 +1,5 @@
 """Stored parameters that a run can start from, ours or PyTorch's."""
 
-from __future__ import annotations
-
 import dataclasses
 import functools
 import os

@@ -1,7 +1,5 @@
 """Sheets of a run: samples of its data, and generated samples."""
 
-from __future__ import annotations
-
 import itertools
 import logging
 from collections.abc import Callable, Sequence

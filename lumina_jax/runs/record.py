@@ -1,7 +1,5 @@
 """The record of a run: code, command and machine of each start."""
 
-from __future__ import annotations
-
 import datetime
 import json
 import pathlib

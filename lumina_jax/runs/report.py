@@ -4,8 +4,6 @@ It shows the loss, the last metrics, the tables of an evaluation if there is
 one, samples by step, the record of the run, and the next commands.
 """
 
-from __future__ import annotations
-
 import base64
 import html
 import json

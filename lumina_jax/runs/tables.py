@@ -1,7 +1,5 @@
 """Tables of results: printed, as HTML, and as JSON."""
 
-from __future__ import annotations
-
 import dataclasses
 import html
 

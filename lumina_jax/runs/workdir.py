@@ -1,7 +1,5 @@
 """The workdir of a run: claims it for a run, and loads its components."""
 
-from __future__ import annotations
-
 import logging
 
 import jax

@@ -1,7 +1,5 @@
 """Checks values of callers, and broadcasts them to one per prompt."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The arguments of a call: declared once, with what the pipeline documents."""
 
-from __future__ import annotations
-
 import dataclasses
 import inspect
 import textwrap

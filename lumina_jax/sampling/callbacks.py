@@ -1,7 +1,5 @@
 """Callbacks of a call: tensors that they receive, and may change."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 

@@ -1,7 +1,5 @@
 """Components: everything that generates samples, as it was loaded."""
 
-from __future__ import annotations
-
 import contextlib
 import dataclasses
 from collections.abc import Mapping

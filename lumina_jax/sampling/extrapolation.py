@@ -1,7 +1,5 @@
 """Sizes beyond those of training: stretched positions, sharpened scores."""
 
-from __future__ import annotations
-
 import dataclasses
 import math
 from typing import Any

@@ -1,7 +1,5 @@
 """generate: prompts and components in, samples out."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

@@ -3,8 +3,6 @@
 B rows, N samples a row, P patch.
 """
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Callable
 from typing import Any

@@ -4,8 +4,6 @@ Keyword arguments of calls, flags of the command, the section `sampling` of
 configs, and the metadata in files are all derived from these fields.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import math
 from collections.abc import Mapping

@@ -1,7 +1,5 @@
 """The output of a call, and the conversion of samples to it."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Callable
 from typing import Any

@@ -4,8 +4,6 @@ These functions read the fields of any class of options, so that an option is
 declared in one place only.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import typing
 from collections.abc import Mapping

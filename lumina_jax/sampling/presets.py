@@ -1,7 +1,5 @@
 """Presets: how other programs sample with the same weights."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Mapping
 from typing import Any

@@ -4,8 +4,6 @@ B rows, L tokens, N samples a row, P patch. With guidance both branches run as
 one batch of 2 B rows, the conditional ones first.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import functools
 from typing import Any, NamedTuple

@@ -3,8 +3,6 @@
 S words with K numbers each, or S tokens with E features each.
 """
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Callable, Sequence
 

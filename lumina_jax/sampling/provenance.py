@@ -1,7 +1,5 @@
 """Metadata of a file: how its sample was made, for people and for programs."""
 
-from __future__ import annotations
-
 import dataclasses
 import json
 import os

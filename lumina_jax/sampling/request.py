@@ -1,7 +1,5 @@
 """Requests: one for each sample, with every argument checked."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any

@@ -1,7 +1,5 @@
 """Generates samples batch by batch, in one program or step by step."""
 
-from __future__ import annotations
-
 import dataclasses
 import itertools
 from collections.abc import Callable, Iterator, Sequence

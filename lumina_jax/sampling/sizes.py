@@ -1,7 +1,5 @@
 """Sizes of samples: from requested sizes and prompts to grids of latents."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any

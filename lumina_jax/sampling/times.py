@@ -1,7 +1,5 @@
 """Time grids of a call, from a name or from explicit times."""
 
-from __future__ import annotations
-
 import dataclasses
 import itertools
 from collections.abc import Sequence

@@ -1,7 +1,5 @@
 """Aggregates the metrics of several steps: means, rates, goodput."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import jax

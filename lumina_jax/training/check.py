@@ -1,7 +1,5 @@
 """Validates the config before training starts."""
 
-from __future__ import annotations
-
 import json
 
 from jax.sharding import Mesh

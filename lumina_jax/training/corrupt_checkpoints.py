@@ -1,7 +1,5 @@
 """Corrupt checkpoints: how they are marked and kept."""
 
-from __future__ import annotations
-
 import dataclasses
 import logging
 

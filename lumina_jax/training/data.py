@@ -1,7 +1,5 @@
 """The data of a run: from the sources in its config to batches."""
 
-from __future__ import annotations
-
 import dataclasses
 import hashlib
 

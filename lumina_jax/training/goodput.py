@@ -1,7 +1,5 @@
 """Goodput: the share of a run's wall time that goes into training steps."""
 
-from __future__ import annotations
-
 import contextlib
 import time
 from collections.abc import Iterable, Iterator

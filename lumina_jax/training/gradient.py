@@ -3,8 +3,6 @@
 B batch, L tokens, N samples a row.
 """
 
-from __future__ import annotations
-
 from typing import Any, NamedTuple
 
 import jax

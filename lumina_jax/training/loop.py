@@ -1,7 +1,5 @@
 """The training loop: steps, and what runs between them."""
 
-from __future__ import annotations
-
 import contextlib
 import dataclasses
 from collections.abc import Callable, Iterator

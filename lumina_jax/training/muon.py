@@ -15,8 +15,6 @@ Routers: AdamW. They are classifiers with a handful of outputs.
 Scales, biases, gates, learnt tokens: AdamW. They are vectors.
 """
 
-from __future__ import annotations
-
 import re
 from typing import Any, NamedTuple
 

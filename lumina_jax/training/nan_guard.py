@@ -1,7 +1,5 @@
 """Counts updates that were skipped since they were not finite."""
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Callable, Sequence
 from typing import Any

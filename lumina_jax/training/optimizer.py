@@ -1,7 +1,5 @@
 """AdamW or Muon with clipping, and the EMA of the parameters."""
 
-from __future__ import annotations
-
 import functools
 from typing import Any
 

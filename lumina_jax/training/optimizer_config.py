@@ -1,7 +1,5 @@
 """Options of the optimizer."""
 
-from __future__ import annotations
-
 import dataclasses
 import re
 

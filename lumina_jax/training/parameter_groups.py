@@ -3,8 +3,6 @@
 A parameter's name is its path, e.g. "backbone/blocks/attention/out/kernel".
 """
 
-from __future__ import annotations
-
 import difflib
 import re
 from typing import Any, NamedTuple

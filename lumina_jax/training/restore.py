@@ -1,7 +1,5 @@
 """Reads checkpoints, and finds out why one cannot be read."""
 
-from __future__ import annotations
-
 import errno
 import functools
 import logging

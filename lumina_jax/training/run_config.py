@@ -4,8 +4,6 @@ Each section is a dataclass of the module that uses it. A config file may leave
 out fields with a default; the `config.json` of a run holds every value.
 """
 
-from __future__ import annotations
-
 import dataclasses
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The learning rate: warm-up, peak, decay."""
 
-from __future__ import annotations
-
 import optax
 
 from lumina_jax.training.optimizer_config import OptimizerConfig

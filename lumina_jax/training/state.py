@@ -1,7 +1,5 @@
 """The state of a training run, and the shardings of its arrays."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 

@@ -1,7 +1,5 @@
 """The training step as one program: times, noise, prediction, loss, update."""
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Callable
 from typing import Any
