@@ -89,7 +89,7 @@ def make_canvases(
     ),
   )
   prompts = [PHRASINGS["figures"](x) for x in labels]
-  encoder = prompt_encoder(components)
+  encoder = prompt_encoder(components, parsed.call)
   requests = make_requests(
     components, parsed, components.options, prompts, encoder
   )

@@ -5,6 +5,7 @@ tests/parity/test_benchmarks_torch.py tests the comparison with PyTorch.
 
 import ast
 import importlib
+import inspect
 import types
 
 import pytest
@@ -23,16 +24,48 @@ def test_every_benchmark_imports(name):
 
 
 @pytest.mark.parametrize("name", MODULES)
-def test_modules_have_what_a_benchmark_takes_from_them(name):
+def test_benchmarks_call_what_exists_with_arguments_that_it_takes(name):
   if name.startswith("torch_") or name == "check_crops":
     pytest.importorskip("torch")
-  benchmark = importlib.import_module(f"benchmarks.{name}")
+  module = importlib.import_module(f"benchmarks.{name}")
   tree = ast.parse((ROOT / "benchmarks" / f"{name}.py").read_text())
   for node in ast.walk(tree):
-    if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
-      module = getattr(benchmark, node.value.id, None)
-      if isinstance(module, types.ModuleType):
-        assert hasattr(module, node.attr), ast.unparse(node)
+    if isinstance(node, ast.Attribute | ast.Name):
+      resolve(module, node)
+    if isinstance(node, ast.Call) and ours(resolve(module, node.func)):
+      if any(isinstance(x, ast.Starred) for x in node.args):
+        continue
+      keywords = {k.arg: None for k in node.keywords}
+      if None in keywords:  # **unpacked
+        continue
+      try:
+        inspect.signature(resolve(module, node.func)).bind(
+          *node.args, **keywords
+        )
+      except TypeError as error:
+        pytest.fail(f"{ast.unparse(node)}: {error}")
+
+
+def resolve(module, node):
+  """What a name, or an attribute of a module, stands for; None = unknown."""
+  if isinstance(node, ast.Name):
+    return getattr(module, node.id, None)
+  if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+    owner = getattr(module, node.value.id, None)
+    if isinstance(owner, types.ModuleType):
+      assert hasattr(owner, node.attr), ast.unparse(node)
+      return getattr(owner, node.attr)
+  return None
+
+
+def ours(function):
+  package = (getattr(function, "__module__", None) or "").split(".")[0]
+  return callable(function) and package in (
+    "lumina_jax",
+    "data_pipelines",
+    "benchmarks",
+    "configs",
+  )
 
 
 def test_attention_prints_a_ratio_for_every_size():
