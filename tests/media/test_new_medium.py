@@ -8,7 +8,7 @@ from support.radar import data, lumina
 
 from lumina_jax import LuminaPipeline, media
 from lumina_jax.pretrained import codecs
-from lumina_jax.training import run_config
+from lumina_jax.training.run_config import RunConfig
 
 RADAR = ROOT / "tests/support/radar"
 pytestmark = pytest.mark.e2e
@@ -51,7 +51,8 @@ def test_python_calls_and_exports_it(workdir, tmp_path, monkeypatch):
   # Entries that end with the test.
   monkeypatch.setitem(media.MEDIA, "radar", None)
   monkeypatch.setitem(codecs.FORMATS, "Dct", None)
-  monkeypatch.setattr(run_config, "DataConfig", run_config.DataConfig)
+  hints = RunConfig.__annotations__
+  monkeypatch.setitem(hints, "data", hints["data"])
   lumina.register()
   pipe = LuminaPipeline.from_workdir(workdir)
   prompts = ["target 1", "target 2"]

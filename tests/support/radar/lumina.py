@@ -12,11 +12,12 @@ def register():
 
   from lumina_jax import media
   from lumina_jax.pretrained import codecs
-  from lumina_jax.training import run_config
+  from lumina_jax.training.run_config import RunConfig
 
   media.MEDIA["radar"] = medium.RADAR
   codecs.FORMATS["Dct"] = codecs.Format(codec.DctConfig, codec.load, codec.save)
-  run_config.DataConfig |= data.RadarConfig
+  # As if DataConfig listed it.
+  RunConfig.__annotations__["data"] |= data.RadarConfig
 
 
 if __name__ == "__main__":
