@@ -21,7 +21,7 @@ from lumina_jax.files.suggest import check_name
 from lumina_jax.interop import destination
 from lumina_jax.model.offload import Offloadable
 from lumina_jax.pretrained import diffusers, export, hub, original
-from lumina_jax.pretrained.options import parse
+from lumina_jax.pretrained.options import check_folder, parse
 from lumina_jax.sampling.components import Components
 
 LAYOUTS = {"lumina_jax": export, "diffusers": diffusers}
@@ -41,6 +41,7 @@ def load(path: str | os.PathLike | None = None, **options: Any) -> Components:
       unknown.
   """
   chosen = parse(options)
+  check_folder(path, "path")
   if path is None:
     return export.load(export.SHIPPED, chosen)
   folder = hub.find(path, chosen.token, chosen.revision, chosen.ema)

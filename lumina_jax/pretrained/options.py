@@ -9,6 +9,8 @@ from typing import Any
 import jax
 import numpy as np
 
+from lumina_jax.encoders.caption_encoder import CaptionEncoder
+from lumina_jax.encoders.codec import Codec
 from lumina_jax.files import schema
 from lumina_jax.files.suggest import did_you_mean
 
@@ -51,7 +53,9 @@ class Options:
   revision: str | None = None
 
   def __post_init__(self):
-    for name in ("vae", "text_encoder"):
+    made = {"vae": (bool, Codec), "text_encoder": (bool, CaptionEncoder)}
+    for name in (*made, "tokenizer", "cache"):
+      check_folder(getattr(self, name), name, *made.get(name, ()))
       if getattr(self, name) is True:
         raise ValueError(f"{name} = True: pass its folder, or leave it out")
     schema.typed(bool | None, self.ema, "ema")
@@ -65,6 +69,16 @@ class Options:
       raise ValueError(
         f"dtype {self.dtype!r}: use one of {', '.join(DTYPES)}{hint}"
       )
+
+
+def check_folder(value: Any, name: str, *others: type) -> None:
+  """Refuses what is neither None, a path, nor of another type that is allowed.
+
+  Raises:
+    ValueError: naming the value.
+  """
+  if not isinstance(value, (str, os.PathLike, type(None), *others)):
+    raise ValueError(f"{name} = {value!r}: must be a folder or a hub name")
 
 
 # Options of diffusers, and what replaces them here.

@@ -307,12 +307,21 @@ def test_large_images_are_decoded_in_tiles(pipe):
     (dict(dtype=3), ValueError, "dtype 3: use one of float32, bfloat16"),
     (dict(ema="no"), ValueError, "ema = 'no' must be of type bool"),
     (dict(one_at_a_time="no"), ValueError, "one_at_a_time = 'no' must be"),
+    (dict(vae=3), ValueError, "vae = 3: must be a folder or a hub name"),
+    (dict(vae=b"x"), ValueError, "vae = b'x': must be a folder"),
+    (dict(text_encoder=3), ValueError, "text_encoder = 3: must be a folder"),
+    (dict(cache=3), ValueError, "cache = 3: must be a folder"),
     (dict(mesh=3), ValueError, r"mesh = 3: must be a jax\.sharding\.Mesh"),
   ],
 )
 def test_options_that_do_not_fit_are_named(folder, options, error, message):
   with pytest.raises(error, match=message):
     LuminaPipeline.from_pretrained(folder, **options)
+
+
+def test_a_path_of_another_type_is_named():
+  with pytest.raises(ValueError, match="path = 3: must be a folder"):
+    LuminaPipeline.from_pretrained(3)
 
 
 def test_all_missing_components_are_named(folder, tmp_path):

@@ -174,6 +174,9 @@ def test_preempted_after_a_step_or_while_sampling(
   jax.tree.map(np.testing.assert_array_equal, resumed, whole)
 
 
+@pytest.mark.filterwarnings(  # A thread of tensorboardX ends by the error.
+  "ignore::pytest.PytestUnhandledThreadExceptionWarning"
+)
 def test_metrics_on_a_full_disk_do_not_hang(tmp_path, caplog):
   """TensorBoard's thread ends at its first error: nothing may wait for it."""
   writer = metrics.MetricsWriter(tmp_path, 0)
