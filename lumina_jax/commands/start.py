@@ -4,6 +4,7 @@ import faulthandler
 import glob
 import logging
 import os
+import re
 import signal
 import sys
 import threading
@@ -187,6 +188,8 @@ def print_error(error: Exception) -> None:
     text = f"no such key in the config: {text}"
   if "Traceback" in text:  # config_flags quotes one; the last line matters.
     text = text.strip().splitlines()[-1].partition("Error: ")[2]
+  # absl puts the flag before messages that name it already.
+  text = re.sub(r"^flag (--[\w.]+)=.*?: (?=\1 = )", "", text, flags=re.DOTALL)
   print(f"\nerror: {text}", file=sys.stderr, flush=True)
 
 

@@ -22,6 +22,10 @@ DIGITS = "--config=configs/digits.py"
     (("train", f"{DIGITS}:nxet"), ("unknown variant 'nxet'", "'next'")),
     (("train", "--config=configs/nothing.py"), ("configs/nothing.py",)),
     (("sample", "--prompt=7"), ("no config.json", "train")),
+    (
+      ("infer", "7", "--guidance_scale=x"),
+      ("error: --guidance_scale = 'x': must be a finite number",),
+    ),
     (("cli", "infre", "7"), ("did you mean 'infer'",)),
     (("cli", "infer"), ("usage: lumina infer",)),
   ],
