@@ -51,10 +51,15 @@ def check_latents(cfg: ModelConfig, latents: Latents, is_list: bool) -> None:
       )
 
 
-def check_time(time: Any) -> None:
-  """Raises ValueError for times outside [0, 1]; traced times pass."""
+def times(time: Any, count: int) -> Any:
+  """One time for all samples, or one for each, as `f32[B]`.
+
+  Raises:
+    ValueError: for times outside [0, 1]; traced times pass.
+  """
+  time = per_sample(time, count, "time", np.float32)
   if isinstance(time, Tracer):
-    return
+    return time
   # Float32 rounding may exceed 1.
   wrong = [t for t in np.asarray(time).tolist() if not 0 <= t <= 1 + 1e-6]
   if wrong:
@@ -62,6 +67,7 @@ def check_time(time: Any) -> None:
       f"time = {wrong[0]}: must be from 0 (noise) to 1 (data); divide whole "
       "steps by their number (1000), see ModelConfig.time_scale"
     )
+  return time
 
 
 def per_sample(value: Any, count: int, name: str, dtype: Any) -> Any:
@@ -74,8 +80,12 @@ def per_sample(value: Any, count: int, name: str, dtype: Any) -> Any:
   return jnp.broadcast_to(value.astype(dtype), (count,))
 
 
-def rope_rates(cfg: ModelConfig, rope: RopeScaling, time: Any) -> jax.Array:
-  """RoPE rates `f32[B, K/2]` at times `f32[B]`."""
+def rope_rates(
+  cfg: ModelConfig, rope: RopeScaling | None, time: Any
+) -> jax.Array | None:
+  """RoPE rates `f32[B, K/2]` at times `f32[B]`; None without a rule."""
+  if rope is None:
+    return None
   if not isinstance(rope, RopeScaling):
     raise ValueError(f"rope = {rope!r}: expected a RopeScaling")
 
@@ -179,8 +189,12 @@ def _pad_texts(texts: Sequence[Any], width: int) -> tuple[Any, np.ndarray]:
   return xp.stack(padded), mask
 
 
-def attention_scale(grids: Sequence[Grid], base: float) -> np.ndarray:
-  """sqrt(log_base(tokens)) of each sample, `f32[B]`."""
+def attention_scale(
+  grids: Sequence[Grid], base: float | None
+) -> np.ndarray | None:
+  """sqrt(log_base(tokens)) of each sample, `f32[B]`; None without a base."""
+  if base is None:
+    return None
   base = numbers.number(base, "proportional_attention_base")
   if base <= 1:
     raise ValueError(

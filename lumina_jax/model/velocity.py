@@ -76,22 +76,16 @@ def predict_velocity(
   conditioning.check_latents(cfg, latents, is_list)
   grids = [cfg.grid(*x.shape[:-1]) for x in latents]
   count = len(grids)
+  time = conditioning.times(time, count)
   condition = Condition(
-    time=conditioning.per_sample(time, count, "time", np.float32),
+    time=time,
     label=conditioning.labels(cfg, label, count),
+    rope_rates=conditioning.rope_rates(cfg, rope, time),
+    attention_scale=conditioning.attention_scale(
+      grids, proportional_attention_base
+    ),
     **conditioning.text_features(cfg, text, text_mask, count),
   )
-  conditioning.check_time(condition.time)
-  if proportional_attention_base is not None:
-    condition = condition._replace(
-      attention_scale=conditioning.attention_scale(
-        grids, proportional_attention_base
-      )
-    )
-  if rope is not None:
-    condition = condition._replace(
-      rope_rates=conditioning.rope_rates(cfg, rope, condition.time)
-    )
   rows = packing.first_fit(
     [(grid.num_tokens,) for grid in grids], (_ladder(grids),)
   )
