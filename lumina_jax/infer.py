@@ -134,7 +134,7 @@ def check_sizes(components: Components, items: list[dict[str, Any]]) -> None:
     ValueError: naming the flags of this one.
   """
   axes = [axis.argument for axis in components.medium.axes]
-  sizes = [name for name in items[0] if name in option_flags.SIZES]
+  sizes = [name for name in items[0] if name in option_flags.axes()]
   if wrong := [name for name in sizes if name not in axes]:
     raise ValueError(
       f"{', '.join(wrong)}: this network generates {components.medium.plural}; "

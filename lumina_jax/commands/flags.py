@@ -8,6 +8,7 @@ from typing import Any
 from absl import flags
 
 from lumina_jax.media import MEDIA
+from lumina_jax.media.medium import Axis
 from lumina_jax.sampling import overrides
 from lumina_jax.sampling.options import SamplingOptions
 
@@ -15,7 +16,6 @@ flags.disclaim_key_flags()  # --help of a command lists them as its own.
 
 NUMBER = re.compile(r"[-+.\d]")  # How a number begins.
 EACH = "Once, or once for each prompt."
-SIZES = {axis.argument: axis for m in MEDIA.values() for axis in m.axes}
 
 
 class OptionParser(flags.ArgumentParser):
@@ -87,9 +87,14 @@ def group_type(kind: Any) -> type | None:
   return next((m for m in members if dataclasses.is_dataclass(m)), None)
 
 
+def axes() -> dict[str, Axis]:
+  """Axes of all media by the argument that sets their size."""
+  return {axis.argument: axis for m in MEDIA.values() for axis in m.axes}
+
+
 def define_sizes(values: flags.FlagValues = flags.FLAGS) -> None:
   """Defines a flag for every axis of every medium."""
-  for axis in SIZES.values():
+  for axis in axes().values():
     define = flags.DEFINE_multi_integer
     if axis.unit == "seconds":
       define = flags.DEFINE_multi_float
@@ -99,7 +104,7 @@ def define_sizes(values: flags.FlagValues = flags.FLAGS) -> None:
 
 def size_values(values: flags.FlagValues = flags.FLAGS) -> dict[str, list[Any]]:
   """Sizes that were given, by axis."""
-  found = {name: values[name].value for name in SIZES}
+  found = {name: values[name].value for name in axes()}
   return {name: value for name, value in found.items() if value is not None}
 
 
