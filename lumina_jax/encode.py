@@ -17,13 +17,11 @@ The last process writes manifest.json. --verify --output=shards compares all
 checksums.
 """
 
-import logging
 import os
 import pathlib
-import sys
 from typing import Any
 
-from absl import app, flags
+from absl import flags
 
 from data_pipelines import annotations, shard_checks, shard_folder, tfds_dataset
 from data_pipelines.scan import scan
@@ -35,8 +33,7 @@ from data_pipelines.shard_settings import (
 )
 from data_pipelines.shard_writer import ShardWriter
 from data_pipelines.write_shards import write_shards
-from lumina_jax.commands import encode_flags
-from lumina_jax.commands import start as entry_point
+from lumina_jax.commands import encode_flags, start
 from lumina_jax.commands.encode_flags import PATCH, PIXELS
 
 MAX_SHOWN = 5  # Bad records that the summary names.
@@ -66,9 +63,13 @@ def main(argv: list[str]) -> None:
   )
   writer = ShardWriter(args.output, settings, job.shards, args.process_id)
   errors = [error for group in groups for error in group.errors]
-  missing = write_shards(
-    job, writer, args.max_bad, errors, args.process_id, args.num_processes
-  )
+  try:
+    missing = write_shards(
+      job, writer, args.max_bad, errors, args.process_id, args.num_processes
+    )
+  except KeyboardInterrupt:
+    print("\nthe same command continues")
+    raise
   _report(writer.path, missing)
 
 
@@ -161,25 +162,7 @@ def run() -> None:
   """
   encode_flags.define()
   flags.adopt_module_key_flags(encode_flags)  # --help lists them.
-  app.run(_guarded, flags_parser=entry_point.parse)
-
-
-def _guarded(argv: list[str]) -> None:
-  logging.basicConfig(
-    format="%(levelname)s: %(message)s", level=logging.WARNING, force=True
-  )
-  entry_point.resend_interrupts()
-  entry_point.print_any_name()
-  entry_point.start_jax()
-  try:
-    main(argv)
-  except entry_point.EXPECTED as error:
-    entry_point.fail(error)
-  except KeyboardInterrupt:
-    print(
-      "\ninterrupted; the same command continues", file=sys.stderr, flush=True
-    )
-    os._exit(130)  # Like other commands: XLA may be compiling.
+  start.run(main, together=False)
 
 
 if __name__ == "__main__":

@@ -22,16 +22,21 @@ from lumina_jax.parallel import processes
 EXPECTED = (ValueError, OSError, FloatingPointError)
 TRACEBACK = "LUMINA_TRACEBACK"
 ORBAX_THREAD = "_SignalingThread"
-ORBAX_SAVE = "in background save thread"
+ORBAX_MESSAGE = re.compile(f"{ORBAX_THREAD}|in background save thread")
 
 
-def run(main: Callable[[list[str]], None]) -> None:
+def run(main: Callable[[list[str]], None], together: bool = True) -> None:
   """Runs the main function of a command.
 
-  Several processes join here first, and leave together. Exit codes: 0 = done,
-  1 = an input error, or another process is gone, 130 = interrupted.
+  Exit codes: 0 = done, 1 = an input error, or another process is gone, 130 =
+  interrupted.
+
+  Args:
+    main: takes the words that are no flags.
+    together: whether several processes join first, and leave together.
   """
-  define_flags()
+  if together:
+    define_flags()
 
   def guarded(argv):
     # Orbax reports every step of its work to absl.
@@ -41,8 +46,10 @@ def run(main: Callable[[list[str]], None]) -> None:
     logging.getLogger("absl").setLevel(logging.ERROR)
     silence_orbax_threads()
     resend_interrupts()
-    print_any_name()
-    join()
+    # Names of files may hold bytes that are not text.
+    sys.stdout.reconfigure(errors="backslashreplace")
+    if together:
+      join()
     start_jax()
     try:
       main(argv)
@@ -100,17 +107,12 @@ def fail_among_others(error: Exception) -> NoReturn:
     flush=True,
   )
   processes.finish(1)
-  os._exit(1)
 
 
 def silence_orbax_threads() -> None:
   """Hides what they print when a save fails; `Checkpoints` reports it."""
   logging.getLogger("absl").addFilter(
-    lambda entry: (
-      not any(
-        words in entry.getMessage() for words in (ORBAX_THREAD, ORBAX_SAVE)
-      )
-    )
+    lambda entry: not ORBAX_MESSAGE.search(entry.getMessage())
   )
   usual = threading.excepthook
 
@@ -139,11 +141,6 @@ def resend_interrupts() -> None:
     again.start()
 
   sys.unraisablehook = hook
-
-
-def print_any_name() -> None:
-  """Lets the command print names of files that are not text."""
-  sys.stdout.reconfigure(errors="backslashreplace")
 
 
 def start_jax() -> None:
@@ -176,7 +173,6 @@ def fail(error: Exception) -> NoReturn:
     raise error
   print_error(error)
   processes.finish(1)
-  sys.exit(1)
 
 
 def print_error(error: Exception) -> None:

@@ -66,7 +66,7 @@ def command():
   """Runs the command in this process."""
   before = set(flags.FLAGS)
   with pytest.MonkeyPatch.context() as patch:
-    patch.setattr(encode.app, "run", lambda main, flags_parser: None)
+    patch.setattr(encode.start, "run", lambda main, together: None)
     encode.run()  # Defines the flags.
 
   def run(*words):
