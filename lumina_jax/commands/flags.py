@@ -3,10 +3,12 @@
 import dataclasses
 import re
 import typing
+from collections.abc import Iterator
 from typing import Any
 
 from absl import flags
 
+from lumina_jax.files import schema
 from lumina_jax.media import MEDIA
 from lumina_jax.media.medium import Axis
 from lumina_jax.sampling import overrides
@@ -26,7 +28,6 @@ class OptionParser(flags.ArgumentParser):
 
   def __init__(self, kind: Any, name: str):
     self._kind, self._name = kind, name
-    self.syntactic_help = ""
 
   def parse(self, argument: Any) -> Any:
     if not isinstance(argument, str):
@@ -44,16 +45,8 @@ def define_options(
   cls: type = SamplingOptions, values: flags.FlagValues = flags.FLAGS
 ) -> None:
   """Defines a flag for every option; `--group.field` for those of a group."""
-  hints = typing.get_type_hints(cls)
-  for field in dataclasses.fields(cls):
-    group = group_type(hints[field.name])
-    if group is None:
-      _define(field, hints[field.name], field.name, values)
-      continue
-    inner = typing.get_type_hints(group)
-    for part in dataclasses.fields(group):
-      name = f"{field.name}.{part.name}"
-      _define(part, inner[part.name], name, values)
+  for name, field, kind in _fields(cls):
+    _define(field, kind, name, values)
 
 
 def option_values(
@@ -63,28 +56,12 @@ def option_values(
 
   A per-sample option is a list, a group a dict of the fields that were given.
   """
-  hints, found = typing.get_type_hints(cls), {}
-  for field in dataclasses.fields(cls):
-    group = group_type(hints[field.name])
-    if group is None:
-      value = values[field.name].value
-      if value is not None:
-        found[field.name] = value
-      continue
-    given = {
-      part.name: values[f"{field.name}.{part.name}"].value
-      for part in dataclasses.fields(group)
-    }
-    given = {name: value for name, value in given.items() if value is not None}
-    if given:
-      found[field.name] = given
+  found: dict[str, Any] = {}
+  for name, _, _ in _fields(cls):
+    if (value := values[name].value) is not None:
+      group, _, key = name.rpartition(".")
+      (found.setdefault(group, {}) if group else found)[key] = value
   return found
-
-
-def group_type(kind: Any) -> type | None:
-  """The dataclass of an option that is a group; None for plain options."""
-  members = typing.get_args(kind) or (kind,)
-  return next((m for m in members if dataclasses.is_dataclass(m)), None)
 
 
 def axes() -> dict[str, Axis]:
@@ -92,40 +69,45 @@ def axes() -> dict[str, Axis]:
   return {axis.argument: axis for m in MEDIA.values() for axis in m.axes}
 
 
-def define_sizes(values: flags.FlagValues = flags.FLAGS) -> None:
+def define_sizes() -> None:
   """Defines a flag for every axis of every medium."""
   for axis in axes().values():
     define = flags.DEFINE_multi_integer
     if axis.unit == "seconds":
       define = flags.DEFINE_multi_float
-    text = f"{axis.help} {EACH}"
-    define(axis.argument, None, text, flag_values=values)
+    define(axis.argument, None, f"{axis.help} {EACH}")
 
 
-def size_values(values: flags.FlagValues = flags.FLAGS) -> dict[str, list[Any]]:
+def size_values() -> dict[str, list[Any]]:
   """Sizes that were given, by axis."""
-  found = {name: values[name].value for name in axes()}
+  found = {name: flags.FLAGS[name].value for name in axes()}
   return {name: value for name, value in found.items() if value is not None}
+
+
+def _fields(cls: type) -> Iterator[tuple[str, dataclasses.Field, Any]]:
+  """(flag, field, type) of every option, and of the fields of every group."""
+  hints = typing.get_type_hints(cls)
+  for field in dataclasses.fields(cls):
+    name, kind = field.name, hints[field.name]
+    if groups := schema.sections(kind):
+      for part, *rest in _fields(groups[0]):
+        yield f"{name}.{part}", *rest
+    else:
+      yield name, field, kind
 
 
 def _define(
   field: dataclasses.Field, kind: Any, name: str, values: flags.FlagValues
 ) -> None:
   text = field.metadata.get("help", "")
+  parser, serializer = OptionParser(kind, name), flags.ArgumentSerializer()
   if kind is bool:
     flags.DEFINE_bool(name, None, text, flag_values=values)
   elif field.metadata.get("per_sample"):
-    flags.DEFINE_multi(
-      OptionParser(kind, name),
-      flags.ArgumentSerializer(),
-      name,
-      None,
-      f"{text} {EACH}",
-      flag_values=values,
-    )
+    text = f"{text} {EACH}"
+    flags.DEFINE_multi(parser, serializer, name, None, text, values)
   else:
-    serializer = flags.ArgumentSerializer()
-    flags.DEFINE(OptionParser(kind, name), name, None, text, values, serializer)
+    flags.DEFINE(parser, name, None, text, values, serializer)
   if alias := field.metadata.get("alias"):
     flags.DEFINE_alias(alias, name, flag_values=values)
 

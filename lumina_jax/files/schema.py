@@ -32,7 +32,7 @@ def parse(cls: Any, values: Any, at: str = "config") -> Any:
     return None
   if not isinstance(values, Mapping) and not hasattr(values, "items"):
     raise ValueError(f"{at} must be a section of keys, not {values!r}")
-  cls = _best_match(values, _sections(cls))
+  cls = _best_match(values, sections(cls))
   fields = {field.name: field for field in dataclasses.fields(cls)}
   for key in values:
     if key not in fields:
@@ -44,7 +44,7 @@ def parse(cls: Any, values: Any, at: str = "config") -> Any:
       if _required(field):
         raise ValueError(f"missing key {at}.{name}")
       continue
-    build = parse if _sections(hints[name]) else typed
+    build = parse if sections(hints[name]) else typed
     arguments[name] = build(hints[name], values[name], f"{at}.{name}")
   try:
     return cls(**arguments)
@@ -65,13 +65,13 @@ def complete(cls: Any, config: ConfigDict) -> ConfigDict:
   Returns:
     The same config.
   """
-  cls = _best_match(config, _sections(cls))
+  cls = _best_match(config, sections(cls))
   hints = typing.get_type_hints(cls)
   with config.unlocked():
     for field in dataclasses.fields(cls):
       name, default = field.name, field.default
       if name in config:
-        if _sections(hints[name]) and isinstance(config[name], ConfigDict):
+        if sections(hints[name]) and isinstance(config[name], ConfigDict):
           complete(hints[name], config[name])
       elif default not in (dataclasses.MISSING, None):
         if dataclasses.is_dataclass(default):
@@ -183,15 +183,15 @@ def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
   return flat
 
 
-def _required(field: dataclasses.Field) -> bool:
-  missing = dataclasses.MISSING
-  return field.default is missing and field.default_factory is missing
-
-
-def _sections(kind: Any) -> list[type]:
+def sections(kind: Any) -> list[type]:
   """The dataclasses that an annotation allows."""
   members = typing.get_args(kind) or (kind,)
   return [member for member in members if dataclasses.is_dataclass(member)]
+
+
+def _required(field: dataclasses.Field) -> bool:
+  missing = dataclasses.MISSING
+  return field.default is missing and field.default_factory is missing
 
 
 def _best_match(values: Mapping[str, Any], classes: list[type]) -> type:
