@@ -82,12 +82,6 @@ class Settings:
         f"scaling_watershed = {watershed}: must be a time from 0 to 1"
       )
 
-  @property
-  def num_inference_steps(self) -> int | None:
-    """Integration steps, one fewer than points."""
-    points = self.num_sampling_steps
-    return None if points is None else points - 1
-
   def option_values(
     self, defaults: SamplingOptions, sizes: SizeConfig, flags: Mapping[str, Any]
   ) -> tuple[dict[str, Any], list[str]]:
@@ -112,8 +106,9 @@ class Settings:
         f"{', '.join(unused)}: this network has no such rule for sizes beyond "
         "those of training; not used"
       )
+    points = self.num_sampling_steps
     values = {
-      "num_inference_steps": self.num_inference_steps,
+      "num_inference_steps": points and points - 1,
       "guidance_scale": self.cfg_scale,
       "solver": self.solver,
       "shift": self.t_shift,
