@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from etils import epath
+from lumina_jax.files import reading
 
 USAGE = 'usage: lumina infer "A snowman" [OUTPUT_DIR] [--flag=value ...]'
 
@@ -48,17 +48,7 @@ def prompts_and_output(
 def _read(prompt_file: str | None) -> list[str]:
   if prompt_file is None:
     return []
-  try:
-    data = epath.Path(prompt_file).expanduser().read_bytes()
-    text = data.decode("utf-8-sig")  # Some editors begin with a mark.
-  except OSError as error:
-    raise OSError(
-      f"--prompt_file={prompt_file} cannot be read: {error.strerror}"
-    ) from error
-  except UnicodeDecodeError as error:
-    raise ValueError(
-      f"--prompt_file={prompt_file} is not UTF-8 text: {error}"
-    ) from error
+  text = reading.read_text(prompt_file, f"--prompt_file={prompt_file}")
   lines = [line.strip() for line in text.splitlines()]
   prompts = [line for line in lines if line and not line.startswith("#")]
   if not prompts:

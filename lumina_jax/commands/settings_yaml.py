@@ -4,8 +4,6 @@ The file is a list of one mapping with the sections model, transport, ode and
 infer. Values that it leaves out are None: the pipeline's defaults apply.
 """
 
-import os
-import pathlib
 import re
 import typing
 from collections.abc import Iterator, Mapping
@@ -14,6 +12,7 @@ from typing import Any
 import yaml
 
 from lumina_jax.commands.settings import NO_SCALING, TOLERANCES, Settings
+from lumina_jax.files import reading
 from lumina_jax.files.suggest import did_you_mean
 from lumina_jax.sampling.overrides import convert
 
@@ -46,7 +45,7 @@ HINTS = typing.get_type_hints(Settings)
 RESOLUTION = re.compile(r"(?:\d+\s*:|\(\w+\))?\s*(\d+)\s*[xX×]\s*(\d+)")
 
 
-def read(path: str | os.PathLike) -> tuple[Settings, list[str]]:
+def read(path: str) -> tuple[Settings, list[str]]:
   """Reads a settings.yaml.
 
   Returns:
@@ -56,15 +55,7 @@ def read(path: str | os.PathLike) -> tuple[Settings, list[str]]:
     OSError: if the file cannot be read.
     ValueError: if it is not a settings file, or a value is not supported.
   """
-  try:
-    text = pathlib.Path(path).expanduser().read_text("utf-8")
-  except OSError as error:
-    raise OSError(
-      f"settings {path} cannot be read: {error.strerror}; name the file with "
-      "-c, or leave it out and use flags"
-    ) from error
-  except UnicodeDecodeError as error:
-    raise ValueError(f"{path} is not UTF-8 text: {error}") from error
+  text = reading.read_text(path, f"--config={path}")
   try:
     values = yaml.safe_load(text)
   except yaml.YAMLError as error:

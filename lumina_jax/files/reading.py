@@ -12,6 +12,8 @@ from typing import Any, BinaryIO, TypeVar
 
 from etils import epath
 
+from lumina_jax.files import atomic
+
 TRANSIENT = frozenset(
   (
     *(errno.EIO, errno.ESTALE, errno.EMFILE, errno.ENFILE, errno.EAGAIN),
@@ -33,6 +35,25 @@ def read_bytes(path: str) -> bytes:
     ImportError: if that client is not installed.
   """
   return _retry(lambda: _read_once(path))
+
+
+def read_text(path: str, name: str) -> str:
+  """Reads UTF-8 text that a user names.
+
+  Args:
+    path: of the file; some editors begin it with a byte order mark.
+    name: of the file, for messages.
+
+  Raises:
+    OSError: if it cannot be read.
+    ValueError: if it is not UTF-8 text.
+  """
+  try:
+    return read_bytes(path).decode("utf-8-sig")
+  except OSError as error:
+    raise OSError(f"{name} cannot be read: {atomic.reason(error)}") from error
+  except UnicodeDecodeError as error:
+    raise ValueError(f"{name} is not UTF-8 text: {error}") from error
 
 
 def open_binary(path: str) -> BinaryIO:

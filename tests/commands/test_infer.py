@@ -298,7 +298,7 @@ def test_every_option_changes_the_sample_and_its_metadata(
     (("7", "--vae=sdxl", "--ckpt="), "--vae needs --ckpt"),
     (("7", "--workdir=a"), "--workdir and --ckpt: pass one"),
     (("7", "--workdir="), "--workdir is empty: name the folder of a run"),
-    (("7", "--config="), "settings  cannot be read"),
+    (("7", "--config="), "--config= cannot be read"),
     (("7", "--text_encoder=a"), "reads prompts itself; leave text_encoder"),
     (("7", "--noema"), "holds one set of weights .*; leave ema out"),
     (("7", "--seed=1", "--seed=2"), "--seed has 2 values for 1 prompts"),
