@@ -1,6 +1,7 @@
 """Generates samples of many prompts and writes each to a file of its own."""
 
 import dataclasses
+import functools
 import itertools
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -25,6 +26,9 @@ from lumina_jax.sampling.times import time_grid
 OVERVIEW = "overview.png"
 # From so many parameters on, users wait for single steps.
 SLOW = 10**8
+
+# Arguments of a prompt that the metadata of its files name.
+REQUEST = ("prompt", "negative_prompt", "seed", "image")
 
 # Keyword arguments that belong to one prompt, such as its seed.
 Item = Mapping[str, Any]
@@ -53,6 +57,12 @@ class Job:
   @property
   def options(self) -> SamplingOptions:
     return override(self.pipe.options, self.common)
+
+  @functools.cached_property
+  def stems(self) -> list[str]:
+    """Names of the files of each prompt, without number and suffix."""
+    prompts = [item["prompt"] for item in self.items]
+    return stems(prompts, [item["seed"] for item in self.items])
 
 
 def parameter_count(network: Network) -> int:
@@ -93,7 +103,6 @@ def write_samples(job: Job) -> list[np.ndarray]:
     FloatingPointError: for a sample that is not finite, after all others are
       written.
   """
-  writer = _Writer(job)
   # Nobody knows how many steps an adaptive solver takes.
   adaptive = job.options.solver in ADAPTIVE
   if parameter_count(job.pipe.network) < SLOW or adaptive:
@@ -101,14 +110,14 @@ def write_samples(job: Job) -> list[np.ndarray]:
     with Progress("sampling", total, unit="samples") as bar:
       watch = {"progress": lambda done, _: bar.show(done)}
       try:
-        return writer.write(range(len(job.items)), watch)
+        return _write(job, range(len(job.items)), watch)
       except FloatingPointError:
-        return writer.write_one_by_one(lambda _: watch)
+        return _write_one_by_one(job, lambda _: watch)
   image_given = bool(job.items[0].get("image"))
   strength = job.options.strength if image_given else 1.0
   steps = time_grid(job.options, strength).steps
   with Progress("sampling", len(job.items) * job.each * steps) as bar:
-    return writer.write_one_by_one(lambda n: _watch_steps(job, bar, steps, n))
+    return _write_one_by_one(job, lambda n: _watch_steps(job, bar, steps, n))
 
 
 def _watch_steps(
@@ -125,65 +134,54 @@ def _watch_steps(
   return {"callback_on_step_end": on_step}
 
 
-class _Writer:
-  """Writes samples of a job under names that do not exist yet."""
+def _write(
+  job: Job, numbers: Sequence[int], watch: Mapping[str, Any]
+) -> list[np.ndarray]:
+  """Generates and writes the samples of some prompts in one call."""
+  items = [job.items[number] for number in numbers]
+  samples = job.pipe(
+    **_columns(items),
+    **{job.pipe.components.medium.per_prompt: job.each, "output_type": RAW},
+    **{k: v for k, v in job.common.items() if k not in items[0]},
+    **watch,
+  ).samples
+  processes.on_first(lambda: _write_files(job, numbers, samples))
+  return samples
 
-  def __init__(self, job: Job):
-    self._job = job
-    prompts = [item["prompt"] for item in job.items]
-    self._stems = stems(prompts, [item["seed"] for item in job.items])
 
-  def write(
-    self, numbers: Sequence[int], watch: Mapping[str, Any]
-  ) -> list[np.ndarray]:
-    """Generates and writes the samples of some prompts in one call."""
-    job = self._job
-    items = [job.items[number] for number in numbers]
-    medium = job.pipe.components.medium
-    output = job.pipe(
-      **_columns(items),
-      **{medium.per_prompt: job.each, "output_type": RAW},
-      **{k: v for k, v in job.common.items() if k not in items[0]},
-      **watch,
+def _write_one_by_one(
+  job: Job, watch: Callable[[int], Mapping[str, Any]]
+) -> list[np.ndarray]:
+  """Writes prompt by prompt; raises the first error at the end."""
+  samples, errors = [], []
+  for number in range(len(job.items)):
+    try:
+      samples += _write(job, [number], watch(number))
+    except FloatingPointError as error:
+      errors.append(error)
+  if errors:
+    raise errors[0]
+  return samples
+
+
+def _write_files(
+  job: Job, numbers: Sequence[int], samples: Sequence[np.ndarray]
+) -> None:
+  """Writes samples under names that do not exist yet."""
+  medium = job.pipe.components.medium
+  places = [(n, k) for n in numbers for k in range(job.each)]
+  for (number, k), sample in zip(places, samples, strict=True):
+    path = _free(job.folder, f"{job.stems[number]}_{k}", medium.suffix)
+    item = job.items[number]
+    texts = provenance.metadata(
+      job.pipe.components,
+      _options_of(job, item),
+      job.model,
+      {key: item.get(key) for key in REQUEST},
+      k,
+      medium.sizes(sample.shape, job.pipe.components.sizes.rate),
     )
-    samples = output.samples
-    processes.on_first(lambda: self._write(numbers, samples))
-    return samples
-
-  def write_one_by_one(
-    self, watch: Callable[[int], Mapping[str, Any]]
-  ) -> list[np.ndarray]:
-    """Writes prompt by prompt; raises the first error at the end."""
-    samples, errors = [], []
-    for number in range(len(self._job.items)):
-      try:
-        samples += self.write([number], watch(number))
-      except FloatingPointError as error:
-        errors.append(error)
-    if errors:
-      raise errors[0]
-    return samples
-
-  def _write(
-    self, numbers: Sequence[int], samples: Sequence[np.ndarray]
-  ) -> None:
-    job = self._job
-    medium = job.pipe.components.medium
-    places = [(n, k) for n in numbers for k in range(job.each)]
-    for (number, k), sample in zip(places, samples, strict=True):
-      path = _free(job.folder, f"{self._stems[number]}_{k}", medium.suffix)
-      item = job.items[number]
-      texts = provenance.metadata(
-        job.pipe.components,
-        _options_of(job, item),
-        job.model,
-        {
-          k: item.get(k) for k in ("prompt", "negative_prompt", "seed", "image")
-        },
-        k,
-        medium.sizes(sample.shape, job.pipe.components.sizes.rate),
-      )
-      medium.write(sample, path, texts)
+    medium.write(sample, path, texts)
 
 
 def _options_of(job: Job, item: Item) -> SamplingOptions:
@@ -195,11 +193,7 @@ def _options_of(job: Job, item: Item) -> SamplingOptions:
 def _columns(items: Sequence[Item]) -> dict[str, list[Any]]:
   """Arguments of a call: a list for each key, images opened."""
   columns = {key: [item[key] for item in items] for key in items[0]}
-  columns = {
-    key: values
-    for key, values in columns.items()
-    if any(value is not None for value in values)
-  }
+  columns = {k: v for k, v in columns.items() if any(x is not None for x in v)}
   if "image" in columns:
     columns["image"] = [image.open(x, "--image") for x in columns["image"]]
   return columns
@@ -208,10 +202,8 @@ def _columns(items: Sequence[Item]) -> dict[str, list[Any]]:
 def write_overview(job: Job, samples: Sequence[np.ndarray]) -> epath.Path:
   """Writes a sheet of all samples, and returns its file."""
   captions = [item["prompt"] for item in job.items for _ in range(job.each)]
-  preview = job.pipe.components.medium.preview
-  sheet = contact_sheet(
-    [preview(sample) for sample in samples], captions, each=job.each
-  )
+  previews = map(job.pipe.components.medium.preview, samples)
+  sheet = contact_sheet(list(previews), captions, each=job.each)
   processes.on_first(lambda: image.save(sheet, job.folder / OVERVIEW))
   return job.folder / OVERVIEW
 
