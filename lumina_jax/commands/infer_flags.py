@@ -135,14 +135,7 @@ def per_prompt(
     },
     **{name: _once_or_each(value, None) for name, value in sizes.items()},
   }
-  columns = {
-    name: arguments.per_prompt(value, count, f"--{name}")
-    for name, value in columns.items()
-  }
-  return [
-    dict(zip(columns, row, strict=True))
-    for row in zip(*columns.values(), strict=True)
-  ]
+  return arguments.rows(columns, count, "--")
 
 
 def _once_or_each(value: Any, default: Any) -> Any:

@@ -99,13 +99,12 @@ def open(path: str | os.PathLike[str], name: str = "image") -> Image.Image:
     raise ValueError(f"{name}={error}") from error
 
 
-def load(image: Any, count: int, channels: int) -> list[np.ndarray]:
-  """Initial images `f32[H, W, C]` in [-1, 1], one for each prompt.
+def load(image: Any, channels: int) -> list[np.ndarray]:
+  """Initial images `f32[H, W, C]` in [-1, 1], one or one for each prompt.
 
   Args:
     image: a PIL image, `u8[H, W, C]`, or `f32[H, W, C]` in [0, 1], as calls
       return them; or one for each prompt.
-    count: number of prompts.
     channels: C of the pipeline: 1 = grey, 3 = RGB.
 
   Raises:
@@ -117,13 +116,7 @@ def load(image: Any, count: int, channels: int) -> list[np.ndarray]:
       "with a vae"
     )
   several = isinstance(image, (list, tuple)) or getattr(image, "ndim", 0) == 4
-  images = [pixels(one, channels) for one in (image if several else [image])]
-  if len(images) not in (1, count):
-    raise ValueError(
-      f"image has {len(images)} values for {count} prompts; pass one, or one "
-      "for each"
-    )
-  return images * count if len(images) == 1 else images
+  return [pixels(one, channels) for one in (image if several else [image])]
 
 
 def pixels(image: Any, channels: int) -> np.ndarray:

@@ -88,9 +88,8 @@ class Medium:
     write: writes a sample and its metadata to `<stem><suffix>`, and perhaps
       previews beside it; returns the files.
     preview: a sample as a picture, for sheets and reports.
-    load: (values of a caller, number of prompts, channels) -> initial samples,
-      one for each prompt; None if samples of this medium cannot start from
-      another one.
+    load: (values of a caller, channels) -> initial samples, one or one for each
+      prompt; None if samples of this medium cannot start from another one.
   """
 
   name: str
@@ -102,7 +101,7 @@ class Medium:
   suffix: str
   write: Callable[[np.ndarray, epath.Path, Mapping[str, str]], list[epath.Path]]
   preview: Callable[[np.ndarray], Image.Image]
-  load: Callable[[Any, int, int], list[np.ndarray]] | None = None
+  load: Callable[[Any, int], list[np.ndarray]] | None = None
 
   def shape(
     self,

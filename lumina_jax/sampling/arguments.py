@@ -1,6 +1,6 @@
 """Checks values of callers, and broadcasts them to one per prompt."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -58,6 +58,22 @@ def per_prompt(value: Any, count: int, name: str) -> list[Any]:
       "for each"
     )
   return values
+
+
+def rows(
+  columns: Mapping[str, Any], count: int, prefix: str = ""
+) -> list[dict[str, Any]]:
+  """Arguments of each prompt, from values given once or once for each.
+
+  Args:
+    columns: values by name.
+    count: number of prompts.
+    prefix: of the names, for messages.
+  """
+  each = [per_prompt(v, count, f"{prefix}{k}") for k, v in columns.items()]
+  return [
+    dict(zip(columns, row, strict=True)) for row in zip(*each, strict=True)
+  ]
 
 
 def seeds(

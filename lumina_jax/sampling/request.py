@@ -7,11 +7,12 @@ from typing import Any
 import numpy as np
 
 from lumina_jax.files import numbers
-from lumina_jax.sampling import arguments, overrides, sizes
+from lumina_jax.sampling import arguments, overrides
 from lumina_jax.sampling.call import Arguments
 from lumina_jax.sampling.components import Components
 from lumina_jax.sampling.options import SamplingOptions
 from lumina_jax.sampling.prompts import Encode
+from lumina_jax.sampling.sizes import RULES
 from lumina_jax.tokens import Grid
 
 
@@ -67,7 +68,7 @@ def make_requests(
   Raises:
     ValueError: naming the argument that does not fit.
   """
-  call, network = parsed.call, components.network
+  call = parsed.call
   prompts = arguments.prompts(prompt)
   count = len(prompts)
   each = numbers.positive(parsed.each, components.medium.per_prompt)
@@ -77,10 +78,8 @@ def make_requests(
   seeds = iter(arguments.seeds(call.seed, call.generator, count, each))
   initial = initial_samples(components, call.image, count)
   grids = make_grids(components, prompts, parsed.sizes, initial)
-  natural = [
-    sizes.natural(network.model, components.sizes, text) for text in prompts
-  ]
-  channels = (network.model.channels,)
+  natural = [natural_grid(components, text) for text in prompts]
+  channels = (components.network.model.channels,)
   shapes = [grid.shape + channels for grid in grids for _ in range(each)]
   latents = iter(arguments.latents(call.latents, shapes))
   # Without guidance nothing reads negative prompts.
@@ -113,27 +112,51 @@ def make_grids(
     ValueError: naming a size that cannot be generated, or that differs from the
       initial sample's.
   """
-  columns = {
-    axis.argument: arguments.per_prompt(
-      requested.get(axis.argument), len(prompts), axis.argument
-    )
-    for axis in components.medium.axes
-  }
-  rows = [
-    dict(zip(columns, row, strict=True))
-    for row in zip(*columns.values(), strict=True)
-  ]
+  axes = [axis.argument for axis in components.medium.axes]
+  columns = {axis: requested.get(axis) for axis in axes}
+  rows = arguments.rows(columns, len(prompts))
   return [
-    sizes.grid(
-      components.medium,
-      components.network.model,
-      components.sizes,
-      components.factors,
-      prompt,
-      row if sample is None else _sizes_of(sample, row),
-    )
+    _grid(components, prompt, row if sample is None else _sizes_of(sample, row))
     for prompt, row, sample in zip(prompts, rows, initial, strict=True)
   ]
+
+
+def natural_grid(components: Components, prompt: str) -> Grid | None:
+  """The layout that training gave to such a prompt; None = one for all."""
+  sizes, model = components.sizes, components.network.model
+  return model.grid(*sizes.extents(prompt)) if RULES[sizes.rule] else None
+
+
+def _grid(
+  components: Components, prompt: str, requested: Mapping[str, Any]
+) -> Grid:
+  """The layout of one sample.
+
+  Args:
+    components: medium, network and sizes.
+    prompt: a size rule may read the size off it.
+    requested: size along each axis, by its argument; None = the default.
+
+  Raises:
+    ValueError: if no patches make up the size, or no row can hold it.
+  """
+  sizes, model = components.sizes, components.network.model
+  shape = components.medium.shape(
+    list(requested.values()),
+    sizes.extents(prompt),
+    components.factors,
+    model.patch,
+    sizes.rate,
+  )
+  grid = model.grid(*shape)
+  if sizes.ladder and grid.num_tokens > (largest := sizes.ladder[-1][0]):
+    values = [f"{k}={v}" for k, v in requested.items() if v is not None]
+    raise ValueError(
+      f"{', '.join(values) or f'the size of {prompt!r}'} takes "
+      f"{grid.num_tokens} tokens; the largest row holds {largest}. Choose a "
+      "smaller size, or add a budget to config.sizes.ladder"
+    )
+  return grid
 
 
 def initial_samples(
@@ -152,7 +175,10 @@ def initial_samples(
       f"image: this pipeline generates {medium.plural}, which cannot start "
       "from a sample yet; leave it out"
     )
-  return medium.load(image, count, components.channels)
+  samples = medium.load(image, components.channels)
+  if len(samples) == 1:
+    return samples * count
+  return arguments.per_prompt(samples, count, "image")
 
 
 def _sizes_of(sample: np.ndarray, requested: Mapping[str, Any]) -> dict:

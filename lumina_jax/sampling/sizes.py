@@ -1,14 +1,9 @@
-"""Sizes of samples: from requested sizes and prompts to grids of latents."""
+"""Sizes that a pipeline generates, and the size that it was trained on."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
-from typing import Any
 
 from data_pipelines import digit_captions
-from lumina_jax.backbone import ModelConfig
 from lumina_jax.files.suggest import check_name
-from lumina_jax.media import Medium
-from lumina_jax.tokens import Grid
 
 # Extents of latents that a prompt asks for; None = the default for all prompts.
 RULES = {"fixed": None, "digits": digit_captions.canvas_size}
@@ -89,49 +84,3 @@ class SizeConfig:
   def known(self) -> bool:
     """Whether the trained size of every sample is known."""
     return self.trained is not None or RULES[self.rule] is not None
-
-
-def grid(
-  medium: Medium,
-  model: ModelConfig,
-  sizes: SizeConfig,
-  factors: Sequence[int],
-  prompt: str,
-  requested: Mapping[str, Any],
-) -> Grid:
-  """The layout of one sample.
-
-  Args:
-    medium: names the axes.
-    model: cuts them into patches.
-    sizes: default, rule and ladder.
-    factors: of the codec along each axis.
-    prompt: a rule may read the size off it.
-    requested: size along an axis, by the argument's name; None = the default.
-
-  Raises:
-    ValueError: if no patches make up the size, or no row can hold it.
-  """
-  values = [requested.get(axis.argument) for axis in medium.axes]
-  described = ", ".join(
-    f"{axis.argument}={value}"
-    for axis, value in zip(medium.axes, values, strict=True)
-    if value is not None
-  )
-  shape = medium.shape(
-    values, sizes.extents(prompt), factors, model.patch, sizes.rate
-  )
-  found = model.grid(*shape)
-  ladder = sizes.ladder
-  if ladder and found.num_tokens > ladder[-1][0]:
-    raise ValueError(
-      f"{described or f'the size of {prompt!r}'} takes {found.num_tokens} "
-      f"tokens; the largest row holds {ladder[-1][0]}. Choose a smaller size, "
-      "or add a budget to config.sizes.ladder"
-    )
-  return found
-
-
-def natural(model: ModelConfig, sizes: SizeConfig, prompt: str) -> Grid | None:
-  """The layout that training gave to such a prompt; None = one for all."""
-  return model.grid(*sizes.extents(prompt)) if RULES[sizes.rule] else None

@@ -130,6 +130,7 @@ def test_strength_is_the_share_of_the_steps_that_run(pixels):
     (dict(image=image()[..., :1]), r"\(16, 24, 1\): .* \(H, W, 3\)"),
     (dict(image="cat.png"), "open it first"),
     (dict(image=[image()] * 2), "image has 2 values for 1 prompts"),
+    (dict(image=[]), "image has 0 values for 1 prompts"),
     (dict(strength=0.5), r"strength = 0\.5 has no effect without image"),
   ],
 )

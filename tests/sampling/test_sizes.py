@@ -1,12 +1,13 @@
 """Sizes of samples: from arguments and prompts to grids of latents."""
 
 import dataclasses
+import types
 
 import pytest
 
 from lumina_jax.backbone.config import PUBLISHED
 from lumina_jax.media import AUDIO, IMAGE, VIDEO
-from lumina_jax.sampling import sizes
+from lumina_jax.sampling import request
 from lumina_jax.sampling.sizes import SizeConfig, TrainedSize
 
 MODEL = PUBLISHED["next_dit_t2i_2b_gqa"]
@@ -14,13 +15,23 @@ DIGITS = SizeConfig((8, 8), rule="digits", ladder=((64, 16, 4),))
 LENGTHS = SizeConfig((312,), rate=31.25)
 
 
-def shape(medium, config, prompt="", factors=None, **requested):
+def components(medium, config, factors=None):
   axes = len(medium.axes)
   patch = (1,) if axes == 1 else (1, 2, 2)[-axes:]
-  model = dataclasses.replace(MODEL, patch=patch)
-  return sizes.grid(
-    medium, model, config, factors or (1,) * axes, prompt, requested
-  ).shape
+  return types.SimpleNamespace(
+    medium=medium,
+    network=types.SimpleNamespace(
+      model=dataclasses.replace(MODEL, patch=patch)
+    ),
+    sizes=config,
+    factors=factors or (1,) * axes,
+  )
+
+
+def shape(medium, config, prompt="", factors=None, **requested):
+  found = components(medium, config, factors)
+  (grid,) = request.make_grids(found, [prompt], requested, [None])
+  return grid.shape
 
 
 def test_a_rule_reads_sizes_off_prompts():
@@ -28,8 +39,10 @@ def test_a_rule_reads_sizes_off_prompts():
   found = [shape(IMAGE, DIGITS, prompt) for prompt in prompts]
   assert found == [(8, 24), (8, 8), (16, 16), (8, 8), (8, 8)]
   assert shape(IMAGE, DIGITS, "7", height=16) == (16, 8)
-  assert sizes.natural(MODEL, DIGITS, "3 1").shape == (8, 16)
-  assert sizes.natural(MODEL, SizeConfig((8, 8)), "3 1") is None
+  by_rule = components(IMAGE, DIGITS)
+  assert request.natural_grid(by_rule, "3 1").shape == (8, 16)
+  fixed = components(IMAGE, SizeConfig((8, 8)))
+  assert request.natural_grid(fixed, "3 1") is None
 
 
 def test_a_codec_divides_sizes_along_each_axis():
