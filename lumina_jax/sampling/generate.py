@@ -138,5 +138,5 @@ def _encoder(components: Components, call: Call) -> tuple[Any, Encode]:
     raise ValueError(
       "negative_prompt and negative_prompt_embeds: pass one of them"
     )
-  given = prompts.given_embeddings(encoder, call)
-  return [""] * len(given.positive), given
+  count, encode = prompts.given_embeddings(encoder, call)
+  return [""] * count, encode

@@ -67,47 +67,6 @@ class PromptEncoder:
     return list(zip(positive, negative, strict=True))
 
 
-@dataclasses.dataclass(frozen=True)
-class GivenEmbeddings:
-  """Features that the caller passes in place of prompts.
-
-  Attributes:
-    positive: of each prompt, `f32[S_n, E]`.
-    negative: likewise; None = the encoder encodes negative prompts.
-    encoder: of negative prompts.
-  """
-
-  positive: list[np.ndarray]
-  negative: list[np.ndarray] | None
-  encoder: PromptEncoder
-
-  def __call__(
-    self, prompts: Sequence[str], negatives: Sequence[str] | None
-  ) -> Encoded:
-    """The features, whatever the prompts.
-
-    Raises:
-      ValueError: if nothing encodes the negative prompts.
-    """
-    negative = self.positive if negatives is None else self.negative
-    if negative is None:
-      negative = self._encode_negative(negatives)
-    return list(zip(self.positive, negative, strict=True))
-
-  def _encode_negative(self, negatives: Sequence[str]) -> list[np.ndarray]:
-    encoder = self.encoder
-    if encoder.encode is None:
-      raise ValueError(
-        "negative_prompt_embeds is missing, and this pipeline has no text "
-        "encoder for negative_prompt: pass it, or guidance_scale=1"
-      )
-    if not encoder.like_diffusers:
-      return [negative for negative, _ in encoder(negatives, None)]
-    plain = dataclasses.replace(encoder, clean=None, like_diffusers=False)
-    negative = [negative for negative, _ in plain(negatives, None)]
-    return _cut_to_longest(self.positive, negative)
-
-
 def prompt_encoder(components: Components, call: Call) -> PromptEncoder:
   """The encoder of a call; "diffusers" cleans captions by default.
 
@@ -145,8 +104,16 @@ def prompt_encoder(components: Components, call: Call) -> PromptEncoder:
   )
 
 
-def given_embeddings(encoder: PromptEncoder, call: Call) -> GivenEmbeddings:
-  """Checks features that a caller passes.
+def given_embeddings(encoder: PromptEncoder, call: Call) -> tuple[int, Encode]:
+  """Features that a caller passes in place of prompts.
+
+  Args:
+    encoder: of negative prompts, if no features replace them.
+    call: the features.
+
+  Returns:
+    The number of prompts, and a function that returns the features, whatever
+    the prompts.
 
   Raises:
     ValueError: naming the argument that does not fit.
@@ -172,7 +139,29 @@ def given_embeddings(encoder: PromptEncoder, call: Call) -> GivenEmbeddings:
         f"negative_prompt_embeds has {len(negative)} rows for "
         f"{len(positive)} of prompt_embeds"
       )
-  return GivenEmbeddings(positive, negative, encoder)
+
+  def encode(_, negatives):
+    found = positive if negatives is None else negative
+    if found is None:
+      found = _encode_negative(encoder, negatives, positive)
+    return list(zip(positive, found, strict=True))
+
+  return len(positive), encode
+
+
+def _encode_negative(
+  encoder: PromptEncoder, negatives: Sequence[str], positive: list[np.ndarray]
+) -> list[np.ndarray]:
+  if encoder.encode is None:
+    raise ValueError(
+      "negative_prompt_embeds is missing, and this pipeline has no text "
+      "encoder for negative_prompt: pass it, or guidance_scale=1"
+    )
+  if not encoder.like_diffusers:
+    return [negative for negative, _ in encoder(negatives, None)]
+  plain = dataclasses.replace(encoder, clean=None, like_diffusers=False)
+  negative = [negative for negative, _ in plain(negatives, None)]
+  return _cut_to_longest(positive, negative)
 
 
 def padded(encoded: Encoded) -> tuple[np.ndarray, ...]:
