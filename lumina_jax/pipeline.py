@@ -19,7 +19,7 @@ from lumina_jax import pretrained
 from lumina_jax.encoders.codec import Codec
 from lumina_jax.model.network import Network, Params
 from lumina_jax.model.offload import Offloadable
-from lumina_jax.model.transformer import Transformer
+from lumina_jax.model.velocity import Transformer
 from lumina_jax.sampling import generate as generation
 from lumina_jax.sampling.call import documented
 from lumina_jax.sampling.components import Components

@@ -134,11 +134,8 @@ class Network:
     if self.frozen_text:
       return condition
     encoder = utf8.Utf8Encoder(self.text_encoder)
-    features = encoder.apply(
-      {"params": params["text_encoder"]},
-      condition.text,
-    )
-    return condition._replace(text=features)
+    text = encoder.apply({"params": params["text_encoder"]}, condition.text)
+    return condition._replace(text=text)
 
   def constants(self, params: Params, condition: Condition) -> Constants:
     """Computes everything that does not change between evaluations.

@@ -1,9 +1,10 @@
-"""predict_velocity: the backbone as a function of latents.
+"""The backbone as a function of latents.
 
 cfg, params = lumina_jax.interop.load_pytorch("Lumina-Next-SFT")
 v = lumina_jax.predict_velocity(cfg, params, latents, 0.5, text=features)
 """
 
+import dataclasses
 import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -97,6 +98,23 @@ def predict_velocity(
   return pieces if is_list else velocity.__array_namespace__().stack(pieces)
 
 
+@dataclasses.dataclass(frozen=True)
+class Transformer:
+  """A backbone that can be called.
+
+  Attributes:
+    config: of the backbone.
+    params: parameters of the backbone.
+  """
+
+  config: ModelConfig
+  params: Any = dataclasses.field(repr=False)
+
+  def __call__(self, latents: Latents, time: Any, **options: Any) -> Latents:
+    """The velocity at x_t; the arguments are those of `predict_velocity`."""
+    return predict_velocity(self.config, self.params, latents, time, **options)
+
+
 @functools.partial(jax.jit, static_argnums=0)
 def _apply(cfg, params, tokens, condition):
   return DiT(cfg).apply({"params": params}, tokens, condition)
@@ -132,24 +150,14 @@ def _rows(rows: list[list[int]], condition: Condition) -> Condition:
   for r, row in enumerate(rows):
     place[r, : len(row)], exists[r, : len(row)] = row, 1
 
-  def distribute(x):
-    return None if x is None else x[place]
-
-  text, segments = (
-    distribute(condition.text),
-    distribute(condition.text_segments),
-  )
-  if text is not None:
-    segments = segments * (exists * np.arange(1, slots + 1))[..., None]
-    text = text.reshape(len(rows), -1, text.shape[-1])
-    segments = segments.reshape(len(rows), -1)
-  return Condition(
-    time=distribute(condition.time),
-    label=distribute(condition.label),
-    text=text,
-    text_segments=segments,
-    rope_rates=distribute(condition.rope_rates),
-    attention_scale=distribute(condition.attention_scale),
+  condition = jax.tree.map(lambda x: x[place], condition)
+  if condition.text is None:
+    return condition
+  text, segments = condition.text, condition.text_segments
+  segments = segments * (exists * np.arange(1, slots + 1))[..., None]
+  return condition._replace(
+    text=text.reshape(len(rows), -1, text.shape[-1]),
+    text_segments=segments.reshape(len(rows), -1),
   )
 
 
