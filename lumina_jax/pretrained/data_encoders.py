@@ -28,7 +28,7 @@ from lumina_jax.interop.language import open_language
 from lumina_jax.interop.vae import load_vae
 from lumina_jax.parallel import processes
 from lumina_jax.parallel.mesh import RULES
-from lumina_jax.pretrained import encoders, hub
+from lumina_jax.pretrained import encoders
 from lumina_jax.pretrained.options import Options
 
 DIGEST_BYTES = 1 << 16  # Bytes at both ends of weights that identify them.
@@ -73,9 +73,15 @@ class LatentEncoder:
     if batch_size < 1:
       raise ValueError(f"batch_size = {batch_size}: must be positive")
     self._autoencoder, self._batch_size = autoencoder, batch_size
-    self.factor = autoencoder.cfg.factor
-    self.channels = autoencoder.cfg.latent_channels
-    self.identity = dict(identity or {}) | _settings(autoencoder.cfg)
+    cfg = autoencoder.cfg
+    self.factor, self.channels = cfg.factor, cfg.latent_channels
+    self.identity = dict(identity or {}) | {
+      "channels": cfg.latent_channels,
+      "factor": cfg.factor,
+      "scaling_factor": cfg.scaling_factor,
+      "shift_factor": cfg.shift_factor,
+      "dtype": cfg.dtype,
+    }
 
   def moments(self, pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Mean and standard deviation of latents, shifted and scaled.
@@ -177,7 +183,7 @@ def load_latent_encoder(
     FileNotFoundError: if the folder does not exist; see `load_vae`.
     ValueError: if it is not supported; see `load_vae`.
   """
-  path = _find(folder, "vae")
+  path = encoders.component_folder(folder, "vae", Options())
   identity = {"path": str(folder)} | _digest(path)
   return LatentEncoder(load_vae(path, dtype), batch_size, identity)
 
@@ -203,19 +209,14 @@ def load_feature_encoder(
     ValueError: if the model is not supported; see
       `pretrained.encoders.text_encoder`.
   """
-  path = _find(folder, "text_encoder")
+  options = Options(text_encoder=folder, tokenizer=tokenizer, dtype=dtype)
+  path = encoders.component_folder(folder, "text_encoder", options)
   cfg = TextFeaturesConfig(width=1, **text)
   width = open_language(path, cfg.hidden, dtype).cfg.width
   cfg = dataclasses.replace(cfg, width=width)
-  options = Options(text_encoder=folder, tokenizer=tokenizer, dtype=dtype)
   encoder, _ = encoders.text_encoder(None, None, cfg, options)
   identity = {"path": str(folder), "dtype": dtype} | _digest(path)
   return FeatureEncoder(encoder, cfg, identity)
-
-
-def _find(folder: str, name: str) -> pathlib.Path:
-  path = hub.find(folder, within=name)
-  return path / name if (path / name).is_dir() else path
 
 
 def _digest(folder: pathlib.Path) -> dict[str, str]:
@@ -235,13 +236,3 @@ def _digest(folder: pathlib.Path) -> dict[str, str]:
         file.seek(max(size - DIGEST_BYTES, 0))
         digest.update(file.read(DIGEST_BYTES))
   return {"sha256": digest.hexdigest()}
-
-
-def _settings(cfg: vae.VaeConfig) -> dict[str, Any]:
-  return {
-    "channels": cfg.latent_channels,
-    "factor": cfg.factor,
-    "scaling_factor": cfg.scaling_factor,
-    "shift_factor": cfg.shift_factor,
-    "dtype": cfg.dtype,
-  }

@@ -4,14 +4,13 @@ import pathlib
 from typing import Any
 
 from lumina_jax.files.json_file import read_json, write_json
-from lumina_jax.interop import destination, licences
 from lumina_jax.interop.pytorch import open_pytorch
 from lumina_jax.interop.pytorch_writer import write_diffusers
 from lumina_jax.interop.tensor import dtype_of
 from lumina_jax.interop.weights import in_memory
 from lumina_jax.media import IMAGE
 from lumina_jax.model.network import Network
-from lumina_jax.pretrained import backbone, codecs, defaults, encoders
+from lumina_jax.pretrained import backbone, defaults, encoders
 from lumina_jax.pretrained.options import Options
 from lumina_jax.sampling.components import Components
 from lumina_jax.sampling.presets import SCHEDULER_CLASS
@@ -116,22 +115,12 @@ def save(
         f"a diffusers folder needs a {name}, and this pipeline has none from "
         f"files; load it with {name}= (a folder or a hub name)"
       )
-  kind = dtype_of(dtype)
-  params = components.params
   model, medium = components.network.model, components.medium.name
-  weights = in_memory(model, params["backbone"], medium)
-  nbytes = sum(x.size for x in backbone.flat(params).values())
-  nbytes = nbytes * kind.itemsize + encoders.nbytes(components)
-  with destination.staged(
-    folder, nbytes, overwrite, destination.PIPELINE_FILES
-  ) as new:
-    new.mkdir()
-    write_diffusers(weights, new / "transformer", kind, overwrite=False)
-    _set_side(new / "transformer" / "config.json", components)
-    codecs.save(components.codec, new / "vae")
-    licences.copy(files.get("vae"), new / "vae")
-    for name in ("text_encoder", "tokenizer"):
-      encoders.copy(files[name], new / name, name)
+  weights = in_memory(model, components.params["backbone"], medium)
+  with encoders.staged(components, folder, dtype, overwrite) as new:
+    kind, transformer = dtype_of(dtype), new / "transformer"
+    write_diffusers(weights, transformer, kind, overwrite=False)
+    _set_side(transformer / "config.json", components)
     (new / "scheduler").mkdir()
     write_json(
       new / "scheduler" / "scheduler_config.json",
@@ -142,7 +131,6 @@ def save(
         **components.scheduler,
       },
     )
-    licences.copy(files.get("licence"), new)
     write_json(new / INDEX, _index(new))
 
 

@@ -1,10 +1,12 @@
 """The networks around the backbone: a language model and a codec."""
 
+import contextlib
 import dataclasses
 import fnmatch
 import os
 import pathlib
 import shutil
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import jax
@@ -15,8 +17,9 @@ from lumina_jax.encoders.caption_encoder import CaptionEncoder
 from lumina_jax.encoders.codec import Codec
 from lumina_jax.encoders.text_features import TextFeaturesConfig
 from lumina_jax.encoders.tokenizer import Tokenizer
-from lumina_jax.interop import licences
+from lumina_jax.interop import destination, licences
 from lumina_jax.interop.language import open_language
+from lumina_jax.interop.tensor import dtype_of
 from lumina_jax.media import Medium
 from lumina_jax.model.network import Network
 from lumina_jax.pretrained import codecs, hub
@@ -116,7 +119,7 @@ def codec(
   if hasattr(name, "decode"):  # A codec that is loaded already.
     found, name = name, "vae"
   else:
-    folder = _folder(name, "vae", options)
+    folder = component_folder(name, "vae", options)
     found, files = codecs.load(folder, options.mesh), {"vae": folder}
   if found.latent_channels != model.channels:
     raise ValueError(
@@ -164,12 +167,13 @@ def text_encoder(
     _check_width(options.text_encoder.width, cfg, "text_encoder")
     return options.text_encoder, {}
   name = options.text_encoder or name
-  folder = _folder(name, "text_encoder", options)
+  folder = component_folder(name, "text_encoder", options)
   weights = open_language(folder, cfg.hidden, options.dtype or "bfloat16")
   _check_width(weights.cfg.width, cfg, name)
   if options.text_encoder or tokenizer is None:
     tokenizer = _tokenizer_beside(folder, name)
-  tokenizer = _folder(options.tokenizer or tokenizer, "tokenizer", options)
+  tokenizer = options.tokenizer or tokenizer
+  tokenizer = component_folder(tokenizer, "tokenizer", options)
   encoder = CaptionEncoder(
     weights.cfg,
     Tokenizer(tokenizer, cfg.max_tokens, cfg.add_eos),
@@ -202,7 +206,9 @@ def _tokenizer_beside(folder: pathlib.Path, name: Name) -> Name:
   return twin if folder.name == "text_encoder" and twin.is_dir() else name
 
 
-def _folder(name: Name, component: str, options: Options) -> pathlib.Path:
+def component_folder(
+  name: Name, component: str, options: Options
+) -> pathlib.Path:
   """The folder of a component: named itself, or within a pipeline's folder."""
   folder = hub.find(name, options.token, within=component)
   inside = folder / component
@@ -225,19 +231,43 @@ def identity(folder: pathlib.Path) -> str:
   return f"{folder.resolve()} {stats}"
 
 
-def nbytes(components: Components) -> int:
-  """Approximate size of a pipeline's encoders on a disk."""
-  codec = components.codec
-  leaves = jax.tree.leaves(codec.params) if codec else []
-  files = [
-    entry.stat().st_size
-    for name in FILES.keys() & components.files.keys()
-    for entry in _files(components.files[name], name)
-  ]
-  return sum(4 * x.size for x in leaves) + sum(files)
+@contextlib.contextmanager
+def staged(
+  components: Components, folder: pathlib.Path, dtype: str, overwrite: bool
+) -> Iterator[pathlib.Path]:
+  """Yields a new folder with encoders and licences, which replaces `folder`.
+
+  Args:
+    components: of the pipeline to write.
+    folder: of the pipeline.
+    dtype: of the network, whose weights the caller adds.
+    overwrite: whether to replace a pipeline.
+
+  Raises:
+    FileExistsError: if something is there and may not be replaced.
+    OSError: if the disk is full.
+  """
+  codec, files = components.codec, components.files
+  names = FILES.keys() & files.keys()
+  weights = jax.tree.leaves(components.params)
+  nbytes = sum(x.size for x in weights) * dtype_of(dtype).itemsize
+  nbytes += sum(4 * x.size for x in jax.tree.leaves(codec and codec.params))
+  for name in names:
+    nbytes += sum(f.stat().st_size for f in _files(files[name], name))
+  with destination.staged(
+    folder, nbytes, overwrite, destination.PIPELINE_FILES
+  ) as new:
+    new.mkdir()
+    if codec:
+      codecs.save(codec, new / "vae")
+      licences.copy(files.get("vae"), new / "vae")
+    for name in names:
+      _copy(files[name], new / name, name)
+    licences.copy(files.get("licence"), new)
+    yield new
 
 
-def copy(source: pathlib.Path, destination: pathlib.Path, name: str) -> None:
+def _copy(source: pathlib.Path, destination: pathlib.Path, name: str) -> None:
   """Copies the files of a component, and the licence that comes with them.
 
   Args:

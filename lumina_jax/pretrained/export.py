@@ -10,7 +10,6 @@ import pathlib
 
 import jax
 import numpy as np
-from flax import traverse_util
 
 from lumina_jax import media
 from lumina_jax.backbone import ModelConfig
@@ -19,12 +18,13 @@ from lumina_jax.encoders.utf8 import Utf8Config
 from lumina_jax.files import schema
 from lumina_jax.files.json_file import read_json, write_json
 from lumina_jax.flow.objective import Objective
-from lumina_jax.interop import destination, licences, safetensors
+from lumina_jax.interop import safetensors
 from lumina_jax.interop.pytorch_files import refuse_ema
+from lumina_jax.interop.shapes import differences
 from lumina_jax.interop.tensor import DTYPES, Tensor, dtype_of
 from lumina_jax.model.network import Network
 from lumina_jax.model.offload import Offloadable
-from lumina_jax.pretrained import codecs, encoders
+from lumina_jax.pretrained import encoders
 from lumina_jax.pretrained.backbone import flat, offloadable
 from lumina_jax.pretrained.options import Options
 from lumina_jax.sampling.components import Components
@@ -73,8 +73,8 @@ def save(
     OSError: if the disk is full.
   """
   kind, params = dtype_of(dtype), flat(components.params)
-  network, files = components.network, components.files
-  if components.text_encoder and "text_encoder" not in files:
+  network = components.network
+  if components.text_encoder and "text_encoder" not in components.files:
     logging.warning(
       "%s gets no text_encoder/: this pipeline's was passed as an object. Load "
       "it with text_encoder= and the export",
@@ -89,23 +89,12 @@ def save(
     components.sizes,
   )
   shapes = {name: x.shape for name, x in params.items()}
-  nbytes = sum(x.size for x in params.values()) * kind.itemsize
-  nbytes += encoders.nbytes(components)
-  with destination.staged(
-    folder, nbytes, overwrite, destination.PIPELINE_FILES
-  ) as new:
-    new.mkdir()
+  with encoders.staged(components, folder, dtype, overwrite) as new:
     header = {"format": "lumina_jax"}
     with safetensors.Writer(new / WEIGHTS, shapes, kind, header) as file:
       for name, x in params.items():
         file.add(name, np.asarray(jax.device_get(x)).astype(kind))
     write_json(new / CONFIG, schema.to_dict(config))
-    if components.codec:
-      codecs.save(components.codec, new / "vae")
-      licences.copy(files.get("vae"), new / "vae")
-    for name in encoders.FILES.keys() & files.keys():
-      encoders.copy(files[name], new / name, name)
-    licences.copy(files.get("licence"), new)
 
 
 def load(folder: pathlib.Path, options: Options) -> Components:
@@ -177,19 +166,10 @@ def _weights(
 def _check(
   tensors: dict[str, Tensor], network: Network, path: pathlib.Path
 ) -> None:
-  shapes = traverse_util.flatten_dict(network.shapes(), sep=".")
-  expected = {name: x.shape for name, x in shapes.items()}
+  expected = {name: x.shape for name, x in flat(network.shapes()).items()}
   found = {name: x.shape for name, x in tensors.items()}
-  wrong = {
-    name
-    for name in expected.keys() | found.keys()
-    if expected.get(name) != found.get(name)
-  }
-  if wrong:
-    lines = "\n  ".join(
-      f"{name}: expected {expected.get(name)}, found {found.get(name)}"
-      for name in sorted(wrong)
-    )
+  if wrong := differences(expected, found):
+    lines = "\n  ".join(wrong)
     raise ValueError(f"{path} is of another network:\n  {lines}")
   for name, tensor in tensors.items():
     if tensor.dtype not in DTYPES.values():
