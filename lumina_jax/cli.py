@@ -17,7 +17,7 @@ import importlib
 import sys
 from collections.abc import Sequence
 
-from lumina_jax.files.suggest import did_you_mean
+from lumina_jax.files.suggest import check_name
 
 COMMANDS = ("train", "infer", "evaluate", "convert", "encode", "plan")
 ALIASES = {"sample": "infer"}
@@ -32,14 +32,10 @@ def main() -> None:
   if len(command.split()) > 1 and not command.startswith("-"):
     command, words = "infer", [command, *words]
   command = ALIASES.get(command, command)
-  if command not in COMMANDS:
-    known = [*COMMANDS, *ALIASES]
-    hint = did_you_mean(command, known)
-    print(
-      f"error: unknown command {command!r}{hint or ';'} use one of: "
-      f"{', '.join(known)}",
-      file=sys.stderr,
-    )
+  try:
+    check_name("command", command, [*COMMANDS, *ALIASES])
+  except ValueError as error:
+    print(f"error: {error}", file=sys.stderr)
     sys.exit(2)
   run(command, words)
 

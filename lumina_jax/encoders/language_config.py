@@ -5,6 +5,8 @@ import functools
 
 from flax import linen as nn
 
+from lumina_jax.files.suggest import check_name
+
 ACTIVATIONS = {
   "silu": nn.silu,
   "gelu": functools.partial(nn.gelu, approximate=False),
@@ -77,10 +79,7 @@ class LanguageConfig:
       ("hidden", HIDDEN),
       ("dtype", DTYPES),
     ):
-      if getattr(self, field) not in known:
-        raise ValueError(
-          f"{field} = {getattr(self, field)!r}: use one of {', '.join(known)}"
-        )
+      check_name(field, getattr(self, field), known)
     if self.heads % self.kv_heads:
       raise ValueError(
         f"heads = {self.heads} must be a multiple of kv_heads = {self.kv_heads}"

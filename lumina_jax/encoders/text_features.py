@@ -8,6 +8,7 @@ import dataclasses
 
 from lumina_jax.encoders.caption_cleaning import CLEANERS
 from lumina_jax.encoders.language_config import HIDDEN
+from lumina_jax.files import schema
 
 CLEANING = tuple(CLEANERS)
 
@@ -45,11 +46,7 @@ class TextFeaturesConfig:
       value = getattr(self, name)
       if value not in known:
         raise ValueError(f"{name} = {value!r}: use one of {known}")
-    if self.width < 1 or self.max_tokens < 1:
-      raise ValueError(
-        f"width = {self.width} and max_tokens = {self.max_tokens} must be "
-        "positive"
-      )
+    schema.check_positive(self, "width", "max_tokens")
 
   @property
   def code_width(self) -> int:

@@ -19,6 +19,7 @@ import numpy as np
 from flax import linen as nn
 
 from lumina_jax.backbone.layers import Einsum, parameter, xavier
+from lumina_jax.files import schema
 
 # A run of letters, a digit or a sign; a slash or a newline ends a line.
 WORD = re.compile(r"[^\W\d_]+|\n|\S")
@@ -46,11 +47,7 @@ class Utf8Config:
   max_words: int = 32
 
   def __post_init__(self):
-    if self.word_bytes < 1 or self.max_words < 1:
-      raise ValueError(
-        f"word_bytes = {self.word_bytes} and max_words = {self.max_words} must "
-        "be positive"
-      )
+    schema.check_positive(self, "word_bytes", "max_words")
 
   @property
   def code_width(self) -> int:

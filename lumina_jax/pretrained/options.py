@@ -12,7 +12,7 @@ import numpy as np
 from lumina_jax.encoders.caption_encoder import CaptionEncoder
 from lumina_jax.encoders.codec import Codec
 from lumina_jax.files import schema
-from lumina_jax.files.suggest import did_you_mean
+from lumina_jax.files.suggest import check_name
 
 DTYPES = ("float32", "bfloat16")
 
@@ -111,9 +111,5 @@ def parse(values: Mapping[str, Any]) -> Options:
   for name in values:
     if name in DIFFUSERS_OPTIONS:
       raise ValueError(f"{name}: use {DIFFUSERS_OPTIONS[name]}")
-    if name not in known:
-      raise ValueError(
-        f"unknown option {name!r}{did_you_mean(name, known)}; use one of: "
-        f"{', '.join(known)}"
-      )
+    check_name("option", name, known)
   return Options(**values)

@@ -195,9 +195,9 @@ def test_a_single_head_is_not_sharded():
   [
     (dict(kv_heads=3), "multiple of kv_heads = 3"),
     (dict(head_dim=7), "head_dim = 7 must be even"),
-    (dict(hidden="first"), "hidden = 'first': use one of last, penultimate"),
-    (dict(activation="relu"), "activation = 'relu'"),
-    (dict(dtype="int8"), "dtype = 'int8'"),
+    (dict(hidden="first"), "unknown hidden 'first'; use one of: last, penul"),
+    (dict(activation="relu"), "unknown activation 'relu'"),
+    (dict(dtype="int8"), "unknown dtype 'int8'"),
     (dict(depth=1), "set hidden = 'last'"),
   ],
 )
