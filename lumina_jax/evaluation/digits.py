@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
-from sklearn import svm
+from sklearn import neighbors, svm
 
 from data_pipelines import digit_captions
 from data_pipelines.digit_captions import SIDE
@@ -97,22 +97,18 @@ class NearestNeighbors:
   """Distances of digits to the nearest training digit."""
 
   def __init__(self, digits: Split):
-    self._train = _flat(digits.images)
-    distances = self._distances(self._train)
-    np.fill_diagonal(distances, np.inf)
-    self._near = float(np.quantile(distances.min(axis=1), COPY_QUANTILE))
+    self._nearest = neighbors.NearestNeighbors(n_neighbors=1)
+    self._nearest.fit(_flat(digits.images))
+    distances, _ = self._nearest.kneighbors()  # To the nearest other digit.
+    self._near = float(np.quantile(distances, COPY_QUANTILE))
 
   def compare(self, digits: np.ndarray) -> dict[str, float]:
     """Mean L2 distance of `f32[M, 8, 8]` to the nearest; share of copies."""
-    nearest = self._distances(_flat(digits)).min(axis=1)
+    nearest, _ = self._nearest.kneighbors(_flat(digits))
     return {
       "distance": float(nearest.mean()),
       "near_duplicates": float(np.mean(nearest < self._near)),
     }
-
-  def _distances(self, x: np.ndarray) -> np.ndarray:
-    square = (x**2).sum(1)[:, None] + (self._train**2).sum(1)
-    return np.sqrt(np.maximum(square - 2 * x @ self._train.T, 0))
 
 
 def _flat(images: np.ndarray) -> np.ndarray:
