@@ -10,7 +10,6 @@ folder). The command makes DESTINATION. Examples:
 """
 
 import json
-import math
 import pathlib
 from collections.abc import Sequence
 from typing import Any
@@ -43,8 +42,7 @@ def main(argv: list[str]) -> None:
     suffix=f".{args.format}",
     overwrite=args.force,
   )
-  leaves = jax.tree.leaves(shapes(weights.cfg))
-  count = sum(math.prod(leaf.shape) for leaf in leaves)
+  count = sum(x.size for x in jax.tree.leaves(shapes(weights.cfg)))
   if (source / "model_index.json").exists():
     print(
       "converted the network alone; save_pretrained of LuminaPipeline also "

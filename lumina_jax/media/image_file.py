@@ -10,7 +10,7 @@ from typing import BinaryIO
 import numpy as np
 from PIL import ExifTags, Image
 
-from lumina_jax.files import reading
+from lumina_jax.files import atomic, reading
 
 SUFFIXES = (
   *(".jpg", ".jpeg", ".png", ".webp"),
@@ -185,6 +185,4 @@ def _reason(error: Exception) -> str:
     return "not an image that can be read"
   if isinstance(error, Image.DecompressionBombError):
     return f"too many pixels to open ({error}); make it smaller first"
-  if isinstance(error, OSError) and error.strerror:
-    return error.strerror
-  return str(error) or type(error).__name__
+  return atomic.reason(error)

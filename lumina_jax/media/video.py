@@ -38,10 +38,7 @@ def write(
 VIDEO = Medium(
   name="video",
   plural="videos",
-  axes=(
-    Axis("num_frames", "frames", "Number of frames."),
-    *image.IMAGE.axes,
-  ),
+  axes=(Axis("num_frames", "frames", "Number of frames."), *image.IMAGE.axes),
   output="frames",
   per_prompt="num_videos_per_prompt",
   formats={"pil": to_frames, "np": image.to_float, "uint8": image.to_uint8},
