@@ -78,9 +78,7 @@ def encode_captions(job: Job) -> None:
   encoder = job.pipe.text_encoder
   if encoder is None:
     return
-  check = _columns(job.items)
-  check = {k: v for k, v in check.items() if k not in ("seed", "prompt")}
-  job.pipe.check([item["prompt"] for item in job.items], **check)
+  job.pipe.check(**_columns(job.items))
   captions = {item["prompt"] for item in job.items}
   captions |= {item["negative_prompt"] for item in job.items}
   print(f"encoding {len(captions)} captions", flush=True)
