@@ -57,11 +57,9 @@ def read(path: str) -> tuple[Settings, list[str]]:
   """
   text = reading.read_text(path, f"--config={path}")
   try:
-    values = yaml.safe_load(text)
+    return parse(yaml.safe_load(text))
   except yaml.YAMLError as error:
     raise ValueError(f"{path} is not YAML: {error}") from error
-  try:
-    return parse(values)
   except ValueError as error:
     raise ValueError(f"{path}: {error}") from error
 

@@ -6,7 +6,7 @@ v = lumina_jax.predict_velocity(cfg, params, latents, 0.5, text=features)
 
 import dataclasses
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -18,7 +18,7 @@ from lumina_jax.backbone import DiT, ModelConfig
 from lumina_jax.backbone.rope import RopeScaling
 from lumina_jax.model import conditioning
 from lumina_jax.model.conditioning import Latents
-from lumina_jax.tokens import Condition, Grid, Tokens
+from lumina_jax.tokens import Condition, Tokens
 
 
 def predict_velocity(
@@ -87,10 +87,9 @@ def predict_velocity(
     ),
     **conditioning.text_features(cfg, text, text_mask, count),
   )
-  rows = packing.first_fit(
-    [(grid.num_tokens,) for grid in grids], (_ladder(grids),)
-  )
-  tokens = _tokens(cfg, rows, grids, latents)
+  length = packing.ladder(max(grid.num_tokens for grid in grids))
+  rows = packing.first_fit([(grid.num_tokens,) for grid in grids], (length,))
+  tokens = _tokens(cfg, rows, grids, latents, length)
   velocity = _apply(cfg, params, tokens, _rows(rows, condition))
   if isinstance(latents[0], np.ndarray) and not isinstance(velocity, Tracer):
     velocity = np.asarray(velocity)  # Slicing on the host compiles nothing.
@@ -120,15 +119,9 @@ def _apply(cfg, params, tokens, condition):
   return DiT(cfg).apply({"params": params}, tokens, condition)
 
 
-def _ladder(grids: Sequence[Grid]) -> int:
-  """Tokens of a row: those of the longest sample, rounded up."""
-  return packing.ladder(max(grid.num_tokens for grid in grids))
-
-
-def _tokens(cfg, rows, grids, latents) -> Tokens:
+def _tokens(cfg, rows, grids, latents, length) -> Tokens:
   """Lays tokens out on the host; values stay where the latents are."""
-  xp = latents[0].__array_namespace__()
-  length, dim = _ladder(grids), cfg.patch_dim
+  xp, dim = latents[0].__array_namespace__(), cfg.patch_dim
   layouts, values = [], []
   for row in rows:
     row_grids = [grids[i] for i in row]
