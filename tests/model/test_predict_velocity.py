@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from support.families import FAMILIES, NEXT, random_params, small
 
+from lumina_jax import packing
 from lumina_jax.attention import dot_product, kernels
 from lumina_jax.backbone.config import NEXT_IMAGENET
 from lumina_jax.backbone.rope import RopeScaling
@@ -224,7 +225,7 @@ def test_nearby_resolutions_share_one_program(label_params):
 
 def test_rows_have_eight_lengths_an_octave_and_waste_an_eighth():
   counts = range(1, 5000)
-  lengths = [velocity._ladder([LABEL.grid(2, 2 * n)]) for n in counts]
+  lengths = [packing.ladder(n) for n in counts]
   pairs = zip(counts, lengths, strict=True)
   assert all(n <= L <= max(1.125 * n, n + 15) for n, L in pairs)
   assert lengths == sorted(lengths)
