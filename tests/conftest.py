@@ -21,7 +21,7 @@ if importlib.metadata.version("jaxlib").startswith("0.10."):
   if os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] == "1":
     flags.append("--xla_cpu_use_fusion_emitters=false")
   # Fake devices are threads that wait for each other, long on a busy machine.
-  flags.append("--xla_cpu_collective_call_terminate_timeout_seconds=600")
+  flags.append("--xla_cpu_collective_call_terminate_timeout_seconds=120")
   os.environ["XLA_FLAGS"] = " ".join(dict.fromkeys(flags))
 
 
