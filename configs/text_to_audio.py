@@ -107,7 +107,16 @@ def get_config(variant: str = "flag") -> ConfigDict:
       dcn_data=1, dcn_fsdp=1, dcn_context=1, dcn_tensor=1,
     )
   )  # fmt: skip
-  config.sampling = ConfigDict(
+  config.sampling = sampling()
+  config.sizes = sizes()
+  if variant == "tiny":
+    shrink(config)
+  return config
+
+
+def sampling() -> ConfigDict:
+  """How to sample, in training and from the run."""
+  return ConfigDict(
     dict(
       solver="euler",
       num_inference_steps=39,  # The original has 40 time points.
@@ -115,7 +124,11 @@ def get_config(variant: str = "flag") -> ConfigDict:
       shift=1.0,
     )
   )
-  config.sizes = ConfigDict(
+
+
+def sizes() -> ConfigDict:
+  """Lengths to generate, and latents per second."""
+  return ConfigDict(
     dict(
       default=(312,),
       rule="fixed",
@@ -124,9 +137,6 @@ def get_config(variant: str = "flag") -> ConfigDict:
       rate=RATE,
     )
   )
-  if variant == "tiny":
-    shrink(config)
-  return config
 
 
 def shrink(config: ConfigDict) -> None:
