@@ -186,7 +186,7 @@ def _check(folder: pathlib.Path, contents: Mapping[str, bytes]) -> None:
     raise FileExistsError(f"{folder} is a file; name a folder")
   names = sorted(path.name for path in folder.iterdir())
   readme = folder / README
-  ours = readme.exists() and readme.read_bytes().startswith(TITLE.encode())
+  ours = readme.is_file() and readme.read_bytes().startswith(TITLE.encode())
   others = [name for name in names if not ours or name not in contents]
   if others:
     more = f" and {len(others) - 1} more" if len(others) > 1 else ""
