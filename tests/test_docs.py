@@ -49,6 +49,8 @@ OTHERS = {
 }
 SUFFIXES = ("py", "sh", "sbatch", "md")
 FILES = ("safetensors", "json", "png")
+# Folders that the commands of the pages make.
+OUTPUTS = re.findall(r"^/(\w+)/$", (ROOT / ".gitignore").read_text(), re.M)
 NOT_OURS = r"radar|USE_POLICY"  # An example; a file of another repository.
 
 
@@ -79,12 +81,12 @@ def test_named_files(page):
 def is_there(page: Page, name: str) -> bool:
   """Whether a file, and a test in it, exists; True if it names no file.
 
-  A name is a file of this repository if it starts with one of its folders or
-  ends like source code.
+  A name is a file of this repository if it starts with one of its folders,
+  other than outputs, or ends like source code.
   """
   name, _, test = name.partition("::")
   first, slash, _ = name.partition("/")
-  in_root = slash and (ROOT / first).exists()
+  in_root = slash and first not in OUTPUTS and (ROOT / first).exists()
   room = name.endswith("/") and (ROOT / "lumina_jax" / first).exists()
   source = name.rpartition(".")[2] in SUFFIXES and not name.startswith(".")
   if not (in_root or room or source) or re.search(NOT_OURS, name):
